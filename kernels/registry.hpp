@@ -1,0 +1,95 @@
+// The compiled instances of kernels/instances.json: find one by its key, or say why there is none.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "splash/core/arguments.hpp"
+
+#if defined(__GNUC__)
+#define SPLASH_API __attribute__((visibility("default")))
+#else
+#define SPLASH_API
+#endif
+
+namespace splash::kernels {
+
+enum class Pass : int { forward, backward };
+enum class Arch : int { cpu, sm90 };
+
+/// One row of the table. In a compiled row, head_dim 0 serves every head dimension and block 0 every block size.
+struct Key {
+  Pass pass = Pass::forward;
+  Arch arch = Arch::cpu;
+  std::string pattern;     ///< a name of the pattern list, or "any"
+  std::string normalizer;  ///< a name of the normalizer list
+  DType dtype = DType::float32;
+  int head_dim = 0;
+  int block = 0;
+};
+
+using Forward = Status (*)(const ForwardArguments&, const Execution&);
+using Backward = Status (*)(const BackwardArguments&, const Execution&);
+
+/// One kernel. Exactly one of the two functions is set, as the key's pass says.
+struct Instance {
+  Key key;
+  Forward forward = nullptr;
+  Backward backward = nullptr;
+};
+
+/// A pattern of the list; its place there is PatternTerm::kind.
+struct PatternInfo {
+  std::string_view name;
+  int ints = 0;
+  int tensors = 0;
+  /// Set where the pattern is a band of diagonals: writes its two sides, -1 for an unlimited one.
+  void (*band)(const PatternTerm& term, int64_t (&sides)[2]) = nullptr;
+};
+
+/// A normalizer of the list. `serves` differs from `name` where the row is a faster instance of another normalizer,
+/// for the calls whose numbers equal `at`.
+struct NormalizerInfo {
+  std::string_view name;
+  std::string_view serves;
+  int floats = 0;
+  double at[4] = {};
+  double above[4] = {};  ///< numbers must be greater than these
+  double up_to[4] = {};  ///< and no greater than these
+};
+
+SPLASH_API std::span<const Instance> instances();
+SPLASH_API std::span<const PatternInfo> patterns();
+SPLASH_API std::span<const NormalizerInfo> normalizers();
+
+/// The instance that serves the key, or nullptr.
+SPLASH_API const Instance* find(const Key& key);
+
+/// Why find(key) has no answer: names the nearest compiled instance and the fields that differ.
+SPLASH_API std::string explain(const Key& key);
+
+SPLASH_API std::string to_string(const Key& key);
+SPLASH_API const char* name_of(Pass pass);
+SPLASH_API const char* name_of(Arch arch);
+SPLASH_API const char* name_of(DType dtype);
+
+/// Place in the pattern list, or -1 where the name is unknown.
+SPLASH_API int pattern_kind(std::string_view name);
+SPLASH_API int pattern_ints(int kind);
+SPLASH_API int pattern_tensors(int kind);
+
+/// The instruction set that CPU instances run with on this machine, such as "x86-64-v3". The environment variable
+/// SPLASH_CPU_ISA, read once, can lower it.
+SPLASH_API const char* cpu_isa();
+
+}  // namespace splash::kernels
+
+extern "C" {
+/// JSON texts that stay valid for the life of the library.
+SPLASH_API const char* splash_build_info();
+SPLASH_API const char* splash_instances_json();
+/// The text of explain(), or "" where an instance exists or a name is unknown; valid until the thread's next call.
+SPLASH_API const char* splash_explain(const char* pass, const char* arch, const char* pattern, const char* normalizer,
+                                      const char* dtype, int head_dim, int block);
+}
