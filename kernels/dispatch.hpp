@@ -14,11 +14,12 @@ SPLASH_API Status attention_forward(ForwardArguments& arguments, const char* nor
 SPLASH_API Status attention_backward(BackwardArguments& arguments, const char* normalizer, Arch arch,
                                      const Execution& execution);
 
-/// How many statistics beside the first one the forward saves for the backward; -1 for an unknown name.
+/// How many statistics beside the first one the forward saves for the backward; 0 for an unknown name,
+/// which the two calls refuse.
 SPLASH_API int saved_statistics(const char* normalizer);
 
 /// All bands of the conjunction become one sliding window, and a window without limits is dropped where another term
-/// stays. A spec of one term keeps one term.
+/// stays. No term at all becomes a window without limits.
 SPLASH_API PatternSpec fold_bands(const PatternSpec& spec);
 
 }  // namespace splash::kernels

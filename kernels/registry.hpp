@@ -16,9 +16,16 @@
 namespace splash::kernels {
 
 enum class Pass : int { forward, backward };
-enum class Arch : int { cpu, sm90 };
 
-/// One row of the table. In a compiled row, head_dim 0 serves every head dimension and block 0 every block size.
+/// What an instance runs on: the CPU, or a compute capability as 10 * major + minor.
+enum class Arch : int {
+  cpu = 0,
+  cuda = 1,  ///< a CUDA device seen by a build without CUDA
+  sm90 = 90,
+};
+
+/// One row of the table. In a compiled row, head_dim serves itself and what is smaller, head_dim 0 every head dimension,
+/// and block 0 every block size.
 struct Key {
   Pass pass = Pass::forward;
   Arch arch = Arch::cpu;
@@ -56,14 +63,15 @@ struct NormalizerInfo {
   int floats = 0;
   double at[4] = {};
   double above[4] = {};  ///< numbers must be greater than these
-  double up_to[4] = {};  ///< and no greater than these
+  double up_to[4] = {};  ///< and no greater than these; 0 here and in `above` means any number
+  int saved = 0;         ///< statistics beside the first one that the forward keeps for the backward
 };
 
 SPLASH_API std::span<const Instance> instances();
 SPLASH_API std::span<const PatternInfo> patterns();
 SPLASH_API std::span<const NormalizerInfo> normalizers();
 
-/// The instance that serves the key, or nullptr.
+/// The instance that serves the key (of several, that of the smallest head dimension), or nullptr.
 SPLASH_API const Instance* find(const Key& key);
 
 /// Why find(key) has no answer: names the nearest compiled instance and the fields that differ.
@@ -71,13 +79,17 @@ SPLASH_API std::string explain(const Key& key);
 
 SPLASH_API std::string to_string(const Key& key);
 SPLASH_API const char* name_of(Pass pass);
-SPLASH_API const char* name_of(Arch arch);
+SPLASH_API std::string name_of(Arch arch);  ///< "cpu", "sm90"
 SPLASH_API const char* name_of(DType dtype);
+SPLASH_API bool parse_arch(std::string_view text, Arch& arch);  ///< the inverse of name_of; false for another text
 
 /// Place in the pattern list, or -1 where the name is unknown.
 SPLASH_API int pattern_kind(std::string_view name);
 SPLASH_API int pattern_ints(int kind);
 SPLASH_API int pattern_tensors(int kind);
+
+/// Compute capability of a CUDA device.
+SPLASH_API Arch current_arch(int device);
 
 /// The instruction set that CPU instances run with on this machine, such as "x86-64-v3". The environment variable
 /// SPLASH_CPU_ISA, read once, can lower it.

@@ -1,0 +1,41 @@
+// Build facts and the table as JSON, for callers without C++: the definitions come from CMake.
+#include <sstream>
+
+#include "kernels/registry.hpp"
+
+namespace splash::kernels {
+namespace {
+
+std::string build_info() {
+  std::ostringstream text;
+  text << "{\"version\": \"" SPLASH_VERSION "\", \"compiler\": \"" SPLASH_COMPILER "\", \"build_type\": \"" SPLASH_BUILD_TYPE
+       << "\", \"cuda\": \"" SPLASH_CUDA_VERSION "\", \"cuda_archs\": \"" SPLASH_CUDA_ARCH_LIST "\", \"cpu_isa\": \"" << cpu_isa() << "\", \"instances\": " << instances().size() << "}";
+  return text.str();
+}
+
+std::string instances_json() {
+  std::ostringstream text;
+  const char* separator = "[";
+  for (const Instance& row : instances()) {
+    const Key& key = row.key;
+    text << separator << "{\"pass\": \"" << name_of(key.pass) << "\", \"arch\": \"" << name_of(key.arch)
+         << "\", \"pattern\": \"" << key.pattern << "\", \"normalizer\": \"" << key.normalizer << "\", \"dtype\": \""
+         << name_of(key.dtype) << "\", \"head_dim\": " << key.head_dim << ", \"block\": " << key.block << "}";
+    separator = ",\n ";
+  }
+  text << "]";
+  return text.str();
+}
+
+}  // namespace
+}  // namespace splash::kernels
+
+extern "C" const char* splash_build_info() {
+  static const std::string text = splash::kernels::build_info();
+  return text.c_str();
+}
+
+extern "C" const char* splash_instances_json() {
+  static const std::string text = splash::kernels::instances_json();
+  return text.c_str();
+}

@@ -1,0 +1,190 @@
+#include "kernels/checks.hpp"
+
+#include <initializer_list>
+#include <sstream>
+
+#include "splash/core/frame.hpp"
+
+namespace splash::kernels {
+namespace {
+
+template <class... Parts>
+Fault invalid_value(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  return {StatusCode::invalid_value, text.str()};
+}
+
+template <class... Parts>
+Fault invalid_type(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  return {StatusCode::invalid_type, text.str()};
+}
+
+std::string shape_of(const TensorView& view) {
+  std::ostringstream text;
+  text << "(";
+  for (int n = 0; n < view.rank; ++n) text << (n ? ", " : "") << view.shape[n];
+  text << ")";
+  return text.str();
+}
+
+Fault check_shape(const char* name, const TensorView& view, std::initializer_list<int64_t> wanted) {
+  bool same = view.rank == int(wanted.size());
+  int n = 0;
+  for (const int64_t extent : wanted) same = same && view.shape[n++] == extent;
+  if (same) return {};
+  TensorView expected;
+  expected.rank = 0;
+  for (const int64_t extent : wanted) expected.shape[expected.rank++] = extent;
+  return invalid_value(name, " has shape ", shape_of(view), "; expected ", shape_of(expected));
+}
+
+Fault check_dtype(const char* name, const TensorView& view, DType wanted) {
+  if (view.dtype == wanted) return {};
+  return invalid_type(name, " has dtype ", name_of(view.dtype), "; expected ", name_of(wanted));
+}
+
+/// Like q: its dtype, the shape given, and neighbours along the last dimension.
+Fault check_like(const char* name, const TensorView& view, const TensorView& q, std::initializer_list<int64_t> shape) {
+  if (Fault fault = check_dtype(name, view, q.dtype)) return fault;
+  if (Fault fault = check_shape(name, view, shape)) return fault;
+  if (view.shape[view.rank - 1] > 1 && view.stride[view.rank - 1] != 1)
+    return invalid_value(name, " has stride ", view.stride[view.rank - 1], " along its last dimension; expected 1 (",
+                         name, ".contiguous() has it)");
+  return {};
+}
+
+DType statistic_dtype(const TensorView& q) { return q.dtype == DType::float64 ? DType::float64 : DType::float32; }
+
+Fault check_contiguous(const char* name, const TensorView& view) {
+  int64_t stride = 1;
+  for (int n = view.rank - 1; n >= 0; --n) {
+    if (view.shape[n] > 1 && view.stride[n] != stride) return invalid_value(name, " is not contiguous");
+    stride *= view.shape[n];
+  }
+  return {};
+}
+
+Fault check_statistics(const AttentionInputs& in, const TensorView& statistic, const TensorView& saved, int num_saved) {
+  const TensorView& q = in.q;
+  if (Fault fault = check_dtype("statistic", statistic, statistic_dtype(q))) return fault;
+  if (Fault fault = check_shape("statistic", statistic, {q.shape[0], q.shape[1], q.shape[2]})) return fault;
+  if (Fault fault = check_contiguous("statistic", statistic)) return fault;
+  if (num_saved == 0) return {};
+  if (Fault fault = check_dtype("saved", saved, statistic_dtype(q))) return fault;
+  if (Fault fault = check_shape("saved", saved, {num_saved, q.shape[0], q.shape[1], q.shape[2]})) return fault;
+  return check_contiguous("saved", saved);
+}
+
+Fault check_normalizer(const NormalizerSpec& spec, const NormalizerInfo& info) {
+  if (spec.num_floats != info.floats)
+    return invalid_value("normalizer ", info.name, " takes ", info.floats, " numbers; got ", spec.num_floats);
+  for (int n = 0; n < spec.num_floats; ++n) {
+    const bool limited = info.above[n] != 0 || info.up_to[n] != 0;
+    if (limited && !(spec.floats[n] > info.above[n] && spec.floats[n] <= info.up_to[n]))
+      return invalid_value("normalizer ", info.name, " has number ", spec.floats[n], "; allowed are ", info.above[n],
+                           " < number <= ", info.up_to[n]);
+  }
+  return {};
+}
+
+/// The bits of a block mask cover this problem, so that no read leaves them.
+Fault check_block_mask(const PatternTerm& term, const AttentionInputs& in) {
+  const char* names[] = {"block_mask's by_row", "block_mask's by_column"};
+  int64_t blocks[2];
+  for (int n = 0; n < 2; ++n) {
+    if (term.ints[n] < 16 || term.ints[n] % 16 != 0 || term.ints[n] > kUnlimited)
+      return invalid_value("block_mask has block size ", term.ints[n], "; allowed are positive multiples of 16");
+    const int64_t extent = n == 0 ? in.q.shape[2] : in.k.shape[2];
+    blocks[n] = (extent + term.ints[n] - 1) / term.ints[n];
+  }
+  for (int n = 0; n < 2; ++n) {
+    const TensorView& bits = term.tensors[n];
+    if (Fault fault = check_dtype(names[n], bits, DType::int32)) return fault;
+    const int64_t batch = bits.shape[0] == 1 ? 1 : in.q.shape[0], heads = bits.shape[1] == 1 ? 1 : in.q.shape[1];
+    if (Fault fault = check_shape(names[n], bits, {batch, heads, blocks[n], (blocks[1 - n] + 31) / 32})) return fault;
+    if (Fault fault = check_contiguous(names[n], bits)) return fault;
+  }
+  return {};
+}
+
+Fault check_pattern(const AttentionInputs& in) {
+  const PatternSpec& spec = in.pattern;
+  if (spec.count < 0 || spec.count > kMaxTerms)
+    return invalid_value("pattern has ", spec.count, " terms; allowed are up to ", kMaxTerms);
+  for (int t = 0; t < spec.count; ++t) {
+    const PatternTerm& term = spec.terms[t];
+    if (term.kind < 0 || term.kind >= int(patterns().size()))
+      return invalid_value("pattern term ", t, " has kind ", term.kind, "; the list has ", patterns().size());
+    const PatternInfo& info = patterns()[term.kind];
+    if (term.num_ints != info.ints || term.num_tensors != info.tensors)
+      return invalid_value("pattern ", info.name, " takes ", info.ints, " numbers and ", info.tensors, " tensors; got ",
+                           term.num_ints, " and ", term.num_tensors);
+    if (info.name == "block_mask")
+      if (Fault fault = check_block_mask(term, in)) return fault;
+  }
+  return {};
+}
+
+Fault check_positions(const AttentionInputs& in) {
+  const Positions& positions = in.positions;
+  for (const int64_t start : {positions.q_start, positions.k_start}) {
+    const int64_t reach = (start < 0 ? -start : start) + in.q.shape[2] + in.k.shape[2];
+    if (start < -kMaxPosition || start > kMaxPosition || reach > kMaxPosition)
+      return invalid_value("positions from ", start, " on leave the range of +-", kMaxPosition);
+  }
+  if (positions.lengths && in.q.shape[2] != in.k.shape[2])
+    return invalid_value("lengths needs as many queries as keys; got ", in.q.shape[2], " and ", in.k.shape[2]);
+  if (positions.lengths && positions.kv_lengths) return invalid_value("lengths and kv_lengths exclude each other");
+  return {};
+}
+
+}  // namespace
+
+Fault check_inputs(const AttentionInputs& in, const NormalizerInfo& normalizer) {
+  const TensorView &q = in.q, &k = in.k;
+  if (q.dtype > DType::float64)
+    return invalid_type("q has dtype ", name_of(q.dtype), "; allowed are float16, bfloat16, float32, float64");
+  if (q.rank != 4) return invalid_value("q has ", q.rank, " dimensions; expected 4 (batch, heads, queries, head_dim)");
+  if (k.rank != 4) return invalid_value("k has ", k.rank, " dimensions; expected 4 (batch, heads, keys, head_dim)");
+  if (q.shape[3] < 1) return invalid_value("q has head_dim 0");
+  if (Fault fault = check_like("q", q, q, {q.shape[0], q.shape[1], q.shape[2], q.shape[3]})) return fault;
+  if (Fault fault = check_like("k", k, q, {q.shape[0], k.shape[1], k.shape[2], q.shape[3]})) return fault;
+  if (Fault fault = check_like("v", in.v, q, {q.shape[0], k.shape[1], k.shape[2], q.shape[3]})) return fault;
+  if (k.shape[1] < 1 || q.shape[1] % k.shape[1] != 0)
+    return invalid_value("q has ", q.shape[1], " heads, which is no multiple of k's ", k.shape[1]);
+  if (!(in.scale - in.scale == 0.0)) return invalid_value("scale is ", in.scale, "; expected a finite number");
+  if (Fault fault = check_positions(in)) return fault;
+  if (Fault fault = check_normalizer(in.normalizer, normalizer)) return fault;
+  return check_pattern(in);
+}
+
+Fault check_forward(const ForwardArguments& arguments, const NormalizerInfo& normalizer) {
+  const AttentionInputs& in = arguments.in;
+  if (Fault fault = check_inputs(in, normalizer)) return fault;
+  const auto& shape = in.q.shape;
+  if (Fault fault = check_like("out", arguments.out, in.q, {shape[0], shape[1], shape[2], shape[3]})) return fault;
+  return check_statistics(in, arguments.statistic, arguments.saved, normalizer.saved);
+}
+
+Fault check_backward(const BackwardArguments& arguments, const NormalizerInfo& normalizer) {
+  const AttentionInputs& in = arguments.in;
+  if (Fault fault = check_inputs(in, normalizer)) return fault;
+  const auto &q = in.q.shape, &k = in.k.shape;
+  if (Fault fault = check_like("out", arguments.out, in.q, {q[0], q[1], q[2], q[3]})) return fault;
+  if (Fault fault = check_like("grad_out", arguments.grad_out, in.q, {q[0], q[1], q[2], q[3]})) return fault;
+  if (Fault fault = check_like("grad_q", arguments.grad_q, in.q, {q[0], q[1], q[2], q[3]})) return fault;
+  if (Fault fault = check_like("grad_k", arguments.grad_k, in.q, {k[0], k[1], k[2], k[3]})) return fault;
+  if (Fault fault = check_like("grad_v", arguments.grad_v, in.q, {k[0], k[1], k[2], k[3]})) return fault;
+  if (arguments.grad_statistic.data) {
+    const TensorView& gradient = arguments.grad_statistic;
+    if (Fault fault = check_dtype("grad_statistic", gradient, statistic_dtype(in.q))) return fault;
+    if (Fault fault = check_shape("grad_statistic", gradient, {q[0], q[1], q[2]})) return fault;
+    if (Fault fault = check_contiguous("grad_statistic", gradient)) return fault;
+  }
+  return check_statistics(in, arguments.statistic, arguments.saved, normalizer.saved);
+}
+
+}  // namespace splash::kernels

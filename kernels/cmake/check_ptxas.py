@@ -1,0 +1,41 @@
+"""Compiler launcher: runs the command given (nvcc, or ccache and nvcc) and fails where ptxas says that a kernel lost speed.
+
+Fatal are serialised wgmma (C7510), register spills and stack frames. ccache replays what nvcc printed, so a cached object
+is judged like a fresh one.
+"""
+
+import re
+import subprocess
+import sys
+
+FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+OWNER = re.compile(r"(?:Function properties for|Compiling entry function) '?([\w$.]+)'?")
+
+
+def faults(output: str) -> list[str]:
+    """The complaints about one compilation, each naming its function."""
+    found = []
+    function = "?"
+    for line in output.splitlines():
+        if owner := OWNER.search(line):
+            function = owner[1]
+        if "C7510" in line:
+            found.append(f"serialised wgmma: {line.strip()}")
+        elif (frame := FRAME.search(line)) and any(int(size) for size in frame.groups()):
+            found.append(f"{frame[0]} in {function}")
+    return found
+
+
+def main(command: list[str]) -> int:
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    sys.stdout.write(run.stdout)
+    if run.returncode:
+        return run.returncode
+    found = faults(run.stdout)
+    for fault in found:
+        print(f"check_ptxas: error: {fault}", file=sys.stderr)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main([argument for argument in sys.argv[1:] if argument]))

@@ -1,0 +1,103 @@
+// Keys as text, and the nearest row for a key that has none.
+#include <charconv>
+#include <sstream>
+
+#include "kernels/registry.hpp"
+
+namespace splash::kernels {
+namespace {
+
+constexpr const char* kPasses[] = {"forward", "backward"};
+constexpr const char* kDTypes[] = {"float16", "bfloat16", "float32", "float64", "int32", "int64", "bool"};
+
+/// A field that differs, and how far away that makes the row: what a caller can change easily weighs little.
+struct Difference {
+  int weight = 0;
+  std::string text;
+};
+
+std::string number(int value) { return value == 0 ? "any" : std::to_string(value); }
+
+void compare(Difference& difference, int weight, const char* field, const std::string& wanted, const std::string& row) {
+  if (wanted == row) return;
+  difference.weight += weight;
+  difference.text += (difference.text.empty() ? "" : ", ") + std::string(field) + " is " + wanted + ", compiled is " + row;
+}
+
+Difference difference(const Key& wanted, const Key& row) {
+  Difference result;
+  compare(result, 32, "arch", name_of(wanted.arch), name_of(row.arch));
+  compare(result, 16, "pass", name_of(wanted.pass), name_of(row.pass));
+  compare(result, 8, "normalizer", wanted.normalizer, row.normalizer);
+  if (row.pattern != "any") compare(result, 4, "pattern", wanted.pattern, row.pattern);
+  compare(result, 2, "dtype", name_of(wanted.dtype), name_of(row.dtype));
+  if (row.head_dim != 0 && row.head_dim < wanted.head_dim) compare(result, 1, "head_dim", number(wanted.head_dim), number(row.head_dim));
+  if (row.block != 0) compare(result, 1, "block", number(wanted.block), number(row.block));
+  return result;
+}
+
+template <class Value, std::size_t N>
+bool parse(const char* text, const char* const (&names)[N], Value& value) {
+  for (std::size_t n = 0; n < N; ++n)
+    if (std::string_view(names[n]) == text) return value = Value(n), true;
+  return false;
+}
+
+}  // namespace
+
+const char* name_of(Pass pass) { return kPasses[int(pass)]; }
+std::string name_of(Arch arch) {
+  if (arch == Arch::cpu || arch == Arch::cuda) return arch == Arch::cpu ? "cpu" : "cuda";
+  return "sm" + std::to_string(int(arch));
+}
+
+bool parse_arch(std::string_view text, Arch& arch) {
+  for (const Arch known : {Arch::cpu, Arch::cuda})
+    if (text == name_of(known)) return arch = known, true;
+  int number = 0;
+  if (!text.starts_with("sm")) return false;
+  const auto [end, error] = std::from_chars(text.data() + 2, text.data() + text.size(), number);
+  arch = Arch(number);
+  return error == std::errc() && end == text.data() + text.size() && number > 1;
+}
+
+const char* name_of(DType dtype) { return kDTypes[int(dtype)]; }
+
+std::string to_string(const Key& key) {
+  std::ostringstream text;
+  text << name_of(key.pass) << " on " << name_of(key.arch) << ", pattern " << key.pattern << ", normalizer "
+       << key.normalizer << ", " << name_of(key.dtype) << ", head_dim " << number(key.head_dim) << ", block "
+       << number(key.block);
+  return text.str();
+}
+
+std::string explain(const Key& key) {
+  if (find(key)) return "";
+  const Instance* nearest = nullptr;
+  Difference least;
+  for (const Instance& row : instances()) {
+    Difference candidate = difference(key, row.key);
+    if (nearest && candidate.weight >= least.weight) continue;
+    nearest = &row;
+    least = std::move(candidate);
+  }
+  std::string text = "no compiled instance for " + to_string(key);
+  if (nearest) text += "; the nearest one (" + to_string(nearest->key) + ") differs: " + least.text;
+  return text;
+}
+
+}  // namespace splash::kernels
+
+extern "C" const char* splash_explain(const char* pass, const char* arch, const char* pattern, const char* normalizer,
+                                      const char* dtype, int head_dim, int block) {
+  using namespace splash::kernels;
+  thread_local std::string text;
+  Key key;
+  const bool known = parse(pass, kPasses, key.pass) && parse_arch(arch, key.arch) && parse(dtype, kDTypes, key.dtype);
+  key.pattern = pattern;
+  key.normalizer = normalizer;
+  key.head_dim = head_dim;
+  key.block = block;
+  text = known ? explain(key) : "";
+  return text.c_str();
+}

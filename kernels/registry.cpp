@@ -1,0 +1,62 @@
+#include "kernels/registry.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "kernels/table.hpp"
+
+namespace splash::kernels {
+namespace {
+
+#if defined(__x86_64__)
+constexpr const char* kIsaNames[] = {"x86-64-v2", "x86-64-v3", "x86-64-v4"};
+
+int supported_level() {
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("x86-64-v4")) return 2;
+  return __builtin_cpu_supports("x86-64-v3") ? 1 : 0;
+}
+#else
+constexpr const char* kIsaNames[] = {"generic"};
+
+int supported_level() { return 0; }
+#endif
+
+bool serves(const Key& row, const Key& wanted) {
+  return row.pass == wanted.pass && row.arch == wanted.arch && row.pattern == wanted.pattern &&
+         row.normalizer == wanted.normalizer && row.dtype == wanted.dtype &&
+         (row.head_dim == 0 || row.head_dim >= wanted.head_dim) && (row.block == 0 || row.block == wanted.block);
+}
+
+}  // namespace
+
+int cpu_level() {
+  static const int level = [] {
+    const int supported = supported_level();
+    const char* wish = std::getenv("SPLASH_CPU_ISA");
+    for (int n = 0; wish && n < supported; ++n)
+      if (std::string_view(wish) == kIsaNames[n]) return n;
+    return supported;
+  }();
+  return level;
+}
+
+const char* cpu_isa() { return kIsaNames[cpu_level()]; }
+
+const Instance* find(const Key& key) {
+  const Instance* best = nullptr;
+  for (const Instance& row : instances())
+    if (serves(row.key, key) && (!best || row.key.head_dim < best->key.head_dim)) best = &row;
+  return best;
+}
+
+int pattern_kind(std::string_view name) {
+  const auto rows = patterns();
+  const auto found = std::find_if(rows.begin(), rows.end(), [&](const PatternInfo& row) { return row.name == name; });
+  return found == rows.end() ? -1 : int(found - rows.begin());
+}
+
+int pattern_ints(int kind) { return patterns()[kind].ints; }
+int pattern_tensors(int kind) { return patterns()[kind].tensors; }
+
+}  // namespace splash::kernels

@@ -1,0 +1,38 @@
+// What the generated table.cpp is written in.
+#pragma once
+
+#include <utility>
+
+#include "kernels/registry.hpp"
+#include "splash/patterns/sliding_window.hpp"
+
+namespace splash::kernels {
+
+/// Place of the instruction set that this machine runs, counted as the list in the build: 0 is the lowest.
+int cpu_level();
+
+/// One function a level, the lowest first.
+template <class Function, class... Functions>
+Function pick(Function lowest, Functions... higher) {
+  const Function all[] = {lowest, higher...};
+  const int level = cpu_level();
+  return all[level < int(1 + sizeof...(higher)) ? level : int(sizeof...(higher))];
+}
+
+inline Instance row(Key key, Forward forward) { return {std::move(key), forward, nullptr}; }
+inline Instance row(Key key, Backward backward) { return {std::move(key), nullptr, backward}; }
+
+template <splash::patterns::TablePattern P>
+constexpr PatternInfo pattern(std::string_view name, int ints, int tensors) {
+  PatternInfo info{name, ints, tensors};
+  if constexpr (splash::patterns::Band<P>) {
+    info.band = [](const PatternTerm& term, int64_t (&sides)[2]) {
+      const splash::patterns::SlidingWindow window = P::from(term).band();
+      sides[0] = window.left == kUnlimited ? -1 : window.left;
+      sides[1] = window.right == kUnlimited ? -1 : window.right;
+    };
+  }
+  return info;
+}
+
+}  // namespace splash::kernels
