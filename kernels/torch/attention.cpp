@@ -1,0 +1,77 @@
+#include "attention.hpp"
+
+#include <torch/csrc/stable/ops.h>
+
+#include "errors.hpp"
+#include "execution.hpp"
+#include "kernels/dispatch.hpp"
+
+namespace splash::torch_ops {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+Tensor allocate_like(const Tensor& tensor) {
+  Tensor result = torch::stable::empty_like(tensor);
+  // Torch keeps the order of the strides; where rows overlap, that order may not end with D.
+  return has_unit_last_stride(result) ? result : torch::stable::new_empty(tensor, tensor.sizes());
+}
+
+/// Autograd hands over gradients of any strides, expanded ones among them.
+Tensor usable_gradient(const Tensor& gradient, bool contiguous) {
+  if (!gradient.defined()) return gradient;
+  const bool usable = contiguous ? gradient.is_contiguous() : has_unit_last_stride(gradient);
+  return usable ? gradient : torch::stable::contiguous(gradient);
+}
+
+}  // namespace
+
+ForwardResult attention_forward(const Tensor& q, const Tensor& k, const Tensor& v, const ProblemArguments& problem) {
+  const Device device = device_of(q);
+  ForwardArguments forward;
+  forward.in = attention_inputs(q, k, v, problem, device);
+  const TensorView& view = forward.in.q;
+  if (view.rank != 4) value_error("q has ", view.rank, " dimensions; expected 4 (batch, heads, queries, head_dim)");
+  const ExecutionScope scope(device, false);
+
+  const ScalarType real = view.dtype == DType::float64 ? ScalarType::Double : ScalarType::Float;
+  const int64_t saved = kernels::saved_statistics(problem.normalizer.c_str());
+  ForwardResult result{
+      allocate_like(q),
+      torch::stable::new_empty(q, {view.shape[0], view.shape[1], view.shape[2]}, real),
+      torch::stable::new_empty(q, {saved, view.shape[0], view.shape[1], view.shape[2]}, real),
+  };
+  forward.out = output_view(result.out);
+  forward.statistic = output_view(result.statistic);
+  forward.saved = output_view(result.saved);
+  check(kernels::attention_forward(forward, problem.normalizer.c_str(), scope.arch(), scope.execution()));
+  return result;
+}
+
+Gradients attention_backward(const GradientInputs& gradients, const Tensor& q, const Tensor& k, const Tensor& v,
+                             const ForwardResult& forward, const ProblemArguments& problem, bool deterministic) {
+  const Device device = device_of(q);
+  BackwardArguments backward;
+  backward.in = attention_inputs(q, k, v, problem, device);
+  backward.out = input_view(forward.out, "out", device);
+  backward.statistic = input_view(forward.statistic, "statistic", device);
+  backward.saved = input_view(forward.saved, "saved", device);
+  const ExecutionScope scope(device, deterministic);
+
+  const Tensor grad_out = usable_gradient(gradients.grad_out, false);
+  backward.grad_out = input_view(grad_out, "grad_out", device);
+  std::optional<Tensor> grad_statistic;
+  if (gradients.grad_statistic) {
+    grad_statistic = usable_gradient(*gradients.grad_statistic, true);
+    backward.grad_statistic = input_view(*grad_statistic, "grad_statistic", device);
+  }
+
+  const Gradients result{allocate_like(q), allocate_like(k), allocate_like(v)};
+  backward.grad_q = output_view(result.q);
+  backward.grad_k = output_view(result.k);
+  backward.grad_v = output_view(result.v);
+  check(kernels::attention_backward(backward, problem.normalizer.c_str(), scope.arch(), scope.execution()));
+  return result;
+}
+
+}  // namespace splash::torch_ops

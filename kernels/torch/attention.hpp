@@ -1,0 +1,26 @@
+// The two operators, on unpacked arguments.
+#pragma once
+
+#include "convert.hpp"
+
+namespace splash::torch_ops {
+
+struct ForwardResult {
+  Tensor out, statistic, saved;
+};
+
+struct GradientInputs {
+  Tensor grad_out;
+  std::optional<Tensor> grad_statistic;
+};
+
+struct Gradients {
+  Tensor q, k, v;
+};
+
+ForwardResult attention_forward(const Tensor& q, const Tensor& k, const Tensor& v, const ProblemArguments& problem);
+
+Gradients attention_backward(const GradientInputs& gradients, const Tensor& q, const Tensor& k, const Tensor& v,
+                             const ForwardResult& forward, const ProblemArguments& problem, bool deterministic);
+
+}  // namespace splash::torch_ops

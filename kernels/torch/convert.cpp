@@ -1,0 +1,191 @@
+#include "convert.hpp"
+
+#include <algorithm>
+#include <ranges>
+#include <string_view>
+
+#include "errors.hpp"
+#include "kernels/registry.hpp"
+
+namespace splash::torch_ops {
+namespace {
+
+using kernels::name_of;
+
+std::string name_of(const Device& device) {
+  if (device.is_cpu()) return "cpu";
+  const std::string type = device.is_cuda() ? "cuda" : "device type " + std::to_string(device.type);
+  return type + ":" + std::to_string(device.index);
+}
+
+Device own_device(const Tensor& tensor) {
+  Device device;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &device.type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(tensor.get(), &device.index));
+  if (device.is_cpu()) device.index = 0;
+  return device;
+}
+
+std::optional<DType> dtype_of(const Tensor& tensor) {
+  int32_t dtype = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
+  if (dtype == aoti_torch_dtype_float16()) return DType::float16;
+  if (dtype == aoti_torch_dtype_bfloat16()) return DType::bfloat16;
+  if (dtype == aoti_torch_dtype_float32()) return DType::float32;
+  if (dtype == aoti_torch_dtype_float64()) return DType::float64;
+  if (dtype == aoti_torch_dtype_int32()) return DType::int32;
+  if (dtype == aoti_torch_dtype_int64()) return DType::int64;
+  if (dtype == aoti_torch_dtype_bool()) return DType::boolean;
+  return std::nullopt;
+}
+
+void require_defined(const Tensor& tensor, const std::string& name) {
+  if (!tensor.defined()) value_error(name, " is None; expected a tensor");
+}
+
+TensorView describe(const Tensor& tensor, void* data, DType dtype) {
+  const auto sizes = tensor.sizes(), strides = tensor.strides();
+  TensorView view{data, dtype, int(sizes.size())};
+  int64_t contiguous = 1;
+  for (int d = view.rank - 1; d >= 0; --d) {
+    view.shape[d] = sizes[d];
+    view.stride[d] = sizes[d] == 1 ? contiguous : strides[d];
+    contiguous = view.stride[d] * sizes[d];
+  }
+  return view;
+}
+
+/// A list for the reader of an error text.
+template <class Infos>
+std::string names_of(Infos&& infos) {
+  std::string names;
+  for (const auto& info : infos) names.append(names.empty() ? "" : ", ").append(info.name);
+  return names;
+}
+
+/// Takes the terms of a pattern off the flat lists, one after the other.
+class PatternReader {
+ public:
+  PatternReader(const ProblemArguments& problem, const Device& device) : problem_(problem), device_(device) {}
+
+  PatternSpec read() {
+    PatternSpec spec;
+    for (const auto term : std::views::split(std::string_view(problem_.pattern), '&')) {
+      if (spec.count == kMaxTerms)
+        value_error("pattern '", problem_.pattern, "' joins more than ", kMaxTerms, " terms");
+      spec.terms[spec.count++] = read_term({term.begin(), term.end()});
+    }
+    if (spec.count == 0) fail_unknown("");
+    require_used("pattern_ints", "numbers", ints_, problem_.pattern_ints.size());
+    require_used("pattern_tensors", "tensors", tensors_, problem_.pattern_tensors.size());
+    return spec;
+  }
+
+ private:
+  PatternTerm read_term(std::string_view name) {
+    PatternTerm term;
+    term.kind = kernels::pattern_kind(name);
+    if (term.kind < 0) fail_unknown(name);
+    term.num_ints = kernels::pattern_ints(term.kind);
+    term.num_tensors = kernels::pattern_tensors(term.kind);
+    for (int n = 0; n < term.num_ints; ++n, ++ints_) {
+      if (ints_ < problem_.pattern_ints.size()) term.ints[n] = problem_.pattern_ints[ints_];
+    }
+    for (int n = 0; n < term.num_tensors; ++n, ++tensors_) {
+      if (tensors_ >= problem_.pattern_tensors.size()) continue;
+      term.tensors[n] =
+          input_view(problem_.pattern_tensors[tensors_], "pattern_tensors[" + std::to_string(tensors_) + "]", device_);
+    }
+    return term;
+  }
+
+  [[noreturn]] void fail_unknown(std::string_view name) const {
+    value_error("pattern '", problem_.pattern, "' has the unknown term '", name, "'; known are ",
+                names_of(kernels::patterns()));
+  }
+
+  void require_used(const char* list, const char* what, size_t used, size_t given) const {
+    if (used != given) value_error(list, " has ", given, " ", what, "; pattern '", problem_.pattern, "' takes ", used);
+  }
+
+  const ProblemArguments& problem_;
+  const Device& device_;
+  size_t ints_ = 0, tensors_ = 0;
+};
+
+NormalizerSpec normalizer_spec(const ProblemArguments& problem) {
+  auto infos = kernels::normalizers() | std::views::filter([](const auto& info) { return info.serves == info.name; });
+  const auto info = std::ranges::find(infos, problem.normalizer, &kernels::NormalizerInfo::name);
+  if (info == infos.end()) value_error("normalizer is '", problem.normalizer, "'; known are ", names_of(infos));
+  const size_t given = problem.normalizer_floats.size();
+  if (given != size_t(info->floats)) {
+    value_error("normalizer_floats has ", given, " numbers; normalizer '", problem.normalizer, "' takes ",
+                info->floats);
+  }
+  NormalizerSpec spec{info->floats};
+  std::ranges::copy(problem.normalizer_floats, spec.floats);
+  return spec;
+}
+
+/// One int32 a batch entry, or nullptr where there are none.
+const int32_t* lengths_data(const std::optional<Tensor>& lengths, const char* name, const TensorView& q,
+                            const Device& device) {
+  if (!lengths) return nullptr;
+  const TensorView view = input_view(*lengths, name, device);
+  if (view.dtype != DType::int32) type_error(name, " has dtype ", name_of(view.dtype), "; expected int32");
+  if (view.rank != 1) value_error(name, " has ", view.rank, " dimensions; expected 1 (batch)");
+  if (view.shape[0] != q.shape[0]) {
+    value_error(name, " has ", view.shape[0], " entries; q has ", q.shape[0], " batch entries");
+  }
+  if (view.shape[0] > 1 && view.stride[0] != 1) value_error(name, " is not contiguous; use .contiguous()");
+  return static_cast<const int32_t*>(view.data);
+}
+
+}  // namespace
+
+Device device_of(const Tensor& q) {
+  require_defined(q, "q");
+  const Device device = own_device(q);
+  if (!device.is_cpu() && !device.is_cuda()) value_error("q is on ", name_of(device), "; expected cpu or cuda");
+  return device;
+}
+
+TensorView input_view(const Tensor& tensor, const std::string& name, const Device& device) {
+  require_defined(tensor, name);
+  int32_t layout = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(tensor.get(), &layout));
+  if (layout != aoti_torch_layout_strided()) type_error(name, " is sparse; expected a dense tensor");
+  const Device own = own_device(tensor);
+  if (own != device) value_error(name, " is on ", name_of(own), "; expected ", name_of(device), " like q");
+  const std::optional<DType> dtype = dtype_of(tensor);
+  if (!dtype) {
+    type_error(name, " has an unknown dtype; known are float16, bfloat16, float32, float64, int32, int64 and bool");
+  }
+  constexpr int64_t kMaxRank = std::extent_v<decltype(TensorView::shape)>;
+  if (tensor.dim() > kMaxRank)
+    value_error(name, " has ", tensor.dim(), " dimensions; at most ", kMaxRank, " make sense");
+  return describe(tensor, const_cast<void*>(tensor.const_data_ptr()), *dtype);
+}
+
+TensorView output_view(const Tensor& tensor) { return describe(tensor, tensor.mutable_data_ptr(), *dtype_of(tensor)); }
+
+bool has_unit_last_stride(const Tensor& tensor) {
+  const int64_t last = tensor.dim() - 1;
+  return last < 0 || tensor.size(last) <= 1 || tensor.stride(last) == 1;
+}
+
+AttentionInputs attention_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const ProblemArguments& problem,
+                                 const Device& device) {
+  AttentionInputs in;
+  in.q = input_view(q, "q", device);
+  in.k = input_view(k, "k", device);
+  in.v = input_view(v, "v", device);
+  in.pattern = PatternReader(problem, device).read();
+  in.normalizer = normalizer_spec(problem);
+  in.positions = {problem.q_start, problem.k_start, lengths_data(problem.lengths, "lengths", in.q, device),
+                  lengths_data(problem.kv_lengths, "kv_lengths", in.q, device)};
+  in.scale = problem.scale;
+  return in;
+}
+
+}  // namespace splash::torch_ops

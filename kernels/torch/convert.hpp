@@ -1,0 +1,55 @@
+// Torch tensors and argument lists become the plain structs of core/arguments.hpp. Refused here is what a struct cannot
+// express (undefined, sparse, foreign device or dtype, too many of anything); libsplash checks how the rest fits.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "splash/core/arguments.hpp"
+
+namespace splash::torch_ops {
+
+using torch::stable::Tensor;
+
+struct Device {
+  int32_t type = 0;  ///< as the C shim numbers them
+  int32_t index = 0;
+
+  bool is_cpu() const { return type == aoti_torch_device_type_cpu(); }
+  bool is_cuda() const { return type == aoti_torch_device_type_cuda(); }
+  bool operator==(const Device&) const = default;
+};
+
+/// The device of the call: that of q. ValueError where it is neither the CPU nor CUDA.
+Device device_of(const Tensor& q);
+
+/// A tensor that is read. Strides of dimensions of size 1 are replaced by those of a contiguous tensor.
+TensorView input_view(const Tensor& tensor, const std::string& name, const Device& device);
+
+/// A tensor that was allocated for a result.
+TensorView output_view(const Tensor& tensor);
+
+/// True where the last stride is 1 or does not matter.
+bool has_unit_last_stride(const Tensor& tensor);
+
+/// What both operators take, from `pattern` to `scale` of their schemas.
+struct ProblemArguments {
+  std::string pattern;
+  std::vector<int64_t> pattern_ints;
+  std::vector<Tensor> pattern_tensors;
+  std::string normalizer;
+  std::vector<double> normalizer_floats;
+  std::optional<Tensor> lengths, kv_lengths;
+  int64_t q_start = 0, k_start = 0;
+  double scale = 1.0;
+};
+
+/// The views point into the tensors, which must outlive them.
+AttentionInputs attention_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const ProblemArguments& problem,
+                                 const Device& device);
+
+}  // namespace splash::torch_ops

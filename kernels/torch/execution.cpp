@@ -1,0 +1,62 @@
+#include "execution.hpp"
+
+#include <dlfcn.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "errors.hpp"
+
+namespace splash::torch_ops {
+namespace {
+
+void run_in_torch_pool(int64_t count, Parallel::Body body, void* context) {
+  torch::stable::parallel_for(0, count, 1, [=](int64_t begin, int64_t end) { body(context, begin, end); });
+}
+
+// One binary serves Torch with and without CUDA, so nothing of CUDA may be needed at load time. A weak symbol would not
+// do: it is bound when this library is loaded, stays null as libtorch_cuda is no dependency, and crashes when called.
+template <class Function>
+Function loaded_function(const char* library, const char* name) {
+  void* handle = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
+  void* symbol = handle ? dlsym(handle, name) : nullptr;
+  if (!symbol) raise("CudaError", library, " is not loaded or has no ", name);
+  return reinterpret_cast<Function>(symbol);
+}
+
+void* current_cuda_stream(int32_t device_index) {
+  using Getter = AOTITorchError (*)(int32_t device_index, void** stream);
+  static const auto get = loaded_function<Getter>("libtorch_cuda.so", "aoti_torch_get_current_cuda_stream");
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(get(device_index, &stream));
+  return stream;
+}
+
+int cuda_attribute(int attribute, int32_t device_index) {
+  using Getter = int (*)(int* value, int attribute, int device);
+  static const auto get = loaded_function<Getter>("libcuda.so.1", "cuDeviceGetAttribute");
+  int value = 0;
+  if (const int error = get(&value, attribute, device_index))
+    raise("CudaError", "cuDeviceGetAttribute failed: ", error);
+  return value;
+}
+
+kernels::Arch cuda_arch(int32_t device_index) {
+  constexpr int kMajor = 75, kMinor = 76;  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+  const int major = cuda_attribute(kMajor, device_index), minor = cuda_attribute(kMinor, device_index);
+  if (major == 9 && minor == 0) return kernels::Arch::sm90;
+  raise("NoKernelError", "cuda:", device_index, " has compute capability ", major, ".", minor, "; kernels are for 9.0");
+}
+
+}  // namespace
+
+ExecutionScope::ExecutionScope(const Device& device, bool deterministic) {
+  execution_.deterministic = deterministic;
+  if (device.is_cuda()) {
+    arch_ = cuda_arch(device.index);
+    guard_.emplace(device.index);
+    execution_.stream = current_cuda_stream(device.index);
+  } else {
+    execution_.parallel = {run_in_torch_pool, int(torch::stable::get_num_threads())};
+  }
+}
+
+}  // namespace splash::torch_ops
