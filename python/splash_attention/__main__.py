@@ -1,0 +1,45 @@
+"""The command line: `python -m splash_attention info` and `python -m splash_attention demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="splash: block-sparse and entmax attention.")
+
+
+@app.command()
+def info() -> None:
+    """Show version, build, devices and the compiled instances."""
+    from .info import show
+
+    show(Console())
+
+
+@app.command()
+def demo(
+    text: Annotated[Path | None, typer.Option(help="Text to train on. Default: files of Python's library.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each model.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
+    output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("splash-demo"),
+) -> None:
+    """Train a small byte-level transformer on splash beside the reference and compare them.
+
+    Exit code 1 where losses or checks deviate beyond their tolerance, 2 where the text cannot be used.
+    """
+    from .demo import run
+
+    console = Console()
+    try:
+        agreed = run(text, steps, seed, output, console)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    if not agreed:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m splash_attention")
