@@ -1,0 +1,120 @@
+"""What attention() refuses before anything is computed, with texts that say what is allowed."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+MAX_POSITION = 2**29
+MAX_CUDA_HEAD_DIM = 256
+_FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """q (B, Hq, Nq, D), k and v (B, Hkv, Nk, D): types, dtypes, devices, shapes, strides."""
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+        if tensor.dtype not in _FLOATS:
+            raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {tensor.dtype}")
+        if tensor.dim() != 4:
+            raise ValueError(
+                f"{name}: expected 4 dimensions (batch, heads, length, head_dim), got shape {_shape(tensor)}"
+            )
+        if tensor.device != q.device:
+            raise ValueError(f"{name}: expected q's device {q.device}, got {tensor.device}")
+    if not (q.dtype == k.dtype == v.dtype) and not torch.is_autocast_enabled(q.device.type):
+        raise TypeError(f"q, k, v: expected one dtype, got {q.dtype}, {k.dtype} and {v.dtype}")
+
+    batch, heads, _, dim = q.shape
+    if k.shape[0] != batch or k.shape[3] != dim:
+        raise ValueError(
+            f"k: expected shape ({batch}, kv_heads, keys, {dim}) to go with q {_shape(q)}, got {_shape(k)}"
+        )
+    if v.shape != k.shape:
+        if v.shape[:3] == k.shape[:3]:
+            raise ValueError(f"v: a head dimension other than k's is not supported: expected {dim}, got {v.shape[3]}")
+        raise ValueError(f"v: expected k's shape {_shape(k)}, got {_shape(v)}")
+    if dim < 1 or (q.is_cuda and (dim % 8 or dim > MAX_CUDA_HEAD_DIM)):
+        allowed = f"a multiple of 8 up to {MAX_CUDA_HEAD_DIM} on CUDA" if q.is_cuda else "at least 1"
+        raise ValueError(f"q: expected a head dimension (the last one) of {allowed}, got {dim}")
+    kv_heads = k.shape[1]
+    if heads < 1 or kv_heads < 1 or heads % kv_heads:
+        raise ValueError(f"q: expected a number of heads that is a multiple of k's, got {heads} and {kv_heads}")
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if tensor.stride(3) != 1 and dim > 1 and tensor.numel() > 0:
+            raise ValueError(
+                f"{name}: expected stride 1 in the last dimension, got {tensor.stride(3)}; pass {name}.contiguous()"
+            )
+
+
+def check_scale(scale: float) -> float:
+    if isinstance(scale, Tensor):
+        raise TypeError("scale: expected a number, got a tensor")
+    if not math.isfinite(scale):
+        raise ValueError(f"scale: expected a finite number, got {scale}")
+    return scale
+
+
+def check_positions(Nq: int, Nk: int, q_start: int | None, k_start: int) -> int:
+    """q_start with its default filled in. Every position must lie below 2**29 in magnitude."""
+    for name, start in (("q_start", q_start), ("k_start", k_start)):
+        if start is not None and not isinstance(start, (int, torch.SymInt)):
+            raise TypeError(f"{name}: expected an int, got {type(start).__name__}")
+    if q_start is None:
+        q_start = k_start + Nk - Nq
+    for name, start, length in (("q_start", q_start, Nq), ("k_start", k_start, Nk)):
+        if start <= -MAX_POSITION or start + length > MAX_POSITION:
+            raise ValueError(
+                f"{name}: positions must lie between -2**29 and 2**29, got {start} to {start + length - 1}"
+            )
+    return q_start
+
+
+def check_lengths(
+    lengths: Tensor | None,
+    kv_lengths: Tensor | None,
+    q: Tensor,
+    Nk: int,
+    q_start: int | None,
+    k_start: int,
+    validate: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Both as the operators take them: int32, contiguous. Values are checked on the CPU, elsewhere with `validate`."""
+    if lengths is None and kv_lengths is None:
+        return None, None
+    if lengths is not None and kv_lengths is not None:
+        raise ValueError("lengths, kv_lengths: give one of them, not both")
+    if kv_lengths is not None:
+        if q_start is not None:
+            raise ValueError(f"q_start: kv_lengths already says where the queries stand, got q_start {q_start} too")
+        return None, _lengths("kv_lengths", kv_lengths, q, Nk, validate)
+    if q.shape[2] != Nk:
+        raise ValueError(f"lengths: expected as many queries as keys (Nq = Nk), got {q.shape[2]} and {Nk}")
+    # A slice of a longer sequence knows the whole sequence's length, which the slice itself does not bound.
+    whole = q_start is None and k_start == 0
+    return _lengths("lengths", lengths, q, Nk if whole else MAX_POSITION, validate), None
+
+
+def _lengths(name: str, lengths: Tensor, q: Tensor, most: int, validate: bool) -> Tensor:
+    if not isinstance(lengths, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(lengths).__name__}")
+    if lengths.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{name}: expected int32 or int64, got {lengths.dtype}")
+    if lengths.dim() != 1 or lengths.shape[0] != q.shape[0]:
+        raise ValueError(f"{name}: expected shape ({q.shape[0]},), one a batch entry, got {_shape(lengths)}")
+    if lengths.device != q.device:
+        raise ValueError(f"{name}: expected q's device {q.device}, got {lengths.device}")
+    if (validate or lengths.device.type == "cpu") and not torch.compiler.is_compiling() and lengths.shape[0]:
+        least, largest = (int(extreme) for extreme in torch.aminmax(lengths))
+        if least < 0 or largest > most:
+            raise ValueError(f"{name}: expected values from 0 to {most}, got {least} to {largest}")
+    if lengths.dtype is torch.int64:
+        lengths = lengths.clamp(0, MAX_POSITION).to(torch.int32)
+    return lengths.contiguous()
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
