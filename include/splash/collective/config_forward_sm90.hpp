@@ -1,0 +1,100 @@
+// Types of one Hopper forward instance: tiles, shared-memory layouts, matrix instructions, shared storage.
+#pragma once
+
+#include <cute/arch/cluster_sm90.hpp>
+#include <cute/tensor.hpp>
+#include <cutlass/arch/barrier.h>
+#include <cutlass/gemm/collective/builders/sm90_common.inl>
+
+#include "splash/normalizers/concept.hpp"
+#include "splash/patterns/concept.hpp"
+#include "splash/tuning/forward_sm90.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace collective {
+
+template <patterns::Pattern Pattern_, normalizers::Normalizer Normalizer_, class Element_, int HeadDim, int Block>
+struct ConfigForwardSm90 {
+  using Pattern = Pattern_;
+  using Normalizer = Normalizer_;
+  using Element = Element_;
+
+  static constexpr tuning::ForwardSm90 kTuning = tuning::forward_sm90(HeadDim, Block);
+  static constexpr int kHeadDim = HeadDim;
+  static constexpr int kConsumers = kTuning.consumers;
+  static constexpr int kRows = 64 * kConsumers;
+  static constexpr int kKeys = kTuning.tile_keys;
+  static constexpr int kStages = kTuning.stages;
+  static constexpr int kThreads = 128 * (kConsumers + 1);
+  static_assert(HeadDim % 16 == 0 && kKeys % 16 == 0, "wgmma steps 16 deep");
+  static_assert((kConsumers * kTuning.consumer_registers + kTuning.producer_registers) * 128 <= 65536 / kTuning.blocks_per_sm,
+                "setmaxnreg asks for more registers than a multiprocessor has");
+
+  // (64, D, warp group), D contiguous, 128-byte swizzle where D allows. The output leaves through the same memory.
+  using AtomRows = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::K, Element, cute::Int<64>,
+                                                                                 cute::Int<HeadDim>>());
+  using LayoutQ = decltype(cute::tile_to_shape(AtomRows{}, cute::Shape<cute::_64, cute::Int<HeadDim>, cute::Int<kConsumers>>{}));
+  // (keys, D, stage), D contiguous
+  using AtomK = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::K, Element, cute::Int<kKeys>,
+                                                                              cute::Int<HeadDim>>());
+  using LayoutK = decltype(cute::tile_to_shape(AtomK{}, cute::Shape<cute::Int<kKeys>, cute::Int<HeadDim>, cute::Int<kStages>>{}));
+  // (D, keys, stage), D contiguous: the B operand of P V. Keys first, so that one TMA box holds all keys of 64 columns.
+  using AtomV = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::MN, Element,
+                                                                              cute::Int<HeadDim>, cute::Int<kKeys>>());
+  using LayoutV = decltype(cute::tile_to_shape(AtomV{}, cute::Shape<cute::Int<HeadDim>, cute::Int<kKeys>, cute::Int<kStages>>{},
+                                               cute::Step<cute::_2, cute::_1, cute::_3>{}));
+
+  // S (64, keys) = Q K^T, both from shared memory; O (64, D) += P V, P from registers.
+  using MmaScores = decltype(cute::make_tiled_mma(
+      cute::GMMA::ss_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<kKeys>, cute::Int<HeadDim>>>()));
+  using MmaOutput = decltype(cute::make_tiled_mma(
+      cute::GMMA::rs_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<HeadDim>, cute::Int<kKeys>>,
+                                 cute::GMMA::Major::K, cute::GMMA::Major::MN>()));
+
+  /// What the producer tells the consumers about the tile in a K stage. tile < 0 ends a sweep.
+  struct TileNote {
+    int tile;
+    unsigned full;  ///< bit w: warp group w need not mask
+  };
+
+  struct SharedStorage {
+    alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutQ>> q;
+    alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutK>> k;
+    alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutV>> v;
+    cutlass::arch::ClusterTransactionBarrier q_full;
+    cutlass::arch::ClusterTransactionBarrier k_full[kStages], v_full[kStages], scrub;
+    cutlass::arch::ClusterBarrier k_empty[kStages], v_empty[kStages];
+    TileNote note[kStages];
+  };
+
+  static constexpr int kBytesQ = cute::cosize_v<LayoutQ> * sizeof(Element);
+  static constexpr int kBytesK = cute::cosize_v<LayoutK> * sizeof(Element) / kStages;
+  static constexpr int kBytesV = cute::cosize_v<LayoutV> * sizeof(Element) / kStages;
+};
+
+/// Position in a ring of stages: slot, and the parity that its barrier must have passed.
+template <int Stages>
+struct Ring {
+  int slot = 0;
+  unsigned phase = 0;
+  SPLASH_HD void advance() {
+    if (++slot == Stages) slot = 0, phase ^= 1;
+  }
+};
+
+/// Named barriers of a thread block; 0 is __syncthreads.
+enum NamedBarrier : int { kVote = 1, kTurn = 2, kStore = 5 };
+
+/// True in every thread of the barrier where `condition` holds in any of them.
+__device__ __forceinline__ bool barrier_any(int barrier, int threads, bool condition) {
+  int result;
+  asm volatile(
+      "{\n .reg .pred p, q;\n setp.ne.s32 p, %3, 0;\n barrier.cta.red.or.pred q, %1, %2, p;\n selp.s32 %0, 1, 0, q;\n}\n"
+      : "=r"(result)
+      : "r"(barrier), "r"(threads), "r"(int(condition))
+      : "memory");
+  return result != 0;
+}
+
+}  // namespace collective
+SPLASH_NAMESPACE_END

@@ -1,0 +1,99 @@
+// Plain data that crosses library boundaries: no code, so one definition serves every instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace splash {
+
+enum class DType : int { float16, bfloat16, float32, float64, int32, int64, boolean };
+
+/// A strided tensor of up to four dimensions. Strides count elements; they may be 0 (expanded dimensions).
+struct TensorView {
+  void* data = nullptr;
+  DType dtype = DType::float32;
+  int rank = 0;
+  int64_t shape[4] = {1, 1, 1, 1};
+  int64_t stride[4] = {0, 0, 0, 0};
+};
+
+inline constexpr int kMaxTerms = 4;        ///< conjoined patterns of one call
+inline constexpr int kMaxTermInts = 8;     ///< numbers of one pattern
+inline constexpr int kMaxTermTensors = 4;  ///< tensors of one pattern
+
+/// One pattern as data: its place in the pattern list of kernels/instances.json, its numbers and its tensors.
+struct PatternTerm {
+  int kind = 0;
+  int num_ints = 0;
+  int num_tensors = 0;
+  int64_t ints[kMaxTermInts] = {};
+  TensorView tensors[kMaxTermTensors] = {};
+};
+
+/// The conjunction of `count` terms; no term at all keeps every score.
+struct PatternSpec {
+  int count = 0;
+  PatternTerm terms[kMaxTerms] = {};
+};
+
+/// A normalizer as data: the numbers of its Python dataclass in their order there.
+struct NormalizerSpec {
+  int num_floats = 0;
+  double floats[4] = {};
+};
+
+/// Where rows and columns stand in the whole sequence, and how many of them a batch entry really has.
+struct Positions {
+  int64_t q_start = 0;                  ///< position of row 0
+  int64_t k_start = 0;                  ///< position of column 0
+  const int32_t* lengths = nullptr;     ///< (B,) right-padded batches: rows and columns at positions >= length are padding
+  const int32_t* kv_lengths = nullptr;  ///< (B,) padded cache: columns from here on are masked and positions end here
+};
+
+/// What both passes read. q (B, Hq, Nq, D), k and v (B, Hkv, Nk, D), unit stride along D.
+struct AttentionInputs {
+  TensorView q, k, v;
+  PatternSpec pattern;
+  NormalizerSpec normalizer;
+  Positions positions;
+  double scale = 1.0;  ///< scores are scale * q.k
+};
+
+/// A body over [begin, end) run by whatever thread pool the caller has.
+struct Parallel {
+  using Body = void (*)(void* context, int64_t begin, int64_t end);
+  void (*run)(int64_t count, Body body, void* context) = nullptr;  ///< nullptr: on the calling thread
+  int threads = 1;
+};
+
+/// Where and how an instance runs.
+struct Execution {
+  void* stream = nullptr;  ///< cudaStream_t on CUDA
+  Parallel parallel;       ///< on the CPU
+  bool deterministic = false;
+};
+
+struct ForwardArguments {
+  AttentionInputs in;
+  TensorView out;        ///< (B, Hq, Nq, D), dtype of q
+  TensorView statistic;  ///< (B, Hq, Nq) contiguous float32 (float64 for float64)
+  TensorView saved;      ///< (S, B, Hq, Nq) contiguous, S = the normalizer's kSaved, dtype of statistic
+};
+
+struct BackwardArguments {
+  AttentionInputs in;
+  TensorView out, statistic, saved;  ///< as the forward wrote them
+  TensorView grad_out;               ///< (B, Hq, Nq, D), any strides with a unit last one
+  TensorView grad_statistic;         ///< (B, Hq, Nq) contiguous; data == nullptr where there is none
+  TensorView grad_q, grad_k, grad_v;
+};
+
+/// Result of a host call. `reason` is a static or thread-local string that stays valid until the next call.
+enum class StatusCode : int { ok, invalid_value, invalid_type, no_kernel, cuda_error };
+struct Status {
+  StatusCode code = StatusCode::ok;
+  const char* reason = "";
+  constexpr bool ok() const { return code == StatusCode::ok; }
+};
+
+}  // namespace splash

@@ -1,0 +1,106 @@
+// Softmax: p_j = exp(s_j - lse). Online in one sweep (Milakov & Gimelshein 2018, Dao et al. 2022).
+#pragma once
+
+#include "splash/normalizers/concept.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace normalizers {
+
+template <class Real>
+struct Softmax {
+  static constexpr bool kScoreSweeps = false;
+  static constexpr bool kRescales = true;
+  static constexpr bool kDeltaSweep = false;
+  static constexpr int kSaved = 0;
+
+  Real factor;  ///< raw score -> exponent of 2
+
+  static SPLASH_HD Softmax from(const NormalizerSpec&, double scale) { return {Real(scale * math::kLog2E)}; }
+
+  /// The statistic of a row that kept nothing.
+  template <class Value>
+  static SPLASH_HD Value empty_statistic() { return Value(-math::kInfinity<Real>); }
+
+  template <class Value, int R>
+  struct Rows {
+    Value max[R];  ///< running maximum of factor * raw score
+    Value sum[R];  ///< this thread's share of sum exp2(. - max)
+
+    SPLASH_HD Rows() {
+      SPLASH_UNROLL
+      for (int r = 0; r < R; ++r) max[r] = Value(-math::kInfinity<Real>), sum[r] = Value(0);
+    }
+
+    template <class Fragment, class Reduce>
+    SPLASH_HD void weigh(const Softmax& n, Fragment& fragment, Value (&rescale)[R], const Reduce& reduce) {
+      Value tile_max[R];
+      SPLASH_UNROLL
+      for (int r = 0; r < R; ++r) tile_max[r] = fragment.get(r, 0);
+      SPLASH_UNROLL
+      for (int c = 1; c < fragment.columns(); ++c)
+        SPLASH_UNROLL
+        for (int r = 0; r < R; ++r) tile_max[r] = math::max(tile_max[r], fragment.get(r, c));
+      Value shift[R];
+      SPLASH_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const Value next = math::max(max[r], reduce.max(tile_max[r]) * Value(n.factor));
+        // Rows that kept nothing so far: any finite shift turns -inf into weight 0 without a NaN.
+        shift[r] = math::select(next == Value(-math::kInfinity<Real>), Value(0), next);
+        rescale[r] = math::exp2(max[r] - shift[r]);
+        sum[r] = sum[r] * rescale[r];
+        max[r] = next;
+      }
+      SPLASH_UNROLL
+      for (int c = 0; c < fragment.columns(); ++c)
+        SPLASH_UNROLL
+        for (int r = 0; r < R; ++r) {
+          const Value weight = math::exp2(math::fma(fragment.get(r, c), Value(n.factor), -shift[r]));
+          sum[r] = sum[r] + weight;
+          fragment.set(r, c, weight);
+        }
+    }
+
+    template <class Reduce>
+    SPLASH_HD void finish(const Softmax&, const Reduce& reduce) {
+      SPLASH_UNROLL
+      for (int r = 0; r < R; ++r) sum[r] = reduce.sum(sum[r]);
+    }
+
+    SPLASH_HD Value output_factor(int r) const { return math::select(sum[r] == Value(0), Value(0), Value(1) / sum[r]); }
+    SPLASH_HD Value statistic(const Softmax&, int r) const { return max[r] * Value(Real(math::kLn2)) + math::log(sum[r]); }
+    SPLASH_HD Value saved(int, int) const { return Value(0); }
+  };
+
+  template <class Value, int R>
+  struct Gradient {
+    Value lse[R];    ///< in exponents of 2; +inf for rows that kept nothing, so that every weight is 0
+    Value delta[R];
+
+    template <class Saved>
+    SPLASH_HD void load(const Softmax&, int r, Value statistic, const Saved&) {
+      const Value scaled = statistic * Value(Real(math::kLog2E));
+      lse[r] = math::select(statistic == Value(-math::kInfinity<Real>), Value(math::kInfinity<Real>), scaled);
+    }
+
+    /// d lse / d s_j = p_j, so the statistic's gradient only shifts delta.
+    template <class Reduce>
+    SPLASH_HD void close(const Softmax&, int r, Value output_dot, Value dstatistic, const Reduce&) {
+      delta[r] = output_dot - dstatistic;
+    }
+
+    template <class Scores, class Dp>
+    SPLASH_HD void apply(const Softmax& n, Scores& scores, Dp& dp) const {
+      SPLASH_UNROLL
+      for (int c = 0; c < scores.columns(); ++c)
+        SPLASH_UNROLL
+        for (int r = 0; r < R; ++r) {
+          const Value weight = math::exp2(math::fma(scores.get(r, c), Value(n.factor), -lse[r]));
+          scores.set(r, c, weight);
+          dp.set(r, c, weight * (dp.get(r, c) - delta[r]));
+        }
+    }
+  };
+};
+
+}  // namespace normalizers
+SPLASH_NAMESPACE_END

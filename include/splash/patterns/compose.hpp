@@ -1,0 +1,151 @@
+// The only conjunction: of two types known at compile time, and of up to kMaxTerms patterns known at run time.
+#pragma once
+
+#include <new>
+
+#include "splash/patterns/concept.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace patterns {
+
+SPLASH_HD constexpr TileState both(TileState a, TileState b) {
+  return a == TileState::empty || b == TileState::empty ? TileState::empty
+         : a == TileState::full && b == TileState::full ? TileState::full
+                                                        : TileState::partial;
+}
+
+// Every conjunction offers each_term(f): f(term) for its terms, so that code for tiles can treat each by its own type.
+
+/// a & b.
+template <Pattern A, Pattern B>
+struct And {
+  A a;
+  B b;
+
+  template <class F>
+  SPLASH_HD void each_term(F&& f) const {
+    f(a);
+    f(b);
+  }
+  SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
+    return a.keep(frame, row, column) && b.keep(frame, row, column);
+  }
+  SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
+    return both(a.classify(frame, box), b.classify(frame, box));
+  }
+  SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
+    for (;;) {
+      const int next = b.next_column(frame, row_begin, row_end, a.next_column(frame, row_begin, row_end, column));
+      if (next == column || next == kEnd) return next;
+      column = next;
+    }
+  }
+  SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
+    for (;;) {
+      const int next = b.next_row(frame, column_begin, column_end, a.next_row(frame, column_begin, column_end, row));
+      if (next == row || next == kEnd) return next;
+      row = next;
+    }
+  }
+};
+
+/// One pattern out of a list, chosen at run time. `kind` is its place in the list.
+template <TablePattern... Ps>
+class AnyOf {
+ public:
+  AnyOf() = default;
+
+  static SPLASH_HD AnyOf from(const PatternTerm& term) {
+    AnyOf any;
+    any.kind_ = term.kind;
+    int index = 0;
+    ((index++ == term.kind ? void(::new (static_cast<void*>(any.storage_)) Ps(Ps::from(term))) : void()), ...);
+    return any;
+  }
+
+  template <class F>
+  SPLASH_HD void each_term(F&& f) const {
+    int index = 0;
+    ((index++ == kind_ ? void(f(*reinterpret_cast<const Ps*>(storage_))) : void()), ...);
+  }
+  SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
+    return visit<bool>([&](const auto& p) { return p.keep(frame, row, column); });
+  }
+  SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
+    return visit<TileState>([&](const auto& p) { return p.classify(frame, box); });
+  }
+  SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
+    return visit<int>([&](const auto& p) { return p.next_column(frame, row_begin, row_end, column); });
+  }
+  SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
+    return visit<int>([&](const auto& p) { return p.next_row(frame, column_begin, column_end, row); });
+  }
+
+ private:
+  template <class Result, class Visitor>
+  SPLASH_HD Result visit(Visitor&& visitor) const {
+    Result result{};
+    int index = 0;
+    ((index++ == kind_ ? void(result = visitor(*reinterpret_cast<const Ps*>(storage_))) : void()), ...);
+    return result;
+  }
+
+  static constexpr std::size_t kBytes = [] {
+    std::size_t most = 1;
+    ((most = sizeof(Ps) > most ? sizeof(Ps) : most), ...);
+    return most;
+  }();
+
+  int kind_ = -1;
+  alignas(8) unsigned char storage_[kBytes] = {};
+};
+
+/// Up to kMaxTerms patterns that must all keep a score; none keeps everything. This is the general instance of
+/// kernels/instances.json: every `a & b` runs through it where no row of its own exists.
+template <TablePattern Any>
+struct Conjunction {
+  Any terms[kMaxTerms];
+  int count = 0;
+
+  static SPLASH_HD Conjunction from(const PatternSpec& spec) {
+    Conjunction all;
+    all.count = spec.count;
+    for (int t = 0; t < spec.count && t < kMaxTerms; ++t) all.terms[t] = Any::from(spec.terms[t]);
+    return all;
+  }
+
+  template <class F>
+  SPLASH_HD void each_term(F&& f) const {
+    for (int t = 0; t < count; ++t) terms[t].each_term(f);
+  }
+  SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
+    for (int t = 0; t < count; ++t)
+      if (!terms[t].keep(frame, row, column)) return false;
+    return true;
+  }
+  SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
+    TileState state = TileState::full;
+    for (int t = 0; t < count && state != TileState::empty; ++t) state = both(state, terms[t].classify(frame, box));
+    return state;
+  }
+  /// Leapfrog: every term moves the candidate on until all agree.
+  SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
+    for (int agreed = 0, t = 0; agreed < count && column != kEnd; t = t + 1 == count ? 0 : t + 1) {
+      const int next = terms[t].next_column(frame, row_begin, row_end, column);
+      agreed = next == column ? agreed + 1 : 1;
+      column = next;
+    }
+    return column;
+  }
+  SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
+    for (int agreed = 0, t = 0; agreed < count && row != kEnd; t = t + 1 == count ? 0 : t + 1) {
+      const int next = terms[t].next_row(frame, column_begin, column_end, row);
+      agreed = next == row ? agreed + 1 : 1;
+      row = next;
+    }
+    return row;
+  }
+};
+
+}  // namespace patterns
+SPLASH_NAMESPACE_END

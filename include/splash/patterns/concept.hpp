@@ -1,0 +1,36 @@
+// What a pattern must answer, and nothing more.
+#pragma once
+
+#include <concepts>
+
+#include "splash/core/frame.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace patterns {
+
+/// WHICH scores exist. A pattern is plain data, copied to the device as it is.
+///   keep(frame, row, column)            is this score kept? Rows and columns are inside the frame.
+///   classify(frame, box)                are all, some or none kept? `partial` is always a correct answer.
+///   next_column(frame, r0, r1, column)  a column c >= `column` such that rows [r0, r1) keep nothing in [column, c);
+///                                       kEnd where nothing is left.
+///   next_row(frame, c0, c1, row)        the same with rows and columns exchanged.
+template <class P>
+concept Pattern = requires(const P pattern, const Frame& frame, const Box& box, int n) {
+  { pattern.keep(frame, n, n) } -> std::same_as<bool>;
+  { pattern.classify(frame, box) } -> std::same_as<TileState>;
+  { pattern.next_column(frame, n, n, n) } -> std::same_as<int>;
+  { pattern.next_row(frame, n, n, n) } -> std::same_as<int>;
+};
+
+/// Says by kUnrollKeep = true that keep() is so cheap that a GPU may inline it for every score of a partial tile.
+template <class P>
+concept UnrolledKeep = Pattern<P> && bool(P::kUnrollKeep);
+
+/// A pattern that the instance table can build: from(term) makes it from its numbers and tensors.
+template <class P>
+concept TablePattern = Pattern<P> && requires(const PatternTerm& term) {
+  { P::from(term) } -> std::same_as<P>;
+};
+
+}  // namespace patterns
+SPLASH_NAMESPACE_END

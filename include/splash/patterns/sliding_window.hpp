@@ -1,0 +1,59 @@
+// SlidingWindow(left, right): i - left <= j <= i + right.
+#pragma once
+
+#include "splash/patterns/concept.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace patterns {
+
+struct SlidingWindow {
+  static constexpr bool kUnrollKeep = true;  ///< keep() is a few integer instructions
+
+  int left = kUnlimited;   ///< keys before the query, kUnlimited for all
+  int right = kUnlimited;  ///< keys after it
+
+  /// ints: left, right; negative means unlimited.
+  static SPLASH_HD SlidingWindow from(const PatternTerm& term) { return {side(term.ints[0]), side(term.ints[1])}; }
+
+  SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
+    const int distance = frame.i(row) - frame.j(column);
+    return distance <= left && -right <= distance;
+  }
+
+  SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
+    const int nearest = frame.i(box.row_begin) - frame.j(box.column_end - 1);
+    const int farthest = frame.i(box.row_end - 1) - frame.j(box.column_begin);
+    if (farthest < -right || nearest > left) return TileState::empty;
+    return farthest <= left && nearest >= -right ? TileState::full : TileState::partial;
+  }
+
+  SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
+    return next(frame.i(row_begin) - left - frame.k_start, frame.i(row_end - 1) + right - frame.k_start, column);
+  }
+
+  SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
+    return next(frame.j(column_begin) - right - frame.q_start, frame.j(column_end - 1) + left - frame.q_start, row);
+  }
+
+  SPLASH_HD SlidingWindow band() const { return *this; }
+
+ private:
+  static SPLASH_HD int side(int64_t limit) { return limit < 0 || limit > kUnlimited ? kUnlimited : int(limit); }
+  static SPLASH_HD int next(int first, int last, int from) {
+    const int candidate = from < first ? first : from;
+    return candidate > last ? kEnd : candidate;
+  }
+};
+
+/// Patterns that are a window with particular sides; conjunctions of them are again one window.
+template <class P>
+concept Band = Pattern<P> && requires(const P pattern) {
+  { pattern.band() } -> std::same_as<SlidingWindow>;
+};
+
+SPLASH_HD SlidingWindow intersect(const SlidingWindow& a, const SlidingWindow& b) {
+  return {a.left < b.left ? a.left : b.left, a.right < b.right ? a.right : b.right};
+}
+
+}  // namespace patterns
+SPLASH_NAMESPACE_END
