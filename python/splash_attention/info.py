@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterable
 
 import torch
@@ -17,7 +16,6 @@ UNRESTRICTED = {"head_dim": 0, "block": 0}  # the value that stands for "every o
 def show(console: Console) -> None:
     """Prints version and build, devices, and the compiled instances."""
     build = Table(title="Build", show_header=False)
-    build.add_row("splash-attention", importlib.metadata.version("splash-attention"))
     for name, value in _library.build_info().items():
         build.add_row(name.replace("_", " "), _text(value))
     build.add_row("running Torch", torch.__version__)

@@ -1,5 +1,5 @@
 """`python -m splash_attention demo`: a small language model trained on splash beside the reference."""
 
-from .run import run
+from .main import run
 
 __all__ = ["run"]

@@ -43,9 +43,9 @@ def draw_maps(maps: dict[str, Weights], path: Path) -> None:
         for index, axis in enumerate(row):
             weights = found.weights[index // heads, index % heads]
             masked = torch.where(found.kept, torch.nan, 0.8)
-            axis.imshow(masked, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.imshow(masked.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             shown = torch.where((weights > 0) & found.kept, weights.clamp(min=SMALLEST_SHOWN), torch.nan)
-            image = axis.imshow(shown, cmap="magma_r", norm=LogNorm(SMALLEST_SHOWN, 1), interpolation="nearest")
+            image = axis.imshow(shown.numpy(), cmap="magma_r", norm=LogNorm(SMALLEST_SHOWN, 1), interpolation="nearest")
             axis.set_title(f"layer {index // heads}, head {index % heads}", fontsize=9)
         row[0].set_ylabel(f"{name}\nquery byte")
     for axis in axes[-1]:

@@ -1,0 +1,112 @@
+"""The command line, the demo, and the parts of README that can go stale."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("typer", reason="the command line needs the extra `demo`")
+pytest.importorskip("matplotlib", reason="the demo needs the extra `demo`")
+
+import torch
+from typer.testing import CliRunner
+
+import splash_attention as sa
+from splash_attention import _library
+from splash_attention.__main__ import app
+from splash_attention.demo import main, maps, variants
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+EXAMPLE = ROOT / "tests" / "cpp" / "outside" / "readme_example.cpp"
+
+
+def invoke(*arguments):
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
+
+
+def code_blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def test_short_demo(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"line {n} of a text that repeats itself\n" for n in range(100)))
+    result = invoke("demo", "--steps", 3, "--text", text, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "The losses agree" in result.output
+    for variant in variants.VARIANTS:
+        assert variant.name in result.output
+    for name in ("losses.png", "attention_maps.png"):
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+        assert str(tmp_path / "out" / name) in result.output
+
+
+def test_demo_fails_where_losses_deviate(tmp_path, monkeypatch):
+    wrong = variants.Variant("wrong window", sa.SlidingWindow.causal(2), sa.Softmax())
+    monkeypatch.setattr(variants.Variant, "reference", lambda self, q, k, v: wrong.splash(q, k, v))
+    result = invoke("demo", "--steps", 2, "--output", tmp_path)
+    assert result.exit_code == 1, result.output
+    assert "deviate" in result.output
+
+
+def test_demo_names_a_missing_or_short_text(tmp_path):
+    missing = invoke("demo", "--text", tmp_path / "missing.txt")
+    assert missing.exit_code == 2 and "missing.txt" in missing.output
+    short = tmp_path / "short.txt"
+    short.write_text("short")
+    result = invoke("demo", "--text", short)
+    words = result.output.replace("│", " ").split()  # the error box breaks lines
+    assert result.exit_code == 2 and f"expected at least {2 * main.LENGTH}" in " ".join(words)
+
+
+@pytest.mark.parametrize("variant", variants.VARIANTS, ids=lambda variant: variant.name)
+def test_weights_read_through_the_call(variant):
+    generator = torch.Generator().manual_seed(0)
+    q, k = (3 * torch.randn(1, 2, 90, 32, generator=generator) for _ in range(2))
+    weights = maps.read_weights(variant.splash, q, k)
+    kept = variant.pattern.to_dense(90, 90)
+    assert weights.shape == (1, 2, 90, 90)
+    assert torch.all(weights.masked_select(~kept) == 0)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(1, 2, 90))
+    zeros = maps.Weights(weights, kept[0, 0]).zero_share()
+    assert zeros > 0.3 if isinstance(variant.normalizer, sa.Entmax) else zeros == 0
+
+
+def test_info():
+    result = invoke("info")
+    assert result.exit_code == 0, result.output
+    instances = _library.instances()
+    assert f"Compiled instances: {len(instances)}" in result.output
+    for value in (torch.__version__, _library.build_info()["cpu_isa"], *{row["normalizer"] for row in instances}):
+        assert value in result.output
+
+
+def test_module_runs():
+    command = [sys.executable, "-m", "splash_attention", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "info" in result.stdout and "demo" in result.stdout
+
+
+@pytest.mark.parametrize("number", range(len(code_blocks("python"))))
+def test_readme_python(number):
+    exec(compile(code_blocks("python")[number], f"README.md, Python block {number}", "exec"), {})
+
+
+def test_readme_schema():
+    (block,) = code_blocks("text")
+    assert str(torch.ops.splash.attention_forward.default._schema) == " ".join(block.split())
+
+
+def test_readme_cpp(tmp_path):
+    assert code_blocks("cpp") == [EXAMPLE.read_text()]
+    program = tmp_path / "example"
+    subprocess.run(["g++", "-std=c++20", "-O2", "-I", ROOT / "include", EXAMPLE, "-o", program], check=True)
+    assert "sum to 1.00000" in subprocess.run([program], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("script", ["support_matrix.py", "results_table.py"])
+def test_generated_parts_are_current(script):
+    subprocess.run([sys.executable, ROOT / "tools" / script, "--check"], check=True)

@@ -1,0 +1,61 @@
+"""The support matrix of README.md, from kernels/instances.json."""
+
+from __future__ import annotations
+
+import json
+
+import markers
+
+DEVICES = {"cpu": "CPU", "sm90": "CUDA, Hopper (sm_90a)"}
+
+
+def as_list(value) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def pattern_names(table: dict, value) -> str:
+    every = ", ".join(f"`{pattern['name']}`" for pattern in table["patterns"])
+    return "; ".join(f"any `&` of up to four of {every}" if name == "any" else f"`{name}`" for name in as_list(value))
+
+
+def normalizer_names(table: dict, value) -> str:
+    """A row may serve another normalizer at one value of its number, and a number may have a range."""
+
+    def describe(entry: dict) -> str:
+        name = f"`{entry.get('serves', entry['name'])}`"
+        if "at" in entry:
+            return f"{name} at {entry['at'][0]:g}"
+        if "above" in entry:
+            return f"{name} above {entry['above'][0]:g} up to {entry['up_to'][0]:g}"
+        return name
+
+    entries = {entry["name"]: entry for entry in table["normalizers"]}
+    chosen = [entries[name] for name in as_list(value)]
+    # A range covers the single value that a faster row of the same normalizer serves.
+    ranges = {entry["name"] for entry in chosen if "above" in entry}
+    return ", ".join(describe(entry) for entry in chosen if entry.get("serves") not in ranges)
+
+
+def numbers(value) -> str:
+    return ", ".join("any" if number == 0 else str(number) for number in as_list(value))
+
+
+def matrix() -> str:
+    table = json.loads((markers.ROOT / "kernels" / "instances.json").read_text())
+    rows = [
+        (
+            DEVICES[row["arch"]],
+            ", ".join(as_list(row["pass"])),
+            pattern_names(table, row["pattern"]),
+            normalizer_names(table, row["normalizer"]),
+            ", ".join(as_list(row["dtype"])),
+            numbers(row["head_dim"]),
+            numbers(row["block"]),
+        )
+        for row in table["instances"]
+    ]
+    return markers.markdown_table(("device", "pass", "pattern", "normalizer", "dtype", "head dimension", "block"), rows)
+
+
+if __name__ == "__main__":
+    markers.main("support-matrix", "tools/support_matrix.py", matrix())
