@@ -38,7 +38,5 @@ def load(path: Path | None, at_least: int) -> Corpus:
         files, name = [path], str(path)
     data = b"".join(file.read_bytes() for file in files)
     if len(data) < at_least:
-        raise ValueError(
-            f"text: {name} has {len(data)} bytes, the demo needs at least {at_least}; name one with --text"
-        )
+        raise ValueError(f"text: {name} has {len(data)} bytes, expected at least {at_least}; --text names another")
     return Corpus(name, torch.frombuffer(bytearray(data), dtype=torch.uint8))
