@@ -4,7 +4,7 @@ from . import _library
 
 _library.load()
 
-from . import ops  # noqa: E402, F401
+from . import _vmap, ops  # noqa: E402, F401
 from ._errors import NoKernelError  # noqa: E402
 from .attention import attention, merge, prepare  # noqa: E402
 from .normalizers import Entmax, Normalizer, Softmax  # noqa: E402

@@ -51,8 +51,8 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
 
 
 def check_scale(scale: float) -> float:
-    if isinstance(scale, Tensor):
-        raise TypeError("scale: expected a number, got a tensor")
+    if not isinstance(scale, (float, int, torch.SymFloat, torch.SymInt)):
+        raise TypeError(f"scale: expected a number, got {type(scale).__name__}")
     if not math.isfinite(scale):
         raise ValueError(f"scale: expected a finite number, got {scale}")
     return scale
@@ -61,7 +61,7 @@ def check_scale(scale: float) -> float:
 def check_positions(Nq: int, Nk: int, q_start: int | None, k_start: int) -> int:
     """q_start with its default filled in. Every position must lie below 2**29 in magnitude."""
     for name, start in (("q_start", q_start), ("k_start", k_start)):
-        if start is not None and not isinstance(start, (int, torch.SymInt)):
+        if not isinstance(start, (int, torch.SymInt)) and (start is not None or name == "k_start"):
             raise TypeError(f"{name}: expected an int, got {type(start).__name__}")
     if q_start is None:
         q_start = k_start + Nk - Nq
@@ -107,13 +107,17 @@ def _lengths(name: str, lengths: Tensor, q: Tensor, most: int, validate: bool) -
         raise ValueError(f"{name}: expected shape ({q.shape[0]},), one a batch entry, got {_shape(lengths)}")
     if lengths.device != q.device:
         raise ValueError(f"{name}: expected q's device {q.device}, got {lengths.device}")
-    if (validate or lengths.device.type == "cpu") and not torch.compiler.is_compiling() and lengths.shape[0]:
+    if (validate or lengths.device.type == "cpu") and lengths.shape[0] and _has_values(lengths):
         least, largest = (int(extreme) for extreme in torch.aminmax(lengths))
         if least < 0 or largest > most:
             raise ValueError(f"{name}: expected values from 0 to {most}, got {least} to {largest}")
     if lengths.dtype is torch.int64:
         lengths = lengths.clamp(0, MAX_POSITION).to(torch.int32)
     return lengths.contiguous()
+
+
+def _has_values(tensor: Tensor) -> bool:
+    return not (torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def _shape(tensor: Tensor) -> str:

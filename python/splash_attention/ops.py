@@ -14,6 +14,7 @@ from torch._C import (
     _AutoDispatchBelowAutograd,
     _ExcludeDispatchKeyGuard,
 )
+from torch._functorch.autograd_function import enable_single_level_autograd_function
 
 from ._errors import NoKernelError, translate
 from .normalizers import NORMALIZERS
@@ -91,14 +92,17 @@ class _Backward(torch.autograd.Function):
 
 
 def _autograd(function):
-    # Function.apply wants to be the first to see a torch.func transform. Here the dispatcher already took that apart, as
-    # for any other operator, so the plain apply below it is the right one.
+    # Function.apply wants to see torch.func transforms first, and inspects signatures at each call. Here the dispatcher
+    # has already taken the transforms apart, as for any other operator: the plain apply below it is the right one.
     apply = super(torch.autograd.Function, function).apply
 
     def kernel(keyset, *args):
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+        if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
+            return function.forward(keyset, *args)
+        if not torch._C._are_functorch_transforms_active():
             return apply(keyset, *args)
-        return function.forward(keyset, *args)
+        with enable_single_level_autograd_function():
+            return apply(keyset, *args)
 
     return kernel
 

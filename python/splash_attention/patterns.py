@@ -200,7 +200,7 @@ class BlockMask(Pattern):
             raise ValueError(
                 f"mask: expected 2 to 4 dimensions, (batch, heads, rows, columns), got {_shape(self.mask)}"
             )
-        block = (self.block, self.block) if isinstance(self.block, int) else tuple(self.block)
+        block = tuple(self.block) if isinstance(self.block, (tuple, list)) else (self.block, self.block)
         if len(block) != 2 or any(isinstance(b, bool) or not isinstance(b, int) or b < 16 or b % 16 for b in block):
             raise ValueError(f"block: expected a multiple of 16 or a pair of them, got {self.block}")
         object.__setattr__(self, "block", block)

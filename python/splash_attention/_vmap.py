@@ -1,0 +1,56 @@
+"""torch.vmap over the operators: the mapped dimension joins the batch, so one call serves all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """`size` mapped calls with `batch` entries each, as one call with size * batch entries."""
+
+    size: int
+    batch: int
+
+    def __call__(self, tensor: Tensor | None, dim: int | None, axis: int = 0) -> Tensor | None:
+        """dim: the mapped dimension, None where there is none. axis: that of the batch in a single call's tensor."""
+        if tensor is None:
+            return None
+        tensor = tensor.unsqueeze(axis) if dim is None else tensor.movedim(dim, axis)
+        sizes = [*tensor.shape[:axis], self.size, self.batch, *tensor.shape[axis + 2 :]]
+        return tensor.expand(sizes).flatten(axis, axis + 1).contiguous()
+
+    def all(self, arguments, dims) -> list:
+        """The arguments of an operator, with each of their tensors folded."""
+        return [self._argument(*pair) for pair in zip(arguments, dims, strict=True)]
+
+    def _argument(self, argument, dim):
+        if isinstance(argument, (list, tuple)):
+            return [self._argument(item, None if dim is None else dim[n]) for n, item in enumerate(argument)]
+        return self(argument, dim) if isinstance(argument, Tensor) else argument
+
+    def undo(self, tensor: Tensor, axis: int = 0) -> Tensor:
+        return tensor.unflatten(axis, (self.size, self.batch))
+
+
+def _fold(info, q: Tensor, dim: int | None) -> _Fold:
+    return _Fold(info.batch_size, q.shape[0] if dim is None else q.movedim(dim, 0).shape[1])
+
+
+@torch.library.register_vmap("splash::attention_forward")
+def _(info, in_dims, *arguments):
+    fold = _fold(info, arguments[0], in_dims[0])
+    out, statistic, saved = torch.ops.splash.attention_forward(*fold.all(arguments, in_dims))
+    return (fold.undo(out), fold.undo(statistic), fold.undo(saved, 1)), (0, 0, 1)
+
+
+@torch.library.register_vmap("splash::attention_backward")
+def _(info, in_dims, *arguments):
+    fold = _fold(info, arguments[2], in_dims[2])
+    saved = fold(arguments[7], in_dims[7], axis=1)
+    others = fold.all((*arguments[:7], *arguments[8:]), (*in_dims[:7], *in_dims[8:]))
+    gradients = torch.ops.splash.attention_backward(*others[:7], saved, *others[7:])
+    return tuple(fold.undo(gradient) for gradient in gradients), (0, 0, 0)
