@@ -19,7 +19,9 @@ struct ConfigForwardSm90 {
   using Normalizer = Normalizer_;
   using Element = Element_;
 
-  static constexpr tuning::ForwardSm90 kTuning = tuning::forward_sm90(HeadDim, Block);
+  /// Score sweeps mask in a second place, and the two unrolled masks together do not fit the registers.
+  static constexpr bool kUnrollMask = patterns::UnrolledKeep<Pattern> && !Normalizer::kScoreSweeps;
+  static constexpr tuning::ForwardSm90 kTuning = tuning::forward_sm90(HeadDim, Block, kUnrollMask);
   static constexpr int kHeadDim = HeadDim;
   static constexpr int kConsumers = kTuning.consumers;
   static constexpr int kRows = 64 * kConsumers;

@@ -305,8 +305,8 @@ struct MainloopForwardSm90 {
     warpgroup_commit_batch();
   }
 
-  /// Patterns with a cheap keep() say so by kUnrollKeep; of the others a rolled loop collects the answers as bits, since
-  /// keep() inlined once an accumulator register would not fit beside the accumulators.
+  /// A cheap keep() is inlined once an accumulator register; of other patterns a rolled loop collects the answers as
+  /// bits, since that many copies would not fit beside the accumulators.
   template <class Scores>
   __device__ void mask(Scores& scores, int begin, int group, int thread) const {
     constexpr int kColumns = decltype(size(scores))::value / kFragmentRows;
@@ -319,7 +319,7 @@ struct MainloopForwardSm90 {
         const int column = begin + accumulator_column(lane, c);
         return column < frame.num_keys && params.pattern.keep(frame, row, column);
       };
-      if constexpr (patterns::UnrolledKeep<Pattern>) {
+      if constexpr (Config::kUnrollMask) {
         CUTE_UNROLL
         for (int c = 0; c < kColumns; ++c)
           if (!kept(c)) scores(accumulator_register(r, c)) = -math::kInfinity<float>;
