@@ -1,15 +1,22 @@
 """Compiler launcher: runs the command given (nvcc, or ccache and nvcc) and fails where ptxas says that a kernel lost speed.
 
 Fatal are serialised wgmma (C7510), register spills and stack frames. ccache replays what nvcc printed, so a cached object
-is judged like a fresh one.
+is judged like a fresh one. What ptxas says of sound kernels is shown only where SPLASH_PTXAS_VERBOSE is set.
 """
 
+import os
 import re
 import subprocess
 import sys
 
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 OWNER = re.compile(r"(?:Function properties for|Compiling entry function) '?([\w$.]+)'?")
+CHATTER = re.compile(r"^ptxas info|bytes stack frame, |^\s*$")
+
+
+def shorten(name: str) -> str:
+    """The part of a mangled kernel name that tells instances apart: CuTe's copies are thousands of characters."""
+    return name if len(name) <= 260 else name[:260] + "..."
 
 
 def faults(output: str) -> list[str]:
@@ -20,15 +27,18 @@ def faults(output: str) -> list[str]:
         if owner := OWNER.search(line):
             function = owner[1]
         if "C7510" in line:
-            found.append(f"serialised wgmma: {line.strip()}")
+            found.append(f"serialised wgmma: {shorten(line.strip())}")
         elif (frame := FRAME.search(line)) and any(int(size) for size in frame.groups()):
-            found.append(f"{frame[0]} in {function}")
+            found.append(f"{frame[0]} in {shorten(function)}")
     return found
 
 
 def main(command: list[str]) -> int:
     run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    sys.stdout.write(run.stdout)
+    verbose = bool(os.environ.get("SPLASH_PTXAS_VERBOSE"))
+    for line in run.stdout.splitlines():
+        if verbose or not CHATTER.search(line):
+            print(line)
     if run.returncode:
         return run.returncode
     found = faults(run.stdout)
