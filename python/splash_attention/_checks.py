@@ -53,7 +53,7 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
 def check_scale(scale: float) -> float:
     if not isinstance(scale, (float, int, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"scale: expected a number, got {type(scale).__name__}")
-    if not math.isfinite(scale):
+    if not -math.inf < scale < math.inf:  # torch.compile does not trace math.isfinite
         raise ValueError(f"scale: expected a finite number, got {scale}")
     return scale
 
