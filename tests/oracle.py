@@ -1,0 +1,111 @@
+"""Three answers to a case (splash, the float64 reference, the same by PyTorch) and the bound between them."""
+
+import contextlib
+
+import torch
+
+import splash_attention as sa
+from splash_attention.reference import reference_attention
+
+# Rounding of the result itself, in units of the dtype's epsilon times the largest magnitude.
+FLOOR = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 16, torch.float64: 64}
+# Below this magnitude errors count as if the values were that large: they are differences of numbers of order 1.
+SMALLEST = 1e-2
+
+
+@contextlib.contextmanager
+def one_thread():
+    """Small dense operations lose more time in Torch's thread pool than they gain, most of all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def with_gradients(function, q, k, v, grad, grad_statistic=None):
+    """{out, statistic, dq, dk, dv} of function(q, k, v) -> (out, statistic)."""
+    q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
+    out, statistic = function(q, k, v)
+    outputs, grads = [out], [grad.to(out.dtype)]
+    if grad_statistic is not None:
+        outputs.append(statistic)
+        grads.append(grad_statistic.to(statistic.dtype))
+    dq, dk, dv = torch.autograd.grad(outputs, (q, k, v), grads)
+    return {"out": out.detach(), "statistic": statistic.detach(), "dq": dq, "dk": dk, "dv": dv}
+
+
+def answers(case, device, backward=True):
+    """What splash, the reference and PyTorch in the case's precision make of it: three dicts of tensors."""
+    q, k, v, grad = case.inputs(device)
+    options = case.options(device)
+    pattern = case.pattern(case, device)
+    grad_statistic = None
+    if case.statistic_gradient:
+        generator = torch.Generator().manual_seed(1)
+        grad_statistic = torch.randn(q.shape[:3], generator=generator).to(device)
+
+    def splash(q, k, v):
+        return sa.attention(q, k, v, pattern, case.normalizer, return_statistic=True, **options)
+
+    def exact(q, k, v):
+        return reference_attention(q, k, v, pattern, case.normalizer, **options)
+
+    def same_precision(q, k, v):
+        return reference_attention(q, k, v, pattern, case.normalizer, dtype=None, **options)
+
+    def run(function, *tensors):
+        if backward:
+            return with_gradients(function, *tensors, grad, grad_statistic)
+        out, statistic = function(*tensors)
+        return {"out": out, "statistic": statistic}
+
+    with one_thread():
+        exact_answer = run(exact, q.double(), k.double(), v.double())
+        same_answer = run(same_precision, q, k, v)
+        if q.dtype in (torch.float16, torch.bfloat16):  # statistics are float32 whatever the inputs are
+            same_answer["statistic"] = same_precision(q.float(), k.float(), v.float())[1]
+    return run(splash, q, k, v), exact_answer, same_answer
+
+
+def error_and_bound(got, want, same):
+    """Largest error of `got` against float64 `want`, and twice that of `same` plus a floor. Infinities must agree."""
+    assert got.shape == want.shape
+    got64, same64 = got.double(), same.double()
+    assert torch.equal(got64.isnan(), want.isnan()), "NaN in other places than the reference"
+    infinite = want.isinf()
+    assert torch.equal(got64.isinf(), infinite), "infinities in other places than the reference"
+    assert torch.equal(got64[infinite], want[infinite]), "infinities of the other sign"
+    finite = want.isfinite()
+    if not finite.any():
+        return 0.0, 1.0
+    magnitude = max(want[finite].abs().max().item(), SMALLEST)
+    error = (got64 - want)[finite].abs().max().item()
+    same_error = (same64 - want)[finite].abs().nan_to_num(0).max().item()
+    return error, 2 * same_error + FLOOR[got.dtype] * torch.finfo(got.dtype).eps * magnitude
+
+
+def kept(pattern, q, k, options):
+    """(B, Hq, Nq, Nk) bool: the scores that exist, by to_dense() and, apart from it, lengths and positions."""
+    batch, heads, queries, keys = q.shape[0], q.shape[1], q.shape[2], k.shape[2]
+    k_start = options["k_start"]
+    q_start = options["q_start"] if options["q_start"] is not None else k_start + keys - queries
+    row = torch.arange(queries, device=q.device)[:, None]
+    column = torch.arange(keys, device=q.device)[None]
+
+    def dense(start):
+        mask = pattern.to_dense(
+            queries, keys, heads=heads, batch=batch, q_start=start, k_start=k_start, device=q.device
+        )
+        return mask.expand(batch, heads, queries, keys)
+
+    mask = dense(q_start).clone()
+    for b in range(batch):
+        if options["lengths"] is not None:
+            length = int(options["lengths"][b])
+            mask[b] &= (row + q_start < length) & (column + k_start < length)
+        if options["kv_lengths"] is not None:
+            length = int(options["kv_lengths"][b])
+            mask[b] = dense(k_start + length - queries)[b] & (column < length)
+    return mask
