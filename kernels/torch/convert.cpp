@@ -45,11 +45,12 @@ void require_defined(const Tensor& tensor, const std::string& name) {
 
 TensorView describe(const Tensor& tensor, void* data, DType dtype) {
   const auto sizes = tensor.sizes(), strides = tensor.strides();
+  const bool empty = tensor.numel() == 0;
   TensorView view{data, dtype, int(sizes.size())};
   int64_t contiguous = 1;
   for (int d = view.rank - 1; d >= 0; --d) {
     view.shape[d] = sizes[d];
-    view.stride[d] = sizes[d] == 1 ? contiguous : strides[d];
+    view.stride[d] = empty || sizes[d] == 1 ? contiguous : strides[d];
     contiguous = view.stride[d] * sizes[d];
   }
   return view;

@@ -27,7 +27,7 @@ struct Device {
 /// The device of the call: that of q. ValueError where it is neither the CPU nor CUDA.
 Device device_of(const Tensor& q);
 
-/// A tensor that is read. Strides of dimensions of size 1 are replaced by those of a contiguous tensor.
+/// A tensor that is read. Strides that no element needs (dimensions of size 1, empty tensors) become contiguous ones.
 TensorView input_view(const Tensor& tensor, const std::string& name, const Device& device);
 
 /// A tensor that was allocated for a result.

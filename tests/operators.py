@@ -1,0 +1,31 @@
+"""The raw operators torch.ops.splash.*, and their arguments for a case."""
+
+import torch
+
+import splash_attention as sa  # noqa: F401  (loads the operators)
+
+FORWARD = torch.ops.splash.attention_forward.default
+BACKWARD = torch.ops.splash.attention_backward.default
+FORWARD_NAMES = [argument.name for argument in FORWARD._schema.arguments]
+BACKWARD_NAMES = [argument.name for argument in BACKWARD._schema.arguments]
+
+
+def forward_arguments(case, device):
+    """{name: argument} of the forward operator for a case."""
+    q, k, v, _ = case.inputs(device)
+    s, options = case.shape, case.options(device)
+    encoded = case.pattern(case, device).encode(s.batch, s.heads, s.queries, s.keys, q.device)
+    q_start = options["k_start"] + s.keys - s.queries if options["q_start"] is None else options["q_start"]
+    scale = s.dim**-0.5 if options["scale"] is None else options["scale"]
+    positions = options["lengths"], options["kv_lengths"], q_start, options["k_start"]
+    return dict(zip(FORWARD_NAMES, (q, k, v, *encoded, *case.normalizer.encode(), *positions, scale), strict=True))
+
+
+def backward_arguments(case, device):
+    """{name: argument} of the backward operator, with what the forward returned."""
+    forward = forward_arguments(case, device)
+    out, statistic, saved = FORWARD(**forward)
+    results = {"out": out, "statistic": statistic, "saved": saved, "deterministic": False}
+    grads = {"grad_out": case.inputs(device)[3], "grad_statistic": torch.randn_like(statistic)}
+    merged = {**forward, **results, **grads}
+    return {name: merged[name] for name in BACKWARD_NAMES}
