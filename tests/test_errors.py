@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import splash_attention as sa
+from splash_attention import _library
 from splash_attention._errors import translate
 
 
@@ -190,6 +191,17 @@ def test_a_preparation_serves_its_own_problem_only():
 def test_errors_of_the_operators_get_their_class(text, kind):
     error = translate(RuntimeError(text))
     assert type(error) is kind and str(error) == "q: wrong"
+
+
+def test_no_kernel_names_the_nearest_one():
+    assert _library.explain("forward", "cpu", "any", "softmax", "float32", 64) == ""
+    text = _library.explain("backward", "sm90", "any", "softmax", "bfloat16", 64)
+    assert text.startswith("no compiled instance for backward on sm90") and "the nearest one" in text
+
+
+def test_a_missing_build_is_said_so():
+    with pytest.raises(ImportError, match=r"libnothing\.so is missing .*pip install"):
+        _library.find("libnothing.so")
 
 
 def test_other_errors_stay_what_they_are():
