@@ -90,26 +90,6 @@ Fault check_normalizer(const NormalizerSpec& spec, const NormalizerInfo& info) {
   return {};
 }
 
-/// The bits of a block mask cover this problem, so that no read leaves them.
-Fault check_block_mask(const PatternTerm& term, const AttentionInputs& in) {
-  const char* names[] = {"block_mask's by_row", "block_mask's by_column"};
-  int64_t blocks[2];
-  for (int n = 0; n < 2; ++n) {
-    if (term.ints[n] < 16 || term.ints[n] % 16 != 0 || term.ints[n] > kUnlimited)
-      return invalid_value("block_mask has block size ", term.ints[n], "; allowed are positive multiples of 16");
-    const int64_t extent = n == 0 ? in.q.shape[2] : in.k.shape[2];
-    blocks[n] = (extent + term.ints[n] - 1) / term.ints[n];
-  }
-  for (int n = 0; n < 2; ++n) {
-    const TensorView& bits = term.tensors[n];
-    if (Fault fault = check_dtype(names[n], bits, DType::int32)) return fault;
-    const int64_t batch = bits.shape[0] == 1 ? 1 : in.q.shape[0], heads = bits.shape[1] == 1 ? 1 : in.q.shape[1];
-    if (Fault fault = check_shape(names[n], bits, {batch, heads, blocks[n], (blocks[1 - n] + 31) / 32})) return fault;
-    if (Fault fault = check_contiguous(names[n], bits)) return fault;
-  }
-  return {};
-}
-
 Fault check_pattern(const AttentionInputs& in) {
   const PatternSpec& spec = in.pattern;
   if (spec.count < 0 || spec.count > kMaxTerms)
@@ -122,8 +102,8 @@ Fault check_pattern(const AttentionInputs& in) {
     if (term.num_ints != info.ints || term.num_tensors != info.tensors)
       return invalid_value("pattern ", info.name, " takes ", info.ints, " numbers and ", info.tensors, " tensors; got ",
                            term.num_ints, " and ", term.num_tensors);
-    if (info.name == "block_mask")
-      if (Fault fault = check_block_mask(term, in)) return fault;
+    if (info.misfit)
+      if (const char* why = info.misfit(term, in)) return invalid_value("pattern ", info.name, ": ", why);
   }
   return {};
 }

@@ -35,8 +35,9 @@ std::vector<std::string> normalizer_rows(const NormalizerInfo& general, const No
 
 /// The finest granularity that has instances of its own and divides this many columns; 0 where none does.
 int block_of(const PatternTerm& term) {
-  if (patterns()[term.kind].name != "block_mask") return 0;
-  const int64_t columns = term.ints[1];
+  const PatternInfo& info = patterns()[term.kind];
+  if (!info.block) return 0;
+  const int columns = info.block(term);
   return columns % 128 == 0 ? 128 : (columns % 64 == 0 ? 64 : 0);
 }
 

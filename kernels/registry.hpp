@@ -53,6 +53,10 @@ struct PatternInfo {
   int tensors = 0;
   /// Set where the pattern is a band of diagonals: writes its two sides, -1 for an unlimited one.
   void (*band)(const PatternTerm& term, int64_t (&sides)[2]) = nullptr;
+  /// Set where instances differ in the block size that they are made for: that of the term.
+  int (*block)(const PatternTerm& term) = nullptr;
+  /// Set where a term may contradict the inputs: why it does, or nullptr.
+  const char* (*misfit)(const PatternTerm& term, const AttentionInputs& in) = nullptr;
 };
 
 /// A normalizer of the list. `serves` differs from `name` where the row is a faster instance of another normalizer,

@@ -32,6 +32,9 @@ constexpr PatternInfo pattern(std::string_view name, int ints, int tensors) {
       sides[1] = window.right == kUnlimited ? -1 : window.right;
     };
   }
+  if constexpr (requires(const PatternTerm& term) { P::block(term); }) info.block = &P::block;
+  if constexpr (requires(const PatternTerm& term, const AttentionInputs& in) { P::misfit(term, in); })
+    info.misfit = &P::misfit;
   return info;
 }
 

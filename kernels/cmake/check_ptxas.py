@@ -1,6 +1,6 @@
 """Compiler launcher: runs the command given (nvcc, or ccache and nvcc) and fails where ptxas says that a kernel lost speed.
 
-Fatal are serialised wgmma (C7510), register spills and stack frames. ccache replays what nvcc printed, so a cached object
+Fatal are serialised wgmma (C7510 and its like), register spills and stack frames. ccache replays what nvcc printed, so a cached object
 is judged like a fresh one. What ptxas says of sound kernels is shown only where SPLASH_PTXAS_VERBOSE is set.
 """
 
@@ -26,7 +26,7 @@ def faults(output: str) -> list[str]:
     for line in output.splitlines():
         if owner := OWNER.search(line):
             function = owner[1]
-        if "C7510" in line:
+        if "instructions are serialized" in line:
             found.append(f"serialised wgmma: {shorten(line.strip())}")
         elif (frame := FRAME.search(line)) and any(int(size) for size in frame.groups()):
             found.append(f"{frame[0]} in {shorten(function)}")

@@ -29,6 +29,32 @@ struct BlockMask {
     return {bits(term.tensors[0]), bits(term.tensors[1]), int(term.ints[0]), int(term.ints[1])};
   }
 
+  /// Granularity along the keys, for the choice of an instance.
+  static int block(const PatternTerm& term) { return int(term.ints[1]); }
+
+  /// Why the term does not describe these inputs, or nullptr. What passes here is never read out of bounds.
+  static const char* misfit(const PatternTerm& term, const AttentionInputs& in) {
+    const int64_t extent[] = {in.q.shape[2], in.k.shape[2]};
+    int64_t blocks[2];
+    for (int n = 0; n < 2; ++n) {
+      if (term.ints[n] < 16 || term.ints[n] % 16 || term.ints[n] > kUnlimited)
+        return "block sizes must be positive multiples of 16";
+      blocks[n] = (extent[n] + term.ints[n] - 1) / term.ints[n];
+    }
+    for (int n = 0; n < 2; ++n) {
+      const TensorView& bits = term.tensors[n];
+      if (bits.dtype != DType::int32 || bits.rank != 4) return "by_row and by_column must be int32 with 4 dimensions";
+      if ((bits.shape[0] != 1 && bits.shape[0] != in.q.shape[0]) || (bits.shape[1] != 1 && bits.shape[1] != in.q.shape[1]))
+        return "by_row and by_column must have 1 or all of the batches and query heads";
+      if (bits.shape[2] != blocks[n] || bits.shape[3] != (blocks[1 - n] + 31) / 32)
+        return "by_row must be (B|1, Hq|1, block rows, ceil(block columns / 32)), by_column the same of the transposed mask";
+      int64_t stride = 1;
+      for (int d = 3; d >= 0; stride *= bits.shape[d--])
+        if (bits.shape[d] > 1 && bits.stride[d] != stride) return "by_row and by_column must be contiguous";
+    }
+    return nullptr;
+  }
+
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
     const int block = column / block_columns;
     return (by_row.line(frame, row / block_rows)[block >> 5] >> (block & 31)) & 1u;

@@ -26,7 +26,9 @@ concept Pattern = requires(const P pattern, const Frame& frame, const Box& box, 
 template <class P>
 concept UnrolledKeep = Pattern<P> && bool(P::kUnrollKeep);
 
-/// A pattern that the instance table can build: from(term) makes it from its numbers and tensors.
+/// A pattern that the instance table can build: from(term) makes it from its numbers and tensors. Optional beside it:
+/// misfit(term, inputs) says why a term contradicts the inputs (nullptr: it does not), block(term) for which block size
+/// an instance is wanted.
 template <class P>
 concept TablePattern = Pattern<P> && requires(const PatternTerm& term) {
   { P::from(term) } -> std::same_as<P>;
