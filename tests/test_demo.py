@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import splash_attention as sa
 from splash_attention import _library
 from splash_attention.__main__ import app
-from splash_attention.demo import main, maps, variants
+from splash_attention.demo import cuda, main, maps, variants
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -73,6 +73,22 @@ def test_weights_read_through_the_call(variant):
     torch.testing.assert_close(weights.sum(-1), torch.ones(1, 2, 90))
     zeros = maps.Weights(weights, kept[0, 0]).zero_share()
     assert zeros > 0.3 if isinstance(variant.normalizer, sa.Entmax) else zeros == 0
+
+
+def test_forward_check(device):
+    generator = torch.Generator().manual_seed(0)
+    calls = {v.name: [torch.randn(2, 2, 130, 64, generator=generator) for _ in "qkv"] for v in variants.VARIANTS}
+    checks = cuda.check_forward(calls, torch.device(device))
+    assert len(checks) == len(variants.VARIANTS) * len(cuda.DTYPES)
+    assert all(check.passed for check in checks), checks
+
+
+def test_missing_backward_says_why(device):
+    reason = cuda.missing_backward(torch.device(device))
+    compiled = device == "cpu" or any(
+        (row["arch"], row["pass"]) == ("sm90", "backward") for row in _library.instances()
+    )
+    assert reason is None if compiled else "backward" in reason
 
 
 def test_info():

@@ -44,8 +44,8 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value)) or "none"
-    return str(value)
+        value = ", ".join(map(str, value))
+    return str(value) or "none"
 
 
 def _grouped(instances: list[dict]) -> Iterable[tuple[str, ...]]:
