@@ -1,7 +1,8 @@
-"""Compiler launcher: runs the command given (nvcc, or ccache and nvcc) and fails where ptxas says that a kernel lost speed.
+"""Compiler launcher: runs the command given (nvcc, or ccache and nvcc) and fails where a kernel lost speed.
 
-Fatal are serialised wgmma (C7510 and its like), register spills and stack frames. ccache replays what nvcc printed, so a cached object
-is judged like a fresh one. What ptxas says of sound kernels is shown only where SPLASH_PTXAS_VERBOSE is set.
+Fatal is what ptxas says of serialised wgmma (C7510 and its like), register spills and stack frames. ccache replays what
+nvcc printed, so a cached object is judged like a fresh one. What ptxas says of sound kernels is shown only where
+SPLASH_PTXAS_VERBOSE is set.
 """
 
 import os

@@ -1,0 +1,75 @@
+"""The C++ headers with the host compiler: patterns by brute force, counted hooks, and an outside project."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import splash_attention
+from splash_attention import _library
+
+ROOT = Path(__file__).resolve().parent.parent
+CPP = ROOT / "tests" / "cpp"
+COMPILER = shutil.which("g++") or shutil.which("c++")
+INCLUDE = next(
+    folder for base in splash_attention.__path__ if (folder := Path(base) / "include").joinpath("splash").is_dir()
+)
+
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler on PATH")
+needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake on PATH")
+
+
+def run(*command, timeout=300, **options):
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=timeout, check=False, **options
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def build_and_run(source, folder, *flags):
+    program = folder / source.stem
+    run(COMPILER, "-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", source, *flags, "-o", program)
+    return run(program)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["test_patterns", "test_policies"])
+def test_headers_of_the_repository(name, tmp_path, capsys):
+    output = build_and_run(CPP / f"{name}.cpp", tmp_path, f"-I{ROOT / 'include'}")
+    with capsys.disabled():
+        print(f"\n{output.strip()}")
+    assert " 0 failed" in output
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["host", "readme_example"])
+def test_installed_headers_alone(name, tmp_path):
+    build_and_run(CPP / "outside" / f"{name}.cpp", tmp_path, f"-I{INCLUDE}")
+
+
+@needs_compiler
+def test_installed_library_alone(tmp_path):
+    folder = _library.find("libsplash.so").parent
+    output = build_and_run(
+        CPP / "outside" / "library.cpp", tmp_path, f"-I{INCLUDE}", f"-L{folder}", f"-Wl,-rpath,{folder}", "-lsplash"
+    )
+    assert "arch is sm80" in output
+
+
+@needs_compiler
+@needs_cmake
+def test_find_package(tmp_path):
+    run(
+        "cmake",
+        "-S",
+        CPP / "outside",
+        "-B",
+        tmp_path,
+        f"-DCMAKE_PREFIX_PATH={INCLUDE.parent}",
+        f"-DPython_EXECUTABLE={sys.executable}",
+    )
+    run("cmake", "--build", tmp_path)
+    assert "100% tests passed" in run("ctest", "--test-dir", tmp_path)

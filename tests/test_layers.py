@@ -1,0 +1,99 @@
+"""The dependency rule: which layer may include which, and what compiles with a host compiler alone."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEADERS = ROOT / "include" / "splash"
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
+
+# Each layer, and the layers of include/splash that its headers may include.
+BELOW = {
+    "core": {"core"},
+    "patterns": {"core", "patterns"},
+    "normalizers": {"core", "normalizers"},
+    "cpu": {"core", "patterns", "normalizers", "cpu"},
+    "tuning": {"core", "patterns", "normalizers", "tuning"},
+    "collective": {"core", "patterns", "normalizers", "tuning", "collective"},
+    "kernel": {"core", "patterns", "normalizers", "tuning", "collective", "kernel"},
+    "device": {"core", "patterns", "normalizers", "tuning", "collective", "kernel", "device"},
+}
+HOST_LAYERS = {"core", "patterns", "normalizers", "cpu", "tuning"}
+FOREIGN = re.compile(r"^(cuda|cute|cutlass|torch|ATen|c10|pybind11|Python\.h)")
+
+
+def sources():
+    """C++ and CUDA files of the repository that a build compiles or installs."""
+    for folder in ("include", "kernels", "python/bindings"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in {".hpp", ".cpp", ".cu", ".in"} and path.is_file():
+                yield path
+
+
+def includes(path):
+    return [name for _, name in INCLUDE.findall(path.read_text())]
+
+
+def layer_of(path):
+    return path.relative_to(HEADERS).parts[0]
+
+
+@pytest.mark.parametrize("path", sorted(HEADERS.rglob("*.hpp")), ids=lambda path: str(path.relative_to(HEADERS)))
+def test_header_includes_only_layers_below(path):
+    layer = layer_of(path)
+    for name in includes(path):
+        if name.startswith("splash/"):
+            assert name.split("/")[1] in BELOW[layer], f"{layer} includes {name}"
+            assert (ROOT / "include" / name).is_file(), f"{name} does not exist"
+        elif layer in HOST_LAYERS:
+            assert not FOREIGN.match(name), f"{layer} includes {name}"
+        else:
+            assert not re.match(r"torch|ATen|c10|pybind11", name), f"{layer} includes {name}"
+
+
+def test_every_folder_has_a_rule():
+    assert {path.name for path in HEADERS.iterdir() if path.is_dir()} <= set(BELOW)
+
+
+def test_torch_and_pybind_headers_stay_in_their_folders():
+    for path in sources():
+        place = path.relative_to(ROOT).as_posix()
+        for name in includes(path):
+            if re.match(r"torch|ATen|c10", name):
+                assert place.startswith("kernels/torch/"), f"{place} includes {name}"
+            if name.startswith("pybind11"):
+                assert place.startswith("python/bindings/"), f"{place} includes {name}"
+
+
+def test_files_are_short():
+    too_long = {str(path): lines for path in sources() if (lines := len(path.read_text().splitlines())) > 600}
+    assert not too_long
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on PATH")
+def test_host_headers_compile_alone(tmp_path):
+    """Every header of the host layers, first and alone in a translation unit of its own, with nothing but g++."""
+    failed = {}
+    for path in sorted(HEADERS.rglob("*.hpp")):
+        if layer_of(path) not in HOST_LAYERS:
+            continue
+        unit = tmp_path / "unit.cpp"
+        unit.write_text(f'#include "splash/{path.relative_to(HEADERS)}"\n')
+        command = [
+            "g++",
+            "-std=c++20",
+            "-fsyntax-only",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            f"-I{ROOT / 'include'}",
+            str(unit),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            failed[str(path.relative_to(HEADERS))] = done.stderr[:400]
+    assert not failed
