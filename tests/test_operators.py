@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 import splash_attention as sa
 
 SHAPE = Shape(2, 4, 2, 45, 70, 16)
-GPU_SHAPE = Shape(2, 4, 2, 145, 270, 64)
+GPU_SHAPE = Shape(2, 4, 2, 80, 150, 64)
 
 
 def cases():
@@ -155,16 +155,39 @@ def test_default_position_stays_symbolic():
     assert counter.frame_count <= 2
 
 
-def test_export():
-    class Model(torch.nn.Module):
-        def forward(self, q, k, v):
-            return sa.attention(q, k, v, sa.SlidingWindow.causal(9), 1.5)
+class WindowModel(torch.nn.Module):
+    def forward(self, q, k, v):
+        return sa.attention(q, k, v, sa.SlidingWindow.causal(9), 1.5)
 
+
+class BlockModel(torch.nn.Module):
+    def forward(self, q, k, v, mask, lengths):
+        return sa.attention(q, k, v, sa.BlockMask(mask, 64) & sa.Causal(), 1.5, lengths=lengths)
+
+
+def test_export():
     tensors = draw(Shape(1, 2, 1, 40, 40, 16))
     length = torch.export.Dim("length", min=4, max=4096)
-    program = torch.export.export(Model(), tuple(tensors), dynamic_shapes=({2: length},) * 3)
+    program = torch.export.export(WindowModel(), tuple(tensors), dynamic_shapes=({2: length},) * 3)
     longer = draw(Shape(1, 2, 1, 77, 77, 16))
-    torch.testing.assert_close(program.module()(*longer), Model()(*longer))
+    torch.testing.assert_close(program.module()(*longer), WindowModel()(*longer))
+
+
+def test_aot_inductor(tmp_path):
+    """Every kind of argument goes through the compiled package: str, int[], float[], Tensor[], Tensor?, SymInt."""
+    lengths = torch.tensor([99, 200], dtype=torch.int32)
+
+    def arguments(n):
+        mask = torch.ones(-(-n // 64), -(-n // 64), dtype=torch.bool)
+        return *draw(Shape(2, 6, 3, n, n, 16)), mask, lengths
+
+    auto = torch.export.Dim.AUTO
+    shapes = *({2: auto},) * 3, {0: auto, 1: auto}, None
+    program = torch.export.export(BlockModel(), arguments(200), dynamic_shapes=shapes)
+    package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+    compiled = torch._inductor.aoti_load_package(package)
+    for n in (200, 300):
+        torch.testing.assert_close(compiled(*arguments(n)), BlockModel()(*arguments(n)))
 
 
 @pytest.mark.parametrize("alpha", (1, 1.5))
