@@ -1,5 +1,6 @@
 // Build facts and the table as JSON, for callers without C++: the definitions come from CMake.
 #include <sstream>
+#include <utility>
 
 #include "kernels/registry.hpp"
 
@@ -7,9 +8,15 @@ namespace splash::kernels {
 namespace {
 
 std::string build_info() {
+  const std::pair<const char*, std::string> facts[] = {
+      {"version", SPLASH_VERSION},        {"commit", SPLASH_COMMIT},       {"compiler", SPLASH_COMPILER},
+      {"build_type", SPLASH_BUILD_TYPE},  {"torch", SPLASH_TORCH_VERSION}, {"cuda", SPLASH_CUDA_VERSION},
+      {"cuda_archs", SPLASH_CUDA_ARCH_LIST}, {"cpu_isa", cpu_isa()},
+  };
   std::ostringstream text;
-  text << "{\"version\": \"" SPLASH_VERSION "\", \"compiler\": \"" SPLASH_COMPILER "\", \"build_type\": \"" SPLASH_BUILD_TYPE
-       << "\", \"cuda\": \"" SPLASH_CUDA_VERSION "\", \"cuda_archs\": \"" SPLASH_CUDA_ARCH_LIST "\", \"cpu_isa\": \"" << cpu_isa() << "\", \"instances\": " << instances().size() << "}";
+  text << "{";
+  for (const auto& [name, value] : facts) text << '"' << name << "\": \"" << value << "\", ";
+  text << "\"instances\": " << instances().size() << "}";
   return text.str();
 }
 

@@ -48,17 +48,19 @@ if(SPLASH_WITH_CUDA)
   endforeach()
   set(SPLASH_WITH_ARCHS sm90)
 
-  if(NOT SPLASH_CUTLASS_DIR)
+  # Not cached: an isolated build leaves a build tree behind, but not the environment that held the headers.
+  set(cutlass "${SPLASH_CUTLASS_DIR}")
+  if(NOT cutlass)
     execute_process(
       COMMAND ${Python_EXECUTABLE} -c
               "import importlib.util as u, os; print(os.path.join(os.path.dirname(u.find_spec('cutlass_library').origin), 'source', 'include'))"
       OUTPUT_VARIABLE cutlass OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
-    set(SPLASH_CUTLASS_DIR "${cutlass}" CACHE PATH "CUTLASS include folder" FORCE)
   endif()
-  if(NOT EXISTS "${SPLASH_CUTLASS_DIR}/cute/tensor.hpp")
-    message(FATAL_ERROR "CUTLASS headers not found ('${SPLASH_CUTLASS_DIR}'): pip install --no-deps nvidia-cutlass==4.2.0.0, "
+  if(NOT EXISTS "${cutlass}/cute/tensor.hpp")
+    message(FATAL_ERROR "CUTLASS headers not found ('${cutlass}'): pip install --no-deps nvidia-cutlass==4.2.0.0, "
                         "or set SPLASH_CUTLASS_DIR")
   endif()
+  set(SPLASH_CUTLASS_INCLUDE "${cutlass}")
 
   if(NOT CMAKE_CUDA_COMPILER)
     set(CMAKE_CUDA_COMPILER ${SPLASH_NVCC})
@@ -78,7 +80,7 @@ function(splash_add_cuda_objects target)
   cmake_parse_arguments(ARG "" "" "SOURCES" ${ARGN})
   add_library(${target} OBJECT ${ARG_SOURCES})
   target_link_libraries(${target} PRIVATE splash_headers)
-  target_include_directories(${target} SYSTEM PRIVATE ${SPLASH_CUTLASS_DIR} ${CUDAToolkit_INCLUDE_DIRS})
+  target_include_directories(${target} SYSTEM PRIVATE ${SPLASH_CUTLASS_INCLUDE} ${CUDAToolkit_INCLUDE_DIRS})
   target_compile_definitions(${target} PRIVATE NDEBUG)
   target_compile_options(${target} PRIVATE -O3 --expt-relaxed-constexpr -gencode arch=compute_90a,code=sm_90a -Xptxas -v
                                            -Xcompiler=-Wno-psabi)

@@ -6,7 +6,24 @@ set(SPLASH_INSTALL_LIB lib)
 set(SPLASH_INSTALL_INCLUDE include)
 set(SPLASH_INSTALL_CMAKE lib/cmake/splash)
 
+# The commit of the sources: asked again whenever the repository's log grows, "unknown" outside a repository.
+find_package(Git QUIET)
+set(SPLASH_COMMIT unknown)
+if(Git_FOUND AND EXISTS ${PROJECT_SOURCE_DIR}/.git)
+  execute_process(COMMAND ${GIT_EXECUTABLE} rev-parse --short=12 HEAD WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
+                  OUTPUT_VARIABLE commit OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE failed)
+  if(NOT failed)
+    set(SPLASH_COMMIT ${commit})
+  endif()
+  if(EXISTS ${PROJECT_SOURCE_DIR}/.git/logs/HEAD)
+    set_property(DIRECTORY ${PROJECT_SOURCE_DIR} APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS
+                 ${PROJECT_SOURCE_DIR}/.git/logs/HEAD)
+  endif()
+endif()
+
 set(SPLASH_BUILD_DEFINITIONS
+    SPLASH_COMMIT="${SPLASH_COMMIT}"
+    SPLASH_TORCH_VERSION="${SPLASH_TORCH_VERSION}"
     SPLASH_VERSION="${PROJECT_VERSION}"
     "SPLASH_COMPILER=\"${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}\""
     SPLASH_BUILD_TYPE="${CMAKE_BUILD_TYPE}"

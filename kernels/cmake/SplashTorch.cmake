@@ -8,7 +8,9 @@ find_library(SPLASH_TORCH_CPU torch_cpu PATHS ${SPLASH_TORCH_DIR}/lib NO_DEFAULT
 if(NOT SPLASH_TORCH_CPU)
   message(FATAL_ERROR "Torch not found by ${Python_EXECUTABLE}: install torch>=2.10, or configure with -DSPLASH_TORCH=OFF")
 endif()
-message(STATUS "splash: Torch in ${SPLASH_TORCH_DIR}")
+file(STRINGS ${SPLASH_TORCH_DIR}/version.py SPLASH_TORCH_VERSION REGEX "^__version__")
+string(REGEX REPLACE ".*'(.*)'.*" "\\1" SPLASH_TORCH_VERSION "${SPLASH_TORCH_VERSION}")
+message(STATUS "splash: Torch ${SPLASH_TORCH_VERSION} in ${SPLASH_TORCH_DIR}")
 
 add_library(splash_torch_headers INTERFACE)
 target_include_directories(splash_torch_headers SYSTEM INTERFACE ${SPLASH_TORCH_DIR}/include)
