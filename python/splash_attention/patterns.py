@@ -217,9 +217,8 @@ class BlockMask(Pattern):
         return (Nq + rows - 1) // rows, (Nk + columns - 1) // columns
 
     def check(self, Nq: int, Nk: int) -> None:
-        _check_broadcast(
-            "mask", self.mask.shape[-2:], self.blocks(Nq, Nk), f"blocks of {self.block} over ({Nq}, {Nk}) scores"
-        )
+        # A text with the sizes in it, made before it is needed, would tie torch.compile to these sizes.
+        _check_broadcast("mask", self.mask.shape[-2:], self.blocks(Nq, Nk), "(block rows, block columns)")
 
     def tensors(self, batch, heads, Nq, Nk, device, backward):
         self.check(Nq, Nk)
