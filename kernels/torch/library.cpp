@@ -17,7 +17,7 @@ class Arguments {
     return torch::stable::detail::to<T>(*next_++);
   }
 
-  /// Torch's own conversion to std::string never frees its temporary (2.10 to 2.13).
+  /// Torch 2.13's own conversion to std::string never frees its temporary.
   std::string take_string() {
     const auto handle = take<StringHandle>();
     size_t length = 0;
