@@ -22,7 +22,9 @@ def info() -> None:
 @app.command()
 def demo(
     text: Annotated[Path | None, typer.Option(help="Text to train on. Default: files of Python's library.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of each model.")] = 200,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Training steps of each model. The tolerance is meant for some hundreds.")
+    ] = 200,
     seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
     output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("splash-demo"),
 ) -> None:
