@@ -1,5 +1,6 @@
 """Devices, the `gpu` marker of pyproject.toml and the summary lines of the test suite."""
 
+import contextlib
 from dataclasses import dataclass
 
 import pytest
@@ -18,6 +19,24 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@contextlib.contextmanager
+def threads(count):
+    """Torch's pool, which splash uses too, has this many threads on the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Small dense operations lose more time in the pool than they gain, most of all on a busy machine."""
+    with threads(1):
+        yield
 
 
 @pytest.fixture(params=[pytest.param("cpu"), pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -1,8 +1,7 @@
 """Three answers to a case (splash, the float64 reference, the same by PyTorch) and the bound between them."""
 
-import contextlib
-
 import torch
+from conftest import threads
 
 import splash_attention as sa
 from splash_attention.reference import reference_attention
@@ -12,17 +11,6 @@ FLOOR = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 16, torch.float64: 
 # Smaller results count as if they were this large. Gradients are differences of numbers of order 1, and what float32
 # loses in those is more than the rounding of a small result; in 16 bits the rounding of the operands covers it.
 SMALLEST = {torch.float16: 1e-2, torch.bfloat16: 1e-2, torch.float32: 1, torch.float64: 1}
-
-
-@contextlib.contextmanager
-def one_thread():
-    """Small dense operations lose more time in Torch's thread pool than they gain, most of all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def with_gradients(function, q, k, v, grad, grad_statistic=None):
@@ -62,12 +50,12 @@ def answers(case, device, backward=True):
         out, statistic = function(*tensors)
         return {"out": out, "statistic": statistic}
 
-    with one_thread():
-        exact_answer = run(exact, q.double(), k.double(), v.double())
-        same_answer = run(same_precision, q, k, v)
-        if q.dtype in (torch.float16, torch.bfloat16):  # statistics are float32 whatever the inputs are
-            same_answer["statistic"] = same_precision(q.float(), k.float(), v.float())[1]
-    return run(splash, q, k, v), exact_answer, same_answer
+    exact_answer = run(exact, q.double(), k.double(), v.double())
+    same_answer = run(same_precision, q, k, v)
+    if q.dtype in (torch.float16, torch.bfloat16):  # statistics are float32 whatever the inputs are
+        same_answer["statistic"] = same_precision(q.float(), k.float(), v.float())[1]
+    with threads(2):
+        return run(splash, q, k, v), exact_answer, same_answer
 
 
 def error_and_bound(got, want, same):

@@ -11,6 +11,8 @@ import splash_attention as sa
 from splash_attention import NoKernelError
 from splash_attention.reference import reference_attention
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def assert_within_bound(case, device, record_error, backward):
     got, want, same = oracle.answers(case, device, backward)
@@ -116,6 +118,10 @@ class TestCudaErrors:
     def test_float32(self):
         with pytest.raises(NoKernelError, match="float32"):
             self.run(dtype=torch.float32)
+
+    def test_other_head_dimension(self):
+        with pytest.raises(NoKernelError, match="96"):
+            self.run(dim=96)
 
     def test_other_alpha(self):
         with pytest.raises(NoKernelError, match="entmax"):

@@ -16,6 +16,8 @@ from cases import CAUSAL, PATTERNS, Case, Shape, on_devices, random_blocks
 import splash_attention as sa
 from splash_attention.reference import reference_attention
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAN = float("nan")
 MALLOC_DEBUG = "libc_malloc_debug.so.0"  # part of glibc since 2.34
 BASE = Case("causal", CAUSAL, 1, torch.bfloat16, Shape(2, 4, 2, 200, 200, 64))
@@ -205,6 +207,27 @@ def test_every_element_is_written(device, alpha):
         torch.use_deterministic_algorithms(deterministic)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("alpha", [1, 1.5])
+def test_canaries_around_outputs(alpha):
+    """The output lies inside a block that was filled with a pattern; around it the pattern stays."""
+    q, k, v = (torch.randn(1, 8, 4001, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    block = torch.full((32 << 20,), 0x5A, dtype=torch.uint8, device="cuda")
+    begin, end = block.data_ptr(), block.data_ptr() + block.numel()
+    del block  # Torch's allocator hands out parts of it, unchanged, to what comes next
+    before = torch.empty(4 << 20, dtype=torch.uint8, device="cuda")
+    out = sa.attention(q, k, v, "causal", alpha)
+    out_end = out.data_ptr() + out.numel() * out.element_size()
+    assert before.data_ptr() == begin and begin + before.numel() == out.data_ptr()
+    start = -(-out_end // (2 << 20)) * (2 << 20)
+    after = torch.empty(end - start - (2 << 20), dtype=torch.uint8, device="cuda")
+    assert out_end <= after.data_ptr() < end
+    torch.cuda.synchronize()
+    assert (before == 0x5A).all() and (after == 0x5A).all()
+
+
 def test_inputs_stay_as_they_are(device):
     """Views inside a larger buffer: not a bit of the buffer changes, neither in the views nor around them."""
     case = replace(BASE, layout="sliced", alpha=1.5)
@@ -278,7 +301,7 @@ def test_memory_bounds_on_cpu(script):
     """Nothing past an input is read (a protected page lies behind each) and nothing past an output is written."""
     folder = Path(__file__).parent / "memory"
     paths = [str(folder.parent), os.environ.get("PYTHONPATH", "")]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, paths)))
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(filter(None, paths)))
     if script == "malloc_check.py":
         environment |= {"LD_PRELOAD": MALLOC_DEBUG, "MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "165"}
     result = subprocess.run(

@@ -10,6 +10,8 @@ from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, cre
 
 import splash_attention as sa
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def tensors(queries, keys, dim=32, heads=4, kv_heads=2, dtype=torch.float32, grad=True):
     generator = torch.Generator().manual_seed(7)

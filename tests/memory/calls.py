@@ -7,18 +7,18 @@ import itertools
 from dataclasses import replace
 
 import torch
-from cases import PATTERNS, Case, Shape
+from cases import GPU_HEAD_DIMS, HALVES, PATTERNS, Case, Shape
 
 import splash_attention as sa
-
-HALVES = (torch.bfloat16, torch.float16)
 
 
 def chosen(device):
     """The cases to call: what CUDA has kernels for there, more dtypes and odd head dimensions on the CPU."""
-    dims = (64, 128) if device == "cuda" else (33, 64)
-    dtypes = HALVES if device == "cuda" else (*HALVES, torch.float32)
-    for name, alpha, dim, dtype in itertools.product(PATTERNS, (1, 1.5), dims, dtypes):
+    if device == "cuda":
+        kinds = list(itertools.product(HALVES, GPU_HEAD_DIMS))
+    else:
+        kinds = [(torch.bfloat16, 33), (torch.float16, 64), (torch.float32, 20)]
+    for name, alpha, (dtype, dim) in itertools.product(PATTERNS, (1, 1.5), kinds):
         case = Case(name, PATTERNS[name], alpha, dtype, Shape(2, 2, 1, 131, 190, dim), layout="bnhd")
         yield case
         if name in ("causal", "blocks64"):
