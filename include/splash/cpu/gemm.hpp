@@ -35,9 +35,11 @@ struct Count {
   static constexpr int value = N;
 };
 
-// Accumulators of a micro kernel: as many as the registers hold beside one row of B and one broadcast.
-inline constexpr int kMicroRows = 6;
+// Accumulators of a micro kernel: as many as the registers hold beside one row of B and one broadcast. A single vector
+// of columns takes more rows, to keep enough sums in flight.
 inline constexpr int kMicroVectors = kVectorBytes == 64 ? 4 : 2;
+template <int V>
+inline constexpr int kMicroRows = V == 1 ? 12 : 6;
 
 template <class Real, int M, int V>
 SPLASH_HD void micro_kernel(int k, Broadcast<Real> a, Matrix<const Real> b, Matrix<Real> c, Start start,
@@ -82,7 +84,10 @@ template <class Real, int V>
     a.data += rows * a.row_stride;
     c.data += rows * c.stride;
   };
-  for (; row + kMicroRows <= m; advance(kMicroRows)) micro_kernel<Real, kMicroRows, V>(k, a, b, c, start, factors);
+  constexpr int kRows = kMicroRows<V>;
+  for (; row + kRows <= m; advance(kRows)) micro_kernel<Real, kRows, V>(k, a, b, c, start, factors);
+  if constexpr (kRows > 6)
+    if (row + 6 <= m) micro_kernel<Real, 6, V>(k, a, b, c, start, factors), advance(6);
   if (row + 4 <= m) micro_kernel<Real, 4, V>(k, a, b, c, start, factors), advance(4);
   if (row + 2 <= m) micro_kernel<Real, 2, V>(k, a, b, c, start, factors), advance(2);
   if (row < m) micro_kernel<Real, 1, V>(k, a, b, c, start, factors);

@@ -1,6 +1,7 @@
 // Moving tiles: storage types to and from Real, and the transposition that turns rows into vector lanes.
 #pragma once
 
+#include "splash/core/arguments.hpp"
 #include "splash/cpu/gemm.hpp"
 
 SPLASH_NAMESPACE_BEGIN

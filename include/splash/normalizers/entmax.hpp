@@ -12,8 +12,6 @@ struct SquareExponent {
   static SPLASH_HD SquareExponent from(double) { return {}; }
   SPLASH_HD double alpha() const { return 1.5; }
   template <class Value>
-  SPLASH_HD Value weight(Value base) const { return base * base; }
-  template <class Value>
   SPLASH_HD Value slope(Value base) const { return base; }
   template <class Value>
   SPLASH_HD Value root(Value total) const { return math::sqrt(total); }
@@ -24,9 +22,6 @@ struct GeneralExponent {
   double alpha_;
   static SPLASH_HD GeneralExponent from(double alpha) { return {alpha}; }
   SPLASH_HD double alpha() const { return alpha_; }
-  /// base^beta
-  template <class Value>
-  SPLASH_HD Value weight(Value base) const { return alpha_ == 2.0 ? base : math::power(base, exponent<Value>(1.0)); }
   /// base^(beta - 1) = p^(2 - alpha), 0 off the support
   template <class Value>
   SPLASH_HD Value slope(Value base) const {
@@ -74,6 +69,10 @@ struct Entmax {
     return math::relu((raw * Value(factor) - max) + gap);
   }
 
+  /// base^beta, by the one power that the slope needs too.
+  template <class Value>
+  SPLASH_HD Value weight(Value base) const { return base * exponent.slope(base); }
+
   template <class Value, int R>
   struct Rows {
     Value max[R];
@@ -105,8 +104,9 @@ struct Entmax {
           SPLASH_UNROLL
           for (int r = 0; r < R; ++r) {
             const Value base = n.base(fragment.get(r, c), max[r], gap[r]);
-            total[r] = total[r] + n.exponent.weight(base);
-            slope[r] = slope[r] + n.exponent.slope(base);
+            const Value u = n.exponent.slope(base);
+            total[r] = total[r] + base * u;
+            slope[r] = slope[r] + u;
           }
       }
     }
@@ -144,7 +144,7 @@ struct Entmax {
       for (int c = 0; c < fragment.columns(); ++c)
         SPLASH_UNROLL
         for (int r = 0; r < R; ++r)
-          fragment.set(r, c, n.exponent.weight(n.base(fragment.get(r, c), max[r], gap[r])));
+          fragment.set(r, c, n.weight(n.base(fragment.get(r, c), max[r], gap[r])));
     }
 
     template <class Reduce>
@@ -199,7 +199,7 @@ struct Entmax {
         for (int r = 0; r < R; ++r) {
           const Value base = n.base(scores.get(r, c), max[r], gap[r]);
           const Value u = n.exponent.slope(base);
-          scores.set(r, c, n.exponent.weight(base));
+          scores.set(r, c, base * u);
           dp.set(r, c, math::select(u == Value(0), Value(0), u * (dp.get(r, c) - delta[r])));
         }
     }
