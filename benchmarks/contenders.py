@@ -1,6 +1,5 @@
 """splash and its peers behind the same two functions: can it run a problem, and a forward call for given inputs."""
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -37,30 +36,24 @@ def sdpa(backend):
     return prepare
 
 
-@functools.cache
-def compiled_flex():
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention, dynamic=False)
-
-
 def flex(problem, inputs):
-    from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+    from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
     if problem.blocks:
-        lines = inputs.block_list
-        counts = torch.full(lines.shape[:3], lines.shape[3], dtype=torch.int32, device=lines.device)
-        empty = torch.zeros_like(counts)
-        block_mask = BlockMask.from_kv_blocks(empty, padded(lines), counts, padded(lines), BLOCK_SIZE=problem.blocks[0])
+        lines = padded(inputs.block_list)
+        counts = torch.full_like(lines[..., 0], inputs.block_list.shape[-1])
+        partial = torch.zeros_like(counts)
+        block_mask = BlockMask.from_kv_blocks(partial, lines, counts, lines.clone(), BLOCK_SIZE=problem.blocks[0])
     else:
-        n, device = problem.length, inputs.q.device.type
-        block_mask = torch.compile(create_block_mask)(problem.mask_mod, None, None, n, n, device=device)
-    attention = compiled_flex()
+        n = problem.length
+        block_mask = create_block_mask(problem.mask_mod, None, None, n, n, device=inputs.q.device.type)
+    torch.compiler.reset()  # past its limit of recompilations Torch would fall back to N x N scores
+    attention = torch.compile(flex_attention, dynamic=False)
     return lambda q, k, v: attention(q, k, v, block_mask=block_mask)
 
 
 def padded(lines):
-    """A block list as wide as there are block columns, which FlexAttention expects for its transposition."""
+    """A block list as wide as there are block columns, as FlexAttention's own."""
     return F.pad(lines, (0, lines.shape[2] - lines.shape[3]))
 
 
