@@ -9,8 +9,8 @@ namespace {
 
 std::string build_info() {
   const std::pair<const char*, std::string> facts[] = {
-      {"version", SPLASH_VERSION},        {"commit", SPLASH_COMMIT},       {"compiler", SPLASH_COMPILER},
-      {"build_type", SPLASH_BUILD_TYPE},  {"torch", SPLASH_TORCH_VERSION}, {"cuda", SPLASH_CUDA_VERSION},
+      {"version", SPLASH_VERSION},           {"commit", SPLASH_COMMIT},       {"compiler", SPLASH_COMPILER},
+      {"build_type", SPLASH_BUILD_TYPE},     {"torch", SPLASH_TORCH_VERSION}, {"cuda", SPLASH_CUDA_VERSION},
       {"cuda_archs", SPLASH_CUDA_ARCH_LIST}, {"cpu_isa", cpu_isa()},
   };
   std::ostringstream text;

@@ -21,7 +21,8 @@ std::string number(int value) { return value == 0 ? "any" : std::to_string(value
 void compare(Difference& difference, int weight, const char* field, const std::string& wanted, const std::string& row) {
   if (wanted == row) return;
   difference.weight += weight;
-  difference.text += (difference.text.empty() ? "" : ", ") + std::string(field) + " is " + wanted + ", compiled is " + row;
+  difference.text +=
+      (difference.text.empty() ? "" : ", ") + std::string(field) + " is " + wanted + ", compiled is " + row;
 }
 
 Difference difference(const Key& wanted, const Key& row) {
@@ -31,7 +32,8 @@ Difference difference(const Key& wanted, const Key& row) {
   compare(result, 8, "normalizer", wanted.normalizer, row.normalizer);
   if (row.pattern != "any") compare(result, 4, "pattern", wanted.pattern, row.pattern);
   compare(result, 2, "dtype", name_of(wanted.dtype), name_of(row.dtype));
-  if (row.head_dim != 0 && row.head_dim < wanted.head_dim) compare(result, 1, "head_dim", number(wanted.head_dim), number(row.head_dim));
+  if (row.head_dim != 0 && row.head_dim < wanted.head_dim)
+    compare(result, 1, "head_dim", number(wanted.head_dim), number(row.head_dim));
   if (row.block != 0) compare(result, 1, "block", number(wanted.block), number(row.block));
   return result;
 }

@@ -24,8 +24,8 @@ enum class Arch : int {
   sm90 = 90,
 };
 
-/// One row of the table. In a compiled row, head_dim serves itself and what is smaller, head_dim 0 every head dimension,
-/// and block 0 every block size.
+/// One row of the table. In a compiled row, head_dim serves itself and what is smaller, head_dim 0 every head
+/// dimension, and block 0 every block size.
 struct Key {
   Pass pass = Pass::forward;
   Arch arch = Arch::cpu;

@@ -23,11 +23,17 @@ Enum parse(const char* what, const std::string& text, int count) {
   throw std::invalid_argument(std::string(what) + " is " + text + "; allowed are " + allowed);
 }
 
-Key make_key(const std::string& pass, const std::string& arch, const std::string& pattern, const std::string& normalizer,
-             const std::string& dtype, int head_dim, int block) {
+Key make_key(const std::string& pass, const std::string& arch, const std::string& pattern,
+             const std::string& normalizer, const std::string& dtype, int head_dim, int block) {
   Arch parsed_arch;
-  if (!parse_arch(arch, parsed_arch)) throw std::invalid_argument("arch is " + arch + "; allowed are cpu, cuda, sm<number>");
-  return {parse<Pass>("pass", pass, 2), parsed_arch, pattern, normalizer, parse<splash::DType>("dtype", dtype, 7), head_dim,
+  if (!parse_arch(arch, parsed_arch))
+    throw std::invalid_argument("arch is " + arch + "; allowed are cpu, cuda, sm<number>");
+  return {parse<Pass>("pass", pass, 2),
+          parsed_arch,
+          pattern,
+          normalizer,
+          parse<splash::DType>("dtype", dtype, 7),
+          head_dim,
           block};
 }
 
@@ -47,8 +53,9 @@ py::dict to_dict(const Key& key) {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The instances compiled into libsplash.";
-  m.def("build_info", [] { return py::module_::import("json").attr("loads")(splash_build_info()); },
-        "Version, compiler, CUDA and instruction set, as a dict.");
+  m.def(
+      "build_info", [] { return py::module_::import("json").attr("loads")(splash_build_info()); },
+      "Version, compiler, CUDA and instruction set, as a dict.");
   m.def(
       "instances",
       [] {
@@ -70,9 +77,8 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "explain",
       [](const std::string& pass, const std::string& arch, const std::string& pattern, const std::string& normalizer,
-         const std::string& dtype, int head_dim, int block) {
-        return explain(make_key(pass, arch, pattern, normalizer, dtype, head_dim, block));
-      },
+         const std::string& dtype, int head_dim,
+         int block) { return explain(make_key(pass, arch, pattern, normalizer, dtype, head_dim, block)); },
       py::arg("pass_"), py::arg("arch"), py::arg("pattern"), py::arg("normalizer"), py::arg("dtype"),
       py::arg("head_dim"), py::arg("block") = 0,
       "Why a key has no row: the nearest one and the fields that differ. Empty where there is one.");

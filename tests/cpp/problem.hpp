@@ -36,7 +36,8 @@ struct Problem {
     backward.statistic = forward.statistic;
     backward.saved = forward.saved;
     backward.grad_out = view(grad_out, rows);
-    backward.grad_q = view(grad_q, rows), backward.grad_k = view(grad_k, columns), backward.grad_v = view(grad_v, columns);
+    backward.grad_q = view(grad_q, rows), backward.grad_k = view(grad_k, columns),
+    backward.grad_v = view(grad_v, columns);
   }
   Problem(const Problem&) = delete;
 
@@ -58,7 +59,10 @@ struct Problem {
     for (int n = 0; n < count; ++n) data[n] = std::sin(phase + 0.7f * float(n) + 0.01f * float(n % 97) * float(n % 89));
   }
   static splash::TensorView view(std::vector<float>& data, int lines) {
-    return {data.data(), splash::DType::float32, 4, {kBatch, kHeads, lines, kDim},
+    return {data.data(),
+            splash::DType::float32,
+            4,
+            {kBatch, kHeads, lines, kDim},
             {int64_t(kHeads) * lines * kDim, int64_t(lines) * kDim, kDim, 1}};
   }
 };

@@ -55,7 +55,8 @@ void check_tiles(const char* name, const P& pattern, const Frame& frame, int row
     for (int column = 0; column < columns; column += tile_columns) {
       const Box box{row, row_end, column, column + tile_columns < columns ? column + tile_columns : columns};
       const int count = kept.count(box);
-      const TileState truth = count == 0 ? TileState::empty : (count == area(box) ? TileState::full : TileState::partial);
+      const TileState truth =
+          count == 0 ? TileState::empty : (count == area(box) ? TileState::full : TileState::partial);
       const TileState state = pattern.classify(frame, box);
       ++brute_forced_tiles;
       inexact_tiles += state != truth;
@@ -63,13 +64,14 @@ void check_tiles(const char* name, const P& pattern, const Frame& frame, int row
                   "%s classifies [%d,%d)x[%d,%d) as %d, it is %d", name, box.row_begin, box.row_end, box.column_begin,
                   box.column_end, int(state), int(truth));
       const bool visited = !walk.done() && walk.begin() == column;
-      check::that(visited ? state != TileState::empty : count == 0, "%s: the walk %s [%d,%d)x[%d,%d), which keeps %d", name,
-                  visited ? "visits" : "misses", row, row_end, column, box.column_end, count);
+      check::that(visited ? state != TileState::empty : count == 0, "%s: the walk %s [%d,%d)x[%d,%d), which keeps %d",
+                  name, visited ? "visits" : "misses", row, row_end, column, box.column_end, count);
       if (!visited) continue;
       check::that(walk.state() == state && walk.end() == box.column_end && walk.tile() == column / tile_columns,
                   "%s: the walk's tile differs at row %d, column %d", name, row, column);
       walk.advance();
-      check::that(walk.done() || walk.begin() > column, "%s: the walk goes back at row %d, column %d", name, row, column);
+      check::that(walk.done() || walk.begin() > column, "%s: the walk goes back at row %d, column %d", name, row,
+                  column);
     }
     check::that(walk.done(), "%s: the walk goes on past the last column in row %d", name, row);
   }
@@ -87,10 +89,11 @@ void check_steps(const char* name, const P& pattern, const Frame& frame, int row
         const int stop = next < columns ? next : columns;
         check::that(next >= column, "%s: next_column(%d) of rows [%d,%d) is %d", name, column, row, row_end, next);
         check::that(stop == column || kept.count({row, row_end, column, stop}) == 0,
-                    "%s: next_column(%d) of rows [%d,%d) is %d and skips kept scores", name, column, row, row_end, next);
+                    "%s: next_column(%d) of rows [%d,%d) is %d and skips kept scores", name, column, row, row_end,
+                    next);
         if (exact && stop < columns)
-          check::that(kept.count({row, row_end, stop, stop + 1}) > 0, "%s: next_column(%d) of rows [%d,%d) is %d, not kept",
-                      name, column, row, row_end, next);
+          check::that(kept.count({row, row_end, stop, stop + 1}) > 0,
+                      "%s: next_column(%d) of rows [%d,%d) is %d, not kept", name, column, row, row_end, next);
       }
     }
 }
@@ -105,12 +108,13 @@ void check_involution(const char* name, const P& pattern, const Frame& frame) {
       const int row_end = row + 7 < frame.num_queries ? row + 7 : frame.num_queries;
       const int column_end = column + 5 < frame.num_keys ? column + 5 : frame.num_keys;
       const Box box{row, row_end, column, column_end}, mirrored{column, column_end, row, row_end};
-      const bool same = twice.keep(frame, row, column) == pattern.keep(frame, row, column) &&
-                        once.keep(frame, column, row) == pattern.keep(frame, row, column) &&
-                        twice.classify(frame, box) == pattern.classify(frame, box) &&
-                        once.classify(frame, mirrored) == pattern.classify(frame, box) &&
-                        twice.next_column(frame, row, row_end, column) == pattern.next_column(frame, row, row_end, column) &&
-                        twice.next_row(frame, column, column_end, row) == pattern.next_row(frame, column, column_end, row);
+      const bool same =
+          twice.keep(frame, row, column) == pattern.keep(frame, row, column) &&
+          once.keep(frame, column, row) == pattern.keep(frame, row, column) &&
+          twice.classify(frame, box) == pattern.classify(frame, box) &&
+          once.classify(frame, mirrored) == pattern.classify(frame, box) &&
+          twice.next_column(frame, row, row_end, column) == pattern.next_column(frame, row, row_end, column) &&
+          twice.next_row(frame, column, column_end, row) == pattern.next_row(frame, column, column_end, row);
       check::that(same, "%s: its transpose differs at row %d, column %d", name, row, column);
     }
 }
@@ -159,8 +163,8 @@ template <class P>
 void check_same_keep(const char* name, const Conjunction<AnyPattern>& all, const P& meant, const Frame& frame) {
   for (int row = 0; row < frame.num_queries; ++row)
     for (int column = 0; column < frame.num_keys; ++column)
-      check::that(all.keep(frame, row, column) == meant.keep(frame, row, column), "%s: keep differs at row %d, column %d",
-                  name, row, column);
+      check::that(all.keep(frame, row, column) == meant.keep(frame, row, column),
+                  "%s: keep differs at row %d, column %d", name, row, column);
 }
 
 void check_bands(const Frame& frame) {
@@ -192,8 +196,8 @@ void check_masks(const cases::FrameCase& one, unsigned seed) {
       check_pattern("block_mask & causal", all, frame, false);
       check_same_keep("block_mask & causal", all, causal, frame);
       const cases::Mask other(one.rows, one.columns, 32, 48, 0.5, ++seed);
-      check_pattern("four terms",
-                    conjunction({mask_term(other), window_term(50, 9), plain_term(0), mask_term(mask)}), frame, false);
+      check_pattern("four terms", conjunction({mask_term(other), window_term(50, 9), plain_term(0), mask_term(mask)}),
+                    frame, false);
     }
 }
 

@@ -1,5 +1,5 @@
-// The CPU mainloops ask a pattern and a normalizer everything that their contracts name: policies that count their calls
-// run through forward and backward, and give what the policies that they wrap give.
+// The CPU mainloops ask a pattern and a normalizer everything that their contracts name: policies that count their
+// calls run through forward and backward, and give what the policies that they wrap give.
 #include <map>
 #include <string>
 
@@ -20,9 +20,7 @@ std::map<std::string, long> calls;
 struct CountingWindow {
   patterns::SlidingWindow window;
 
-  bool keep(const Frame& frame, int row, int column) const {
-    return ++calls["keep"], window.keep(frame, row, column);
-  }
+  bool keep(const Frame& frame, int row, int column) const { return ++calls["keep"], window.keep(frame, row, column); }
   TileState classify(const Frame& frame, const Box& box) const {
     return ++calls["classify"], window.classify(frame, box);
   }
@@ -115,7 +113,8 @@ void check_hooks(const char* name, double alpha) {
   bool ok = cpu::forward<patterns::SlidingWindow, Normalizer, float, float>(window, plain.forward, {}).ok();
   ok = ok && cpu::backward<patterns::SlidingWindow, Normalizer, float, float>(window, plain.backward, {}).ok();
   ok = ok && cpu::forward<CountingWindow, Counting<Normalizer>, float, float>({window}, counted.forward, {}).ok();
-  std::vector<const char*> hooks = {"keep", "classify", "next_column", "from", "weigh", "finish", "output_factor", "statistic"};
+  std::vector<const char*> hooks = {"keep",  "classify", "next_column",   "from",
+                                    "weigh", "finish",   "output_factor", "statistic"};
   if (Normalizer::kScoreSweeps) hooks.insert(hooks.end(), {"observe", "refine"});
   if (Normalizer::kSaved > 0) hooks.push_back("saved");
   for (const char* hook : hooks) check::that(calls[hook] > 0, "%s forward never calls %s", name, hook);
@@ -128,8 +127,9 @@ void check_hooks(const char* name, double alpha) {
 
   check::that(ok, "%s: a call failed", name);
   check::that(same(plain.out, counted.out) && same(plain.statistic, counted.statistic), "%s: outputs differ", name);
-  check::that(same(plain.grad_q, counted.grad_q) && same(plain.grad_k, counted.grad_k) && same(plain.grad_v, counted.grad_v),
-              "%s: gradients differ", name);
+  check::that(
+      same(plain.grad_q, counted.grad_q) && same(plain.grad_k, counted.grad_k) && same(plain.grad_v, counted.grad_v),
+      "%s: gradients differ", name);
 }
 
 }  // namespace

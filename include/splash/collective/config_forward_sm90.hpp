@@ -1,9 +1,9 @@
 // Types of one Hopper forward instance: tiles, shared-memory layouts, matrix instructions, shared storage.
 #pragma once
 
+#include <cutlass/arch/barrier.h>
 #include <cute/arch/cluster_sm90.hpp>
 #include <cute/tensor.hpp>
-#include <cutlass/arch/barrier.h>
 #include <cutlass/gemm/collective/builders/sm90_common.inl>
 
 #include "splash/normalizers/concept.hpp"
@@ -29,26 +29,31 @@ struct ConfigForwardSm90 {
   static constexpr int kStages = kTuning.stages;
   static constexpr int kThreads = 128 * (kConsumers + 1);
   static_assert(HeadDim % 16 == 0 && kKeys % 16 == 0, "wgmma steps 16 deep");
-  static_assert((kConsumers * kTuning.consumer_registers + kTuning.producer_registers) * 128 <= 65536 / kTuning.blocks_per_sm,
+  static_assert((kConsumers * kTuning.consumer_registers + kTuning.producer_registers) * 128 <=
+                    65536 / kTuning.blocks_per_sm,
                 "setmaxnreg asks for more registers than a multiprocessor has");
 
   // (64, D, warp group), D contiguous, 128-byte swizzle where D allows. The output leaves through the same memory.
-  using AtomRows = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::K, Element, cute::Int<64>,
-                                                                                 cute::Int<HeadDim>>());
-  using LayoutQ = decltype(cute::tile_to_shape(AtomRows{}, cute::Shape<cute::_64, cute::Int<HeadDim>, cute::Int<kConsumers>>{}));
+  using AtomRows = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::K, Element,
+                                                                                cute::Int<64>, cute::Int<HeadDim>>());
+  using LayoutQ =
+      decltype(cute::tile_to_shape(AtomRows{}, cute::Shape<cute::_64, cute::Int<HeadDim>, cute::Int<kConsumers>>{}));
   // (keys, D, stage), D contiguous
-  using AtomK = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::K, Element, cute::Int<kKeys>,
-                                                                              cute::Int<HeadDim>>());
-  using LayoutK = decltype(cute::tile_to_shape(AtomK{}, cute::Shape<cute::Int<kKeys>, cute::Int<HeadDim>, cute::Int<kStages>>{}));
+  using AtomK = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::K, Element,
+                                                                             cute::Int<kKeys>, cute::Int<HeadDim>>());
+  using LayoutK =
+      decltype(cute::tile_to_shape(AtomK{}, cute::Shape<cute::Int<kKeys>, cute::Int<HeadDim>, cute::Int<kStages>>{}));
   // (D, keys, stage), D contiguous: the B operand of P V. Keys first, so that one TMA box holds all keys of 64 columns.
   using AtomV = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::MN, Element,
-                                                                              cute::Int<HeadDim>, cute::Int<kKeys>>());
-  using LayoutV = decltype(cute::tile_to_shape(AtomV{}, cute::Shape<cute::Int<HeadDim>, cute::Int<kKeys>, cute::Int<kStages>>{},
-                                               cute::Step<cute::_2, cute::_1, cute::_3>{}));
+                                                                             cute::Int<HeadDim>, cute::Int<kKeys>>());
+  using LayoutV =
+      decltype(cute::tile_to_shape(AtomV{}, cute::Shape<cute::Int<HeadDim>, cute::Int<kKeys>, cute::Int<kStages>>{},
+                                   cute::Step<cute::_2, cute::_1, cute::_3>{}));
 
   // S (64, keys) = Q K^T, both from shared memory; O (64, D) += P V, P from registers.
   using MmaScores = decltype(cute::make_tiled_mma(
-      cute::GMMA::ss_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<kKeys>, cute::Int<HeadDim>>>()));
+      cute::GMMA::ss_op_selector<Element, Element, float,
+                                 cute::Shape<cute::_64, cute::Int<kKeys>, cute::Int<HeadDim>>>()));
   using MmaOutput = decltype(cute::make_tiled_mma(
       cute::GMMA::rs_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<HeadDim>, cute::Int<kKeys>>,
                                  cute::GMMA::Major::K, cute::GMMA::Major::MN>()));
@@ -91,7 +96,8 @@ enum NamedBarrier : int { kVote = 1, kTurn = 2, kStore = 5 };
 __device__ __forceinline__ bool barrier_any(int barrier, int threads, bool condition) {
   int result;
   asm volatile(
-      "{\n .reg .pred p, q;\n setp.ne.s32 p, %3, 0;\n barrier.cta.red.or.pred q, %1, %2, p;\n selp.s32 %0, 1, 0, q;\n}\n"
+      "{\n .reg .pred p, q;\n setp.ne.s32 p, %3, 0;\n barrier.cta.red.or.pred q, %1, %2, p;\n selp.s32 %0, 1, 0, "
+      "q;\n}\n"
       : "=r"(result)
       : "r"(barrier), "r"(threads), "r"(int(condition))
       : "memory");

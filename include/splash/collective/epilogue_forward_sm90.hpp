@@ -18,18 +18,18 @@ struct EpilogueForwardSm90 {
 
   struct Params {
     TmaO tma_o;
-    float* statistic;     ///< (B, Hq, Nq)
-    float* saved;         ///< (kSaved, B, Hq, Nq)
-    int64_t saved_stride; ///< B * Hq * Nq
+    float* statistic;      ///< (B, Hq, Nq)
+    float* saved;          ///< (kSaved, B, Hq, Nq)
+    int64_t saved_stride;  ///< B * Hq * Nq
     int num_queries, heads, head_dim;
   };
 
   /// By one consumer warp group, whose part of the Q tile in shared memory is free by now. Rows that are padding are
   /// written as zeros, rows outside the tensor not at all.
   template <class Output, class Rows>
-  __device__ static void store(const Params& params, typename Config::SharedStorage& shared, const Normalizer& normalizer,
-                               const Frame& frame, int row_begin, int group, int thread, const Output& output,
-                               const Rows& rows) {
+  __device__ static void store(const Params& params, typename Config::SharedStorage& shared,
+                               const Normalizer& normalizer, const Frame& frame, int row_begin, int group, int thread,
+                               const Output& output, const Rows& rows) {
     const int lane = thread & 31;
     const int first_row = row_begin + 64 * group;
     Tensor sO = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{})(_, _, group);  // (64, D)
@@ -49,7 +49,8 @@ struct EpilogueForwardSm90 {
         const int64_t at = (int64_t(frame.batch) * params.heads + frame.head) * params.num_queries + first_row + row;
         params.statistic[at] = real ? rows.statistic(normalizer, r) : Normalizer::template empty_statistic<float>();
         CUTE_UNROLL
-        for (int s = 0; s < Normalizer::kSaved; ++s) params.saved[s * params.saved_stride + at] = real ? rows.saved(r, s) : 0.0f;
+        for (int s = 0; s < Normalizer::kSaved; ++s)
+          params.saved[s * params.saved_stride + at] = real ? rows.saved(r, s) : 0.0f;
       }
     }
     cutlass::arch::fence_view_async_shared();

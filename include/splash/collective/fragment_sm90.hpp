@@ -1,4 +1,5 @@
-// A thread's part of a 64-row accumulator tile as a normalizer's Fragment, and the reduction over the quad that shares rows.
+// A thread's part of a 64-row accumulator tile as a normalizer's Fragment, and the reduction over the quad that shares
+// rows.
 #pragma once
 
 #include <cute/tensor.hpp>
@@ -14,7 +15,9 @@ inline constexpr int kFragmentRows = 2;
 
 SPLASH_HD constexpr int accumulator_register(int r, int c) { return (c >> 1) * 4 + r * 2 + (c & 1); }
 SPLASH_HD constexpr int accumulator_column(int lane, int c) { return (c >> 1) * 8 + (lane & 3) * 2 + (c & 1); }
-SPLASH_HD constexpr int accumulator_row(int thread, int r) { return ((thread >> 5) & 3) * 16 + ((thread & 31) >> 2) + 8 * r; }
+SPLASH_HD constexpr int accumulator_row(int thread, int r) {
+  return ((thread >> 5) & 3) * 16 + ((thread & 31) >> 2) + 8 * r;
+}
 
 template <class Accumulator>
 struct AccumulatorFragment {

@@ -75,7 +75,7 @@ struct MainloopForwardSm90 {
   __device__ void load_queries() {
     Tensor gQ = local_tile(params.tma_q.get_tma_tensor(make_shape(1 << 30, params.head_dim, 1 << 16, 1 << 16))(
                                _, _, work.frame.head * params.fold_q_head, work.frame.batch * params.fold_q_batch),
-                           Shape<_64, Int<Config::kHeadDim>>{}, make_coord(_, _0{}));  // (64, D, row tiles)
+                           Shape<_64, Int<Config::kHeadDim>>{}, make_coord(_, _0{}));      // (64, D, row tiles)
     Tensor sQ = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{});  // (64, D, warp group)
     auto [tQg, tQs] = tma_partition(params.tma_q, _0{}, Layout<_1>{}, group_modes<0, 2>(sQ), group_modes<0, 2>(gQ));
     shared.q_full.arrive_and_expect_tx(Config::kBytesQ);
@@ -87,27 +87,31 @@ struct MainloopForwardSm90 {
   template <bool kWithValues>
   __device__ void sweep(int lane, K& k, K& v) {
     const int head = work.frame.head / params.group;
-    Tensor gK = local_tile(params.tma_k.get_tma_tensor(make_shape(1 << 30, params.head_dim, 1 << 16, 1 << 16))(
-                               _, _, head * params.fold_k_head, work.frame.batch * params.fold_k_batch),
-                           Shape<Int<Config::kKeys>, Int<Config::kHeadDim>>{}, make_coord(_, _0{}));  // (keys, D, tiles)
-    Tensor gV = local_tile(params.tma_v.get_tma_tensor(make_shape(params.head_dim, 1 << 30, 1 << 16, 1 << 16))(
-                               _, _, head * params.fold_v_head, work.frame.batch * params.fold_v_batch),
-                           Shape<Int<Config::kHeadDim>, Int<Config::kKeys>>{}, make_coord(_0{}, _));  // (D, keys, tiles)
-    Tensor sK = make_tensor(make_smem_ptr(shared.k.begin()), typename Config::LayoutK{});  // (keys, D, stage)
-    Tensor sV = make_tensor(make_smem_ptr(shared.v.begin()), typename Config::LayoutV{});  // (D, keys, stage)
+    Tensor gK =
+        local_tile(params.tma_k.get_tma_tensor(make_shape(1 << 30, params.head_dim, 1 << 16, 1 << 16))(
+                       _, _, head * params.fold_k_head, work.frame.batch * params.fold_k_batch),
+                   Shape<Int<Config::kKeys>, Int<Config::kHeadDim>>{}, make_coord(_, _0{}));  // (keys, D, tiles)
+    Tensor gV =
+        local_tile(params.tma_v.get_tma_tensor(make_shape(params.head_dim, 1 << 30, 1 << 16, 1 << 16))(
+                       _, _, head * params.fold_v_head, work.frame.batch * params.fold_v_batch),
+                   Shape<Int<Config::kHeadDim>, Int<Config::kKeys>>{}, make_coord(_0{}, _));  // (D, keys, tiles)
+    Tensor sK = make_tensor(make_smem_ptr(shared.k.begin()), typename Config::LayoutK{});     // (keys, D, stage)
+    Tensor sV = make_tensor(make_smem_ptr(shared.v.begin()), typename Config::LayoutV{});     // (D, keys, stage)
     auto [tKg, tKs] = tma_partition(params.tma_k, _0{}, Layout<_1>{}, group_modes<0, 2>(sK), group_modes<0, 2>(gK));
     auto [tVg, tVs] = tma_partition(params.tma_v, _0{}, Layout<_1>{}, group_modes<0, 2>(sV), group_modes<0, 2>(gV));
 
     const Frame& frame = work.frame;
     const int row_end = min(work.row_begin + Config::kRows, frame.num_queries);
-    for (patterns::TileWalk<Pattern> walk(params.pattern, frame, work.row_begin, row_end, frame.num_keys, Config::kKeys);
+    for (patterns::TileWalk<Pattern> walk(params.pattern, frame, work.row_begin, row_end, frame.num_keys,
+                                          Config::kKeys);
          !walk.done(); walk.advance()) {
       const unsigned full = full_groups(walk);
       shared.k_empty[k.slot].wait(k.phase ^ 1);
       if (lane == 0) {
         shared.note[k.slot] = {walk.tile(), full};
         shared.k_full[k.slot].arrive_and_expect_tx(Config::kBytesK);
-        copy(params.tma_k.with(*reinterpret_cast<uint64_t*>(&shared.k_full[k.slot])), tKg(_, walk.tile()), tKs(_, k.slot));
+        copy(params.tma_k.with(*reinterpret_cast<uint64_t*>(&shared.k_full[k.slot])), tKg(_, walk.tile()),
+             tKs(_, k.slot));
       }
       k.advance();
       if constexpr (kWithValues) {
@@ -204,9 +208,7 @@ struct MainloopForwardSm90 {
     // The accumulator registers of 16 keys are, in order, the A operand of those keys.
     auto weights = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<Config::kKeys / 16>>{});
 
-    auto multiply_scores = [&](const K& k) {
-      issue(mma_scores, tSrQ, tSrK(_, _, _, k.slot), scores, true);
-    };
+    auto multiply_scores = [&](const K& k) { issue(mma_scores, tSrQ, tSrK(_, _, _, k.slot), scores, true); };
     auto release = [&](cutlass::arch::ClusterBarrier& empty) {
       if ((thread & 31) == 0) empty.arrive();
     };
@@ -349,9 +351,8 @@ struct MainloopForwardSm90 {
   template <class Output>
   __device__ static void scale_rows(Output& output, const float (&factor)[kFragmentRows]) {
     CUTE_UNROLL
-    for (int c = 0; c < size(output) / kFragmentRows; ++c)
-      CUTE_UNROLL
-      for (int r = 0; r < kFragmentRows; ++r) output(accumulator_register(r, c)) *= factor[r];
+    for (int c = 0; c < size(output) / kFragmentRows; ++c) CUTE_UNROLL
+    for (int r = 0; r < kFragmentRows; ++r) output(accumulator_register(r, c)) *= factor[r];
   }
 
   /// Consumer groups issue their products in a ring: wait for the own turn, then let the next group go.

@@ -44,9 +44,9 @@ struct NormalizerSpec {
 
 /// Where rows and columns stand in the whole sequence, and how many of them a batch entry really has.
 struct Positions {
-  int64_t q_start = 0;                  ///< position of row 0
-  int64_t k_start = 0;                  ///< position of column 0
-  const int32_t* lengths = nullptr;     ///< (B,) right-padded batches: rows and columns at positions >= length are padding
+  int64_t q_start = 0;               ///< position of row 0
+  int64_t k_start = 0;               ///< position of column 0
+  const int32_t* lengths = nullptr;  ///< (B,) right-padded batches: rows and columns at positions >= length are padding
   const int32_t* kv_lengths = nullptr;  ///< (B,) padded cache: columns from here on are masked and positions end here
 };
 

@@ -6,8 +6,8 @@
 
 SPLASH_NAMESPACE_BEGIN
 
-inline constexpr int kEnd = 0x7fffffff;           ///< "no further row or column"
-inline constexpr int kUnlimited = 1 << 30;        ///< window sides and ends that do not limit
+inline constexpr int kEnd = 0x7fffffff;             ///< "no further row or column"
+inline constexpr int kUnlimited = 1 << 30;          ///< window sides and ends that do not limit
 inline constexpr int kMaxPosition = (1 << 29) - 1;  ///< |position| stays below this, so sums of two cannot overflow
 
 struct Frame {
@@ -29,7 +29,9 @@ struct Box {
 
 enum class TileState : int { empty = 0, partial = 1, full = 2 };
 
-SPLASH_HD constexpr int clamp_to(int value, int low, int high) { return value < low ? low : (value > high ? high : value); }
+SPLASH_HD constexpr int clamp_to(int value, int low, int high) {
+  return value < low ? low : (value > high ? high : value);
+}
 
 /// Lengths come from device memory unchecked, so they are clamped to what the tensors hold.
 SPLASH_HD Frame make_frame(const Positions& positions, int batch, int head, int num_queries, int num_keys) {

@@ -75,23 +75,41 @@ SPLASH_HD float exp2(float x) {
 SPLASH_HD float log2(float x) { return ::log2f(x); }
 
 template <ClassValue V>
-SPLASH_HD V max(V a, V b) { return V::max(a, b); }
+SPLASH_HD V max(V a, V b) {
+  return V::max(a, b);
+}
 template <ClassValue V>
-SPLASH_HD V relu(V x) { return V::relu(x); }
+SPLASH_HD V relu(V x) {
+  return V::relu(x);
+}
 template <ClassValue V>
-SPLASH_HD V select(typename V::Mask condition, V a, V b) { return V::select(condition, a, b); }
+SPLASH_HD V select(typename V::Mask condition, V a, V b) {
+  return V::select(condition, a, b);
+}
 template <class Mask>
-SPLASH_HD auto any(Mask mask) -> decltype(mask.any()) { return mask.any(); }
+SPLASH_HD auto any(Mask mask) -> decltype(mask.any()) {
+  return mask.any();
+}
 template <ClassValue V>
-SPLASH_HD V fma(V a, V b, V c) { return V::fma(a, b, c); }
+SPLASH_HD V fma(V a, V b, V c) {
+  return V::fma(a, b, c);
+}
 template <ClassValue V>
-SPLASH_HD V sqrt(V x) { return V::sqrt(x); }
+SPLASH_HD V sqrt(V x) {
+  return V::sqrt(x);
+}
 template <ClassValue V>
-SPLASH_HD V log(V x) { return V::log(x); }
+SPLASH_HD V log(V x) {
+  return V::log(x);
+}
 template <ClassValue V>
-SPLASH_HD V exp2(V x) { return V::exp2(x); }
+SPLASH_HD V exp2(V x) {
+  return V::exp2(x);
+}
 template <ClassValue V>
-SPLASH_HD V log2(V x) { return V::log2(x); }
+SPLASH_HD V log2(V x) {
+  return V::log2(x);
+}
 
 /// A scale of any sign as sign * magnitude with magnitude > 0: raw scores are multiplied by the sign (1, -1 or 0) where
 /// it is not 1, and masked scores may stay -inf.

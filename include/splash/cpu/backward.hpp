@@ -4,7 +4,8 @@
 // delta.hpp comes first, then the walk here: key-major, five products a tile. SIMD lanes are keys in S and dP (K^T and
 // V^T are packed once a tile of keys) and the head dimension in the other three, so Q, dO and K are read as they are.
 // A task owns the keys of one key/value head. Where there are too few of those for the threads, query heads and then
-// tiles of keys are dealt out; the sums of the parts are added in a fixed order, so results do not vary from run to run.
+// tiles of keys are dealt out; the sums of the parts are added in a fixed order, so results do not vary from run to
+// run.
 #pragma once
 
 #include <initializer_list>
@@ -112,9 +113,9 @@ class Backward {
 
   /// A tile of keys with everything that the tiles of queries need of it.
   struct Keys {
-    int begin, count, lanes;     ///< keys that are not padding, rounded up to vectors
-    bool finite;                 ///< neither NaN nor inf in keys and values
-    Matrix<const Real> rows;     ///< K
+    int begin, count, lanes;  ///< keys that are not padding, rounded up to vectors
+    bool finite;              ///< neither NaN nor inf in keys and values
+    Matrix<const Real> rows;  ///< K
     Matrix<Real> grad_k, grad_v;
   };
 
@@ -144,7 +145,8 @@ class Backward {
         key_tile(frame, kv_head, tile * kTile, dk, dv, grad_q, parts.delta, scratch);
         if (member + 1 == last && head_parts_ == 1) {
           const int rows = clamp_to(problem_.num_keys - tile * kTile, 0, kTile);
-          store_rows<Real, Element>(dk, rows, problem_.width, Real(scale()), grad_k_.rows(batch, kv_head, tile * kTile));
+          store_rows<Real, Element>(dk, rows, problem_.width, Real(scale()),
+                                    grad_k_.rows(batch, kv_head, tile * kTile));
           store_rows<Real, Element>(dv, rows, problem_.width, Real(1), grad_v_.rows(batch, kv_head, tile * kTile));
         }
       }
@@ -167,7 +169,7 @@ class Backward {
     load_transposed<Real, Element>(v, count, width, Real(1), {scratch.values_t, lanes}, lanes);
     const bool finite = all_finite<Real>({scratch.keys_t, lanes}, width, lanes) &&
                         all_finite<Real>({scratch.values_t, lanes}, width, lanes);
-    const Keys keys{begin, count, lanes, finite, real_rows<Real, Element>(k, count, width, W, scratch.keys),
+    const Keys keys{begin,  count, lanes, finite, real_rows<Real, Element>(k, count, width, W, scratch.keys),
                     grad_k, grad_v};
     for (; !at.done(); at.advance()) tile_pair(frame, keys, at, grad_q, delta, scratch);
   }
@@ -175,10 +177,10 @@ class Backward {
   void tile_pair(const Frame& frame, const Keys& keys, const Walk& at, Real* grad_q, const Real* delta,
                  const Scratch& scratch) const {
     const int row = at.begin(), rows = at.end() - row, width = problem_.width, lanes = keys.lanes;
-    const auto queries = real_rows<Real, Element>(problem_.q.rows(frame.batch, frame.head, row), rows, width, W,
-                                                  scratch.queries);
-    const auto grads = real_rows<Real, Element>(grad_out_.rows(frame.batch, frame.head, row), rows, width, W,
-                                                scratch.grads);
+    const auto queries =
+        real_rows<Real, Element>(problem_.q.rows(frame.batch, frame.head, row), rows, width, W, scratch.queries);
+    const auto grads =
+        real_rows<Real, Element>(grad_out_.rows(frame.batch, frame.head, row), rows, width, W, scratch.grads);
     const Matrix<Real> scores{scratch.scores, lanes}, dp{scratch.dp, lanes};
     multiply<Real>(rows, lanes, width, {queries.data, queries.stride, 1}, {scratch.keys_t, lanes}, scores, Start::zero);
     multiply<Real>(rows, lanes, width, {grads.data, grads.stride, 1}, {scratch.values_t, lanes}, dp, Start::zero);

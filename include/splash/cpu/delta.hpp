@@ -1,5 +1,5 @@
-// The one number a row that the backward needs before it can form dS: delta, see normalizers/concept.hpp. Softmax has it
-// from rowsum(dO * O), others by a sweep over their scores and dP. Lanes are queries, as in the forward.
+// The one number a row that the backward needs before it can form dS: delta, see normalizers/concept.hpp. Softmax has
+// it from rowsum(dO * O), others by a sweep over their scores and dP. Lanes are queries, as in the forward.
 #pragma once
 
 #include <initializer_list>

@@ -132,7 +132,8 @@ class Forward {
   /// Rows of k or v of the walk's tile, as Real.
   Matrix<const Real> key_rows(const Heads<Element>& tensor, const Task& task, const Walk& at, Real* scratch) const {
     const int head = task.head / problem_.group();
-    return real_rows<Real, Element>(tensor.rows(task.batch, head, at.begin()), at.end() - at.begin(), problem_.width, 1, scratch);
+    return real_rows<Real, Element>(tensor.rows(task.batch, head, at.begin()), at.end() - at.begin(), problem_.width, 1,
+                                    scratch);
   }
 
   /// Masked scores [key][query] of the walk's tile, the index-th of this task.

@@ -21,9 +21,13 @@ struct Fragment {
 /// A lane is a row: nothing to combine.
 struct LaneIsRow {
   template <class Value>
-  SPLASH_HD Value max(Value x) const { return x; }
+  SPLASH_HD Value max(Value x) const {
+    return x;
+  }
   template <class Value>
-  SPLASH_HD Value sum(Value x) const { return x; }
+  SPLASH_HD Value sum(Value x) const {
+    return x;
+  }
 };
 
 }  // namespace cpu

@@ -76,8 +76,8 @@ SPLASH_HD void micro_kernel(int k, Broadcast<Real> a, Matrix<const Real> b, Matr
 
 /// All rows of V vectors of columns.
 template <class Real, int V>
-[[gnu::noinline]] void multiply_columns(int m, int k, Broadcast<Real> a, Matrix<const Real> b, Matrix<Real> c, Start start,
-                                        const Real* factors) {
+[[gnu::noinline]] void multiply_columns(int m, int k, Broadcast<Real> a, Matrix<const Real> b, Matrix<Real> c,
+                                        Start start, const Real* factors) {
   int row = 0;
   const auto advance = [&](int rows) {
     row += rows;

@@ -12,8 +12,7 @@ enum class Lanes { queries, keys };
 
 /// -inf for every lane l of line n outside of [first + n, first + n + length].
 template <class Real>
-[[gnu::noinline]] void mask_outside(Matrix<Real> scores, int lines, int lanes, int64_t first,
-                                    uint64_t length) {
+[[gnu::noinline]] void mask_outside(Matrix<Real> scores, int lines, int lanes, int64_t first, uint64_t length) {
   using Value = Simd<Real>;
   using Natural = typename VectorOf<Real>::natural;
   using Index = typename VectorOf<Real>::Index;

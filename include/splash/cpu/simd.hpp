@@ -100,12 +100,16 @@ struct Simd {
   static SPLASH_HD Simd fma(Simd a, Simd b, Simd c) { return Simd(a.lanes * b.lanes + c.lanes); }
 
   static SPLASH_HD Simd sqrt(Simd x) {
-    if constexpr (sizeof(Real) == 4) return each(x, [](Real lane) { return __builtin_sqrtf(lane); });
-    else return each(x, [](Real lane) { return __builtin_sqrt(lane); });
+    if constexpr (sizeof(Real) == 4)
+      return each(x, [](Real lane) { return __builtin_sqrtf(lane); });
+    else
+      return each(x, [](Real lane) { return __builtin_sqrt(lane); });
   }
   static SPLASH_HD Simd log(Simd x) {
-    if constexpr (sizeof(Real) == 4) return log2(x) * Simd(Real(math::kLn2));
-    else return each(x, [](Real lane) { return __builtin_log(lane); });
+    if constexpr (sizeof(Real) == 4)
+      return log2(x) * Simd(Real(math::kLn2));
+    else
+      return each(x, [](Real lane) { return __builtin_log(lane); });
   }
 
   /// Largest error 1.0 ulp in float (1.3 without FMA); the whole range, subnormal results too.

@@ -12,9 +12,13 @@ inline constexpr int kTile = 64;  ///< rows and keys of a tile
 SPLASH_HD constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
 template <class Real>
-SPLASH_HD Simd<Real> load_vector(const Real* p) { return Simd<Real>::load(p); }
+SPLASH_HD Simd<Real> load_vector(const Real* p) {
+  return Simd<Real>::load(p);
+}
 template <class Real>
-SPLASH_HD void store_vector(Real* p, Simd<Real> x) { x.store(p); }
+SPLASH_HD void store_vector(Real* p, Simd<Real> x) {
+  x.store(p);
+}
 
 typedef uint16_t HalfVector __attribute__((vector_size(kVectorBytes / 2), aligned(2), may_alias));
 
@@ -36,8 +40,8 @@ SPLASH_HD void store_vector(bfloat16_t* p, Simd<float> x) {
 template <class Real>
 SPLASH_HD Simd<float> load_vector(const half_t* p) {
 #if defined(__AVX512F__)
-  return Simd<float>(Simd<float>::Vector(
-      _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i_u*>(p)))));
+  return Simd<float>(
+      Simd<float>::Vector(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i_u*>(p)))));
 #elif defined(__F16C__)
   return Simd<float>(Simd<float>::Vector(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i_u*>(p)))));
 #else
@@ -190,7 +194,9 @@ struct Heads {
   static Heads from(const TensorView& view) {
     return {static_cast<Element*>(view.data), view.stride[0], view.stride[1], view.stride[2]};
   }
-  SPLASH_HD Matrix<Element> rows(int b, int h, int r) const { return {data + b * batch + h * head + int64_t(r) * row, row}; }
+  SPLASH_HD Matrix<Element> rows(int b, int h, int r) const {
+    return {data + b * batch + h * head + int64_t(r) * row, row};
+  }
 };
 
 /// Rows [row, row + count) as Real with a row length that is a multiple of `step` (and zero in between): the tensor's

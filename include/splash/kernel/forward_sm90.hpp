@@ -66,11 +66,12 @@ __global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTun
     cutlass::arch::warpgroup_reg_alloc<Config::kTuning.consumer_registers>();
     const int group = warp / 4 - 1;
     const int thread = int(threadIdx.x) & 127;
-    auto output = cute::partition_fragment_C(typename Config::MmaOutput{}, cute::Shape<cute::_64, cute::Int<Config::kHeadDim>>{});
+    auto output =
+        cute::partition_fragment_C(typename Config::MmaOutput{}, cute::Shape<cute::_64, cute::Int<Config::kHeadDim>>{});
     typename Mainloop::Rows rows;
     mainloop.consume(group, thread, output, rows);
-    Kernel::Epilogue::store(params.epilogue, shared, params.mainloop.normalizer, work.frame, work.row_begin, group, thread,
-                            output, rows);
+    Kernel::Epilogue::store(params.epilogue, shared, params.mainloop.normalizer, work.frame, work.row_begin, group,
+                            thread, output, rows);
   }
 }
 

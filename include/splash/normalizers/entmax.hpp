@@ -12,9 +12,13 @@ struct SquareExponent {
   static SPLASH_HD SquareExponent from(double) { return {}; }
   SPLASH_HD double alpha() const { return 1.5; }
   template <class Value>
-  SPLASH_HD Value slope(Value base) const { return base; }
+  SPLASH_HD Value slope(Value base) const {
+    return base;
+  }
   template <class Value>
-  SPLASH_HD Value root(Value total) const { return math::sqrt(total); }
+  SPLASH_HD Value root(Value total) const {
+    return math::sqrt(total);
+  }
 };
 
 /// Any alpha in (1, 2].
@@ -25,7 +29,8 @@ struct GeneralExponent {
   /// base^(beta - 1) = p^(2 - alpha), 0 off the support
   template <class Value>
   SPLASH_HD Value slope(Value base) const {
-    return alpha_ == 2.0 ? math::select(base == Value(0), Value(0), Value(1)) : math::power(base, exponent<Value>(2.0 - alpha_));
+    return alpha_ == 2.0 ? math::select(base == Value(0), Value(0), Value(1))
+                         : math::power(base, exponent<Value>(2.0 - alpha_));
   }
   /// total^(1 - 1/beta)
   template <class Value>
@@ -60,7 +65,9 @@ struct Entmax {
 
   /// The statistic of a row that kept nothing.
   template <class Value>
-  static SPLASH_HD Value empty_statistic() { return Value(math::kInfinity<Real>); }
+  static SPLASH_HD Value empty_statistic() {
+    return Value(math::kInfinity<Real>);
+  }
 
   /// [z - tau]+ of one raw score; 0 for a masked one, and for every score of a row that kept nothing (gap 0, max -inf
   /// replaced by 0). z is rounded before the subtraction, the same way in every sweep and in the backward.
@@ -71,7 +78,9 @@ struct Entmax {
 
   /// base^beta, by the one power that the slope needs too.
   template <class Value>
-  SPLASH_HD Value weight(Value base) const { return base * exponent.slope(base); }
+  SPLASH_HD Value weight(Value base) const {
+    return base * exponent.slope(base);
+  }
 
   template <class Value, int R>
   struct Rows {
@@ -95,12 +104,13 @@ struct Entmax {
     SPLASH_HD void observe(const Entmax& n, Fragment& fragment) {
       if (step == 0) {
         SPLASH_UNROLL
-        for (int c = 0; c < fragment.columns(); ++c)
+        for (int c = 0; c < fragment.columns(); ++c) {
           SPLASH_UNROLL
           for (int r = 0; r < R; ++r) max[r] = math::max(max[r], fragment.get(r, c) * Value(n.factor));
+        }
       } else {
         SPLASH_UNROLL
-        for (int c = 0; c < fragment.columns(); ++c)
+        for (int c = 0; c < fragment.columns(); ++c) {
           SPLASH_UNROLL
           for (int r = 0; r < R; ++r) {
             const Value base = n.base(fragment.get(r, c), max[r], gap[r]);
@@ -108,6 +118,7 @@ struct Entmax {
             total[r] = total[r] + base * u;
             slope[r] = slope[r] + u;
           }
+        }
       }
     }
 
@@ -141,10 +152,10 @@ struct Entmax {
     template <class Fragment, class Reduce>
     SPLASH_HD void weigh(const Entmax& n, Fragment& fragment, Value (&)[R], const Reduce&) {
       SPLASH_UNROLL
-      for (int c = 0; c < fragment.columns(); ++c)
+      for (int c = 0; c < fragment.columns(); ++c) {
         SPLASH_UNROLL
-        for (int r = 0; r < R; ++r)
-          fragment.set(r, c, n.weight(n.base(fragment.get(r, c), max[r], gap[r])));
+        for (int r = 0; r < R; ++r) fragment.set(r, c, n.weight(n.base(fragment.get(r, c), max[r], gap[r])));
+      }
     }
 
     template <class Reduce>
@@ -174,13 +185,14 @@ struct Entmax {
     template <class Scores, class Dp>
     SPLASH_HD void observe(const Entmax& n, const Scores& scores, const Dp& dp) {
       SPLASH_UNROLL
-      for (int c = 0; c < scores.columns(); ++c)
+      for (int c = 0; c < scores.columns(); ++c) {
         SPLASH_UNROLL
         for (int r = 0; r < R; ++r) {
           const Value u = n.exponent.slope(n.base(scores.get(r, c), max[r], gap[r]));
           mass[r] = mass[r] + u;
           moment[r] = moment[r] + math::select(u == Value(0), Value(0), u * dp.get(r, c));
         }
+      }
     }
 
     /// delta = sum(u dP) / sum(u); d tau / d s_j = (alpha - 1) u_j / sum(u) shifts it by the statistic's gradient.
@@ -194,7 +206,7 @@ struct Entmax {
     template <class Scores, class Dp>
     SPLASH_HD void apply(const Entmax& n, Scores& scores, Dp& dp) const {
       SPLASH_UNROLL
-      for (int c = 0; c < scores.columns(); ++c)
+      for (int c = 0; c < scores.columns(); ++c) {
         SPLASH_UNROLL
         for (int r = 0; r < R; ++r) {
           const Value base = n.base(scores.get(r, c), max[r], gap[r]);
@@ -202,6 +214,7 @@ struct Entmax {
           scores.set(r, c, base * u);
           dp.set(r, c, math::select(u == Value(0), Value(0), u * (dp.get(r, c) - delta[r])));
         }
+      }
     }
   };
 };

@@ -19,7 +19,9 @@ struct Softmax {
 
   /// The statistic of a row that kept nothing.
   template <class Value>
-  static SPLASH_HD Value empty_statistic() { return Value(-math::kInfinity<Real>); }
+  static SPLASH_HD Value empty_statistic() {
+    return Value(-math::kInfinity<Real>);
+  }
 
   template <class Value, int R>
   struct Rows {
@@ -37,9 +39,10 @@ struct Softmax {
       SPLASH_UNROLL
       for (int r = 0; r < R; ++r) tile_max[r] = fragment.get(r, 0);
       SPLASH_UNROLL
-      for (int c = 1; c < fragment.columns(); ++c)
+      for (int c = 1; c < fragment.columns(); ++c) {
         SPLASH_UNROLL
         for (int r = 0; r < R; ++r) tile_max[r] = math::max(tile_max[r], fragment.get(r, c));
+      }
       Value shift[R];
       SPLASH_UNROLL
       for (int r = 0; r < R; ++r) {
@@ -51,13 +54,14 @@ struct Softmax {
         max[r] = next;
       }
       SPLASH_UNROLL
-      for (int c = 0; c < fragment.columns(); ++c)
+      for (int c = 0; c < fragment.columns(); ++c) {
         SPLASH_UNROLL
         for (int r = 0; r < R; ++r) {
           const Value weight = math::exp2(math::fma(fragment.get(r, c), Value(n.factor), -shift[r]));
           sum[r] = sum[r] + weight;
           fragment.set(r, c, weight);
         }
+      }
     }
 
     template <class Reduce>
@@ -67,13 +71,15 @@ struct Softmax {
     }
 
     SPLASH_HD Value output_factor(int r) const { return math::select(sum[r] == Value(0), Value(0), Value(1) / sum[r]); }
-    SPLASH_HD Value statistic(const Softmax&, int r) const { return max[r] * Value(Real(math::kLn2)) + math::log(sum[r]); }
+    SPLASH_HD Value statistic(const Softmax&, int r) const {
+      return max[r] * Value(Real(math::kLn2)) + math::log(sum[r]);
+    }
     SPLASH_HD Value saved(int, int) const { return Value(0); }
   };
 
   template <class Value, int R>
   struct Gradient {
-    Value lse[R];    ///< in exponents of 2; +inf for rows that kept nothing, so that every weight is 0
+    Value lse[R];  ///< in exponents of 2; +inf for rows that kept nothing, so that every weight is 0
     Value delta[R];
 
     template <class Saved>
@@ -91,13 +97,14 @@ struct Softmax {
     template <class Scores, class Dp>
     SPLASH_HD void apply(const Softmax& n, Scores& scores, Dp& dp) const {
       SPLASH_UNROLL
-      for (int c = 0; c < scores.columns(); ++c)
+      for (int c = 0; c < scores.columns(); ++c) {
         SPLASH_UNROLL
         for (int r = 0; r < R; ++r) {
           const Value weight = math::exp2(math::fma(scores.get(r, c), Value(n.factor), -lse[r]));
           scores.set(r, c, weight);
           dp.set(r, c, weight * (dp.get(r, c) - delta[r]));
         }
+      }
     }
   };
 };

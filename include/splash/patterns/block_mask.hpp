@@ -44,10 +44,12 @@ struct BlockMask {
     for (int n = 0; n < 2; ++n) {
       const TensorView& bits = term.tensors[n];
       if (bits.dtype != DType::int32 || bits.rank != 4) return "by_row and by_column must be int32 with 4 dimensions";
-      if ((bits.shape[0] != 1 && bits.shape[0] != in.q.shape[0]) || (bits.shape[1] != 1 && bits.shape[1] != in.q.shape[1]))
+      if ((bits.shape[0] != 1 && bits.shape[0] != in.q.shape[0]) ||
+          (bits.shape[1] != 1 && bits.shape[1] != in.q.shape[1]))
         return "by_row and by_column must have 1 or all of the batches and query heads";
       if (bits.shape[2] != blocks[n] || bits.shape[3] != (blocks[1 - n] + 31) / 32)
-        return "by_row must be (B|1, Hq|1, block rows, ceil(block columns / 32)), by_column the same of the transposed mask";
+        return "by_row must be (B|1, Hq|1, block rows, ceil(block columns / 32)), by_column the same of the transposed "
+               "mask";
       int64_t stride = 1;
       for (int d = 3; d >= 0; stride *= bits.shape[d--])
         if (bits.shape[d] > 1 && bits.stride[d] != stride) return "by_row and by_column must be contiguous";

@@ -45,7 +45,8 @@ double difference(const Problem& problem, const Stripes& pattern, Weights normal
       std::vector<int> kept;
       std::vector<double> scores;
       for (int column = 0; column < problem.columns; ++column)
-        if (pattern.keep(frame, row, column)) kept.push_back(column), scores.push_back(problem.score(head, row, column));
+        if (pattern.keep(frame, row, column))
+          kept.push_back(column), scores.push_back(problem.score(head, row, column));
       const std::vector<double> weights = normalize(scores);
       for (int d = 0; d < Problem::kDim; ++d) {
         double expected = 0;

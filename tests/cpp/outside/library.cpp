@@ -17,7 +17,8 @@ int main() {
   for (int d = 0; d < Problem::kDim; ++d) ok = ok && problem.output(0, 0)[d] == problem.value(0, 0)[d];
   std::printf("%s, first row %s the first value\n", status.ok() ? "ran" : status.reason, ok ? "is" : "is not");
 
-  const kernels::Key missing{kernels::Pass::forward, kernels::Arch(80), "causal", "softmax", splash::DType::float16, 64, 0};
+  const kernels::Key missing{
+      kernels::Pass::forward, kernels::Arch(80), "causal", "softmax", splash::DType::float16, 64, 0};
   std::printf("%s\n", kernels::explain(missing).c_str());
   return ok && !kernels::find(missing) && !kernels::explain(missing).empty() ? 0 : 1;
 }
