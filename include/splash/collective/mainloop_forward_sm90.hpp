@@ -351,8 +351,10 @@ struct MainloopForwardSm90 {
   template <class Output>
   __device__ static void scale_rows(Output& output, const float (&factor)[kFragmentRows]) {
     CUTE_UNROLL
-    for (int c = 0; c < size(output) / kFragmentRows; ++c) CUTE_UNROLL
-    for (int r = 0; r < kFragmentRows; ++r) output(accumulator_register(r, c)) *= factor[r];
+    for (int c = 0; c < size(output) / kFragmentRows; ++c) {
+      CUTE_UNROLL
+      for (int r = 0; r < kFragmentRows; ++r) output(accumulator_register(r, c)) *= factor[r];
+    }
   }
 
   /// Consumer groups issue their products in a ring: wait for the own turn, then let the next group go.

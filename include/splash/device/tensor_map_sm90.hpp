@@ -18,7 +18,12 @@ struct MapView {
   int fold_head, fold_batch;
 };
 
-inline MapView map_view(const TensorView& view) {
+/// No map has empty extents: of an empty view it is one row of `stand_in`, which nothing ever loads.
+inline MapView map_view(TensorView view, void* stand_in) {
+  if (view.shape[2] == 0) {
+    view.data = stand_in;
+    view.shape[2] = 1;
+  }
   const int64_t any = 64;  // elements: a multiple of 16 bytes in every dtype
   const auto stride = [&](int d) { return view.shape[d] == 1 || view.stride[d] == 0 ? any : view.stride[d]; };
   const bool one_head = view.shape[1] == 1 || view.stride[1] == 0;
@@ -35,16 +40,22 @@ inline MapView map_view(const TensorView& view) {
           one_batch ? 0 : 1};
 }
 
-/// Why TMA cannot read the view, or nullptr. Element size 2 bytes.
-inline const char* unmappable(const TensorView& view) {
-  if (reinterpret_cast<uintptr_t>(view.data) % 16) return "its address is not a multiple of 16 bytes";
-  if (view.shape[3] > 1 && view.stride[3] != 1) return "its last stride is not 1";
-  if (view.shape[2] > 1 && view.stride[2] == 0) return "its rows are expanded (stride 0)";
+/// Why TMA cannot read the view, and the tensor method whose result it can; reason == nullptr where it can. Element
+/// size 2 bytes.
+struct Unmappable {
+  const char* reason = nullptr;
+  const char* remedy = nullptr;
+};
+
+inline Unmappable unmappable(const TensorView& view) {
+  if (view.shape[3] > 1 && view.stride[3] != 1) return {"its last stride is not 1", "contiguous"};
+  if (view.shape[2] > 1 && view.stride[2] == 0) return {"its rows are expanded (stride 0)", "contiguous"};
   for (int d = 0; d < 3; ++d)
-    if (view.shape[d] > 1 && (view.stride[d] * 2) % 16) return "a stride is not a multiple of 16 bytes";
+    if (view.shape[d] > 1 && (view.stride[d] * 2) % 16) return {"a stride is not a multiple of 16 bytes", "contiguous"};
   for (int d = 0; d < 3; ++d)
-    if (view.shape[d] > 1 && view.stride[d] < 0) return "a stride is negative";
-  return nullptr;
+    if (view.shape[d] > 1 && view.stride[d] < 0) return {"a stride is negative", "contiguous"};
+  if (reinterpret_cast<uintptr_t>(view.data) % 16) return {"its address is not a multiple of 16 bytes", "clone"};
+  return {};
 }
 
 /// (N, D, H, B), D contiguous.
