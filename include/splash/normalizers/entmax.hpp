@@ -45,8 +45,9 @@ struct GeneralExponent {
   }
 };
 
-/// The statistic is tau. Saved beside it: the row maximum m of z and the gap m - tau. The weights come from
-/// (z - m) + gap, which keeps float32 accuracy at any magnitude of the scores; z - tau does not.
+/// The statistic is tau. Saved beside it: the row maximum of the raw scores and the gap between its z and tau. Weights
+/// come from (raw - max) * factor + gap: 0 + gap at the maximum whether or not a compiler fuses the product with a sum,
+/// which keeps float32 accuracy at any magnitude of the scores. z - tau, or a z of its own rounding, does not.
 template <class Real, class Exponent>
 struct Entmax {
   static constexpr bool kScoreSweeps = true;
@@ -70,10 +71,10 @@ struct Entmax {
   }
 
   /// [z - tau]+ of one raw score; 0 for a masked one, and for every score of a row that kept nothing (gap 0, max -inf
-  /// replaced by 0). z is rounded before the subtraction, the same way in every sweep and in the backward.
+  /// replaced by 0). The same rounding in every sweep and in the backward.
   template <class Value>
   SPLASH_HD Value base(Value raw, Value max, Value gap) const {
-    return math::relu((raw * Value(factor) - max) + gap);
+    return math::relu(math::fma(raw - max, Value(factor), gap));
   }
 
   /// base^beta, by the one power that the slope needs too.
@@ -84,8 +85,8 @@ struct Entmax {
 
   template <class Value, int R>
   struct Rows {
-    Value max[R];
-    Value gap[R];
+    Value max[R];  ///< of the raw scores
+    Value gap[R];  ///< z of the maximum, less tau
     Value total[R];  ///< sum of weights at the current gap
     Value slope[R];  ///< sum of base^(beta - 1)
     int step;
@@ -106,7 +107,7 @@ struct Entmax {
         SPLASH_UNROLL
         for (int c = 0; c < fragment.columns(); ++c) {
           SPLASH_UNROLL
-          for (int r = 0; r < R; ++r) max[r] = math::max(max[r], fragment.get(r, c) * Value(n.factor));
+          for (int r = 0; r < R; ++r) max[r] = math::max(max[r], fragment.get(r, c));
         }
       } else {
         SPLASH_UNROLL
@@ -162,8 +163,8 @@ struct Entmax {
     SPLASH_HD void finish(const Entmax&, const Reduce&) {}
 
     SPLASH_HD Value output_factor(int) const { return Value(1); }
-    SPLASH_HD Value statistic(const Entmax&, int r) const {
-      return math::select(gap[r] == Value(0), empty_statistic<Value>(), max[r] - gap[r]);
+    SPLASH_HD Value statistic(const Entmax& n, int r) const {
+      return math::select(gap[r] == Value(0), empty_statistic<Value>(), max[r] * Value(n.factor) - gap[r]);
     }
     SPLASH_HD Value saved(int r, int s) const { return s == 0 ? max[r] : gap[r]; }
   };
