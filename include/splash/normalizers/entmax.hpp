@@ -85,8 +85,8 @@ struct Entmax {
 
   template <class Value, int R>
   struct Rows {
-    Value max[R];  ///< of the raw scores
-    Value gap[R];  ///< z of the maximum, less tau
+    Value max[R];    ///< of the raw scores
+    Value gap[R];    ///< z of the maximum, less tau
     Value total[R];  ///< sum of weights at the current gap
     Value slope[R];  ///< sum of base^(beta - 1)
     int step;
