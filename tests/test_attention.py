@@ -108,6 +108,19 @@ def test_row_sums(device, alpha, magnitude):
     torch.testing.assert_close(out, torch.ones_like(out), rtol=0, atol=1e-5 if device == "cpu" else 2**-7)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("alpha", [1, 1.5])
+@pytest.mark.parametrize("dim", [8, 40, 72, 96, 120])
+def test_head_dimensions_between_those_of_the_table(dim, alpha):
+    """They run through the next larger one, with zeros where it has more columns."""
+    q, k, v = (torch.randn(2, 3, 150, dim, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    out = sa.attention(q, k, v, "causal", alpha)
+    want, _ = reference_attention(q, k, v, "causal", alpha)
+    same_precision, _ = reference_attention(q, k, v, "causal", alpha, dtype=None)
+    allowed = 2 * (same_precision - want).abs().max() + 1e-3
+    assert (out - want).abs().max() <= allowed
+
+
 class TestCudaErrors:
     """What the CUDA build refuses by name, until its own issues land."""
 
@@ -121,9 +134,14 @@ class TestCudaErrors:
         with pytest.raises(NoKernelError, match="float32"):
             self.run(dtype=torch.float32)
 
-    def test_other_head_dimension(self):
-        with pytest.raises(NoKernelError, match="96"):
-            self.run(dim=96)
+    @pytest.mark.parametrize("dim", [136, 192, 256])
+    def test_head_dimension_beyond_the_table(self, dim):
+        with pytest.raises(NoKernelError, match=str(dim)):
+            self.run(dim=dim)
+
+    def test_head_dimension_that_is_no_multiple_of_8(self):
+        with pytest.raises((NoKernelError, ValueError), match="multiple of"):
+            self.run(dim=60)
 
     def test_other_alpha(self):
         with pytest.raises(NoKernelError, match="entmax"):

@@ -212,17 +212,16 @@ def test_every_element_is_written(device, alpha):
 def test_canaries_around_outputs(alpha):
     """The output lies inside a block that was filled with a pattern; around it the pattern stays."""
     q, k, v = (torch.randn(1, 8, 4001, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    block = torch.full((32 << 20,), 0x5A, dtype=torch.uint8, device="cuda")
-    begin, end = block.data_ptr(), block.data_ptr() + block.numel()
-    del block  # Torch's allocator hands out parts of it, unchanged, to what comes next
-    before = torch.empty(4 << 20, dtype=torch.uint8, device="cuda")
-    out = sa.attention(q, k, v, "causal", alpha)
-    out_end = out.data_ptr() + out.numel() * out.element_size()
+    with torch.cuda.use_mem_pool(torch.cuda.MemPool()):  # where nothing else is free
+        block = torch.full((32 << 20,), 0x5A, dtype=torch.uint8, device="cuda")
+        begin, end = block.data_ptr(), block.data_ptr() + block.numel()
+        del block  # Torch's allocator hands out parts of it, unchanged, to what comes next
+        before = torch.empty(4 << 20, dtype=torch.uint8, device="cuda")
+        out = sa.attention(q, k, v, "causal", alpha)
+        out_end = out.data_ptr() + out.numel() * out.element_size()
+        start = -(-out_end // (2 << 20)) * (2 << 20)
+        after = torch.empty(end - start - (2 << 20), dtype=torch.uint8, device="cuda")
     assert before.data_ptr() == begin and begin + before.numel() == out.data_ptr()
-    start = -(-out_end // (2 << 20)) * (2 << 20)
-    after = torch.empty(end - start - (2 << 20), dtype=torch.uint8, device="cuda")
     assert out_end <= after.data_ptr() < end
     torch.cuda.synchronize()
     assert (before == 0x5A).all() and (after == 0x5A).all()
