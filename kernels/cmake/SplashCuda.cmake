@@ -1,7 +1,10 @@
 # Decides whether CUDA instances are built, and how. Sets SPLASH_WITH_CUDA and SPLASH_WITH_ARCHS (the architecture names
 # of the instance table), and offers splash_add_cuda_objects.
 
-find_program(SPLASH_NVCC nvcc HINTS $ENV{CUDACXX} ENV CUDA_PATH /usr/local/cuda PATH_SUFFIXES bin)
+if(NOT SPLASH_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "SPLASH_CUDA is '${SPLASH_CUDA}'; allowed are AUTO, ON and OFF")
+endif()
+find_program(SPLASH_NVCC NAMES $ENV{CUDACXX} nvcc HINTS ENV CUDA_PATH /usr/local/cuda PATH_SUFFIXES bin)
 find_program(SPLASH_NVIDIA_SMI nvidia-smi)
 
 function(splash_gpu_visible out)
@@ -36,6 +39,9 @@ else()
 endif()
 
 set(SPLASH_WITH_ARCHS "")
+if(SPLASH_WITH_CUDA AND NOT SPLASH_NVCC)
+  message(FATAL_ERROR "SPLASH_CUDA=${SPLASH_CUDA}, but nvcc was not found on PATH, in CUDACXX or in /usr/local/cuda")
+endif()
 if(SPLASH_WITH_CUDA)
   set(archs ${SPLASH_CUDA_ARCHS})
   if(NOT archs)
