@@ -29,7 +29,7 @@ struct Problem {
 
   int query_tiles() const { return (num_queries + kTile - 1) / kTile; }
   int key_tiles() const { return (num_keys + kTile - 1) / kTile; }
-  int group() const { return heads / kv_heads; }
+  int group() const { return kv_heads > 0 ? heads / kv_heads : 1; }
   Frame frame(int b, int h) const { return make_frame(positions, b, h, num_queries, num_keys); }
   /// Row of a (B, Hq, Nq) array.
   int64_t flat(int b, int h, int row) const { return (int64_t(b) * heads + h) * num_queries + row; }
