@@ -370,9 +370,10 @@ def test_unaligned_inputs_are_named():
     q, k, v = draw(GPU_SMALL, torch.bfloat16, "cuda")
     shifted = torch.empty(k.numel() + 1, dtype=k.dtype, device="cuda")[1:].view_as(k).copy_(k)
     rows = torch.empty(*k.shape[:3], k.shape[3] + 1, dtype=k.dtype, device="cuda")[..., :-1].copy_(k)
-    for bad in (shifted, rows):
-        with pytest.raises(ValueError, match=r"\bk\b.*\.contiguous\(\)"):
+    for bad, remedy in ((shifted, "clone"), (rows, "contiguous")):
+        with pytest.raises(ValueError, match=rf"\bk\b.*k\.{remedy}\(\)"):
             sa.attention(q, bad, v)
+    torch.testing.assert_close(sa.attention(q, shifted.clone(), v), sa.attention(q, k, v))
     torch.testing.assert_close(sa.attention(q, rows.contiguous(), v), sa.attention(q, k, v))
 
 

@@ -72,6 +72,7 @@ struct ConfigForwardSm90 {
     cutlass::arch::ClusterTransactionBarrier k_full[kStages], v_full[kStages], scrub;
     cutlass::arch::ClusterBarrier k_empty[kStages], v_empty[kStages];
     TileNote note[kStages];
+    int votes[3];  ///< of the last sweep, this one and the next
   };
 
   static constexpr int kBytesQ = cute::cosize_v<LayoutQ> * sizeof(Element);
@@ -91,18 +92,6 @@ struct Ring {
 
 /// Named barriers of a thread block; 0 is __syncthreads.
 enum NamedBarrier : int { kVote = 1, kTurn = 2, kStore = 5 };
-
-/// True in every thread of the barrier where `condition` holds in any of them.
-__device__ __forceinline__ bool barrier_any(int barrier, int threads, bool condition) {
-  int result;
-  asm volatile(
-      "{\n .reg .pred p, q;\n setp.ne.s32 p, %3, 0;\n barrier.cta.red.or.pred q, %1, %2, p;\n selp.s32 %0, 1, 0, "
-      "q;\n}\n"
-      : "=r"(result)
-      : "r"(barrier), "r"(threads), "r"(int(condition))
-      : "memory");
-  return result != 0;
-}
 
 }  // namespace collective
 SPLASH_NAMESPACE_END

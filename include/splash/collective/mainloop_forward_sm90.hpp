@@ -5,7 +5,7 @@
 // output sweep K and V.
 // Barriers. k_full / k_empty and v_full / v_empty are rings of kStages; with each K tile travels a TileNote that tells
 // which tile it is and who must mask, so consumers never walk. A note with tile < 0 ends a sweep. After a score sweep
-// consumers and producer vote on a named barrier whether another one is needed.
+// consumers and producer vote whether another one is needed.
 // Overlap. Q K^T of tile n + 1 and W V of tile n are in flight together; the normalizer works on tile n + 1 while W V
 // drains. Consumer groups take turns to issue, so that one computes weights while another multiplies.
 // Poison. Values of columns that no query of the problem keeps may be NaN; 0 * NaN would reach the output. The
@@ -59,6 +59,16 @@ struct MainloopForwardSm90 {
   SharedStorage& shared;
   const Work& work;
 
+  /// Ends a score sweep in the consumers and the producer: true where any of them votes for another one. Slots of three
+  /// sweeps rotate, so that one is cleared while nobody reads or writes it.
+  __device__ bool vote(int sweep, bool again) {
+    if (__any_sync(~0u, again) && (threadIdx.x & 31) == 0) atomicOr(&shared.votes[sweep % 3], 1);
+    cutlass::arch::NamedBarrier::sync(kVoters, kVote);
+    const bool result = *static_cast<volatile int*>(&shared.votes[sweep % 3]) != 0;
+    if (threadIdx.x == 0) atomicExch(&shared.votes[(sweep + 2) % 3], 0);
+    return result;
+  }
+
   // ---------------------------------------------------------------- producer
 
   /// By all 32 threads of one warp.
@@ -66,8 +76,9 @@ struct MainloopForwardSm90 {
     if (lane == 0) load_queries();
     K k, v;
     if constexpr (Normalizer::kScoreSweeps) {
+      int sweeps = 0;
       do sweep<false>(lane, k, v);
-      while (barrier_any(kVote, kVoters, false));
+      while (vote(sweeps++, false));
     }
     sweep<true>(lane, k, v);
   }
@@ -210,6 +221,7 @@ struct MainloopForwardSm90 {
 
     auto multiply_scores = [&](const K& k) { issue(mma_scores, tSrQ, tSrK(_, _, _, k.slot), scores, true); };
     auto release = [&](cutlass::arch::ClusterBarrier& empty) {
+      __syncwarp();  // the other lanes have read the note
       if ((thread & 31) == 0) empty.arrive();
     };
     auto prepare = [&](const typename Config::TileNote& note) {
@@ -223,7 +235,7 @@ struct MainloopForwardSm90 {
     shared.q_full.wait(0);
 
     if constexpr (Normalizer::kScoreSweeps) {
-      bool again;
+      int sweeps = 0;
       do {
         for (;;) {
           shared.k_full[k.slot].wait(k.phase);
@@ -239,8 +251,7 @@ struct MainloopForwardSm90 {
         }
         release(shared.k_empty[k.slot]);
         k.advance();
-        again = barrier_any(kVote, kVoters, rows.refine(normalizer, reduce));
-      } while (again);
+      } while (vote(sweeps++, rows.refine(normalizer, reduce)));
     }
 
     clear(output);

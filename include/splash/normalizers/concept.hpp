@@ -28,10 +28,11 @@ namespace normalizers {
 ///   statistic(n, r), saved(r, s)  what the backward and the caller get, s < kSaved.
 ///
 /// Gradient<Value, R> is the state of R rows in the backward:
-///   load(n, r, statistic, saved...)   saved is a callable s -> Value
+///   delta[R]                      public: what close() found; the CPU keeps it a row and sets it again after load()
+///   load(n, r, statistic, saved)  saved is a callable s -> Value
 ///   observe(n, fragment scores, fragment dp)  delta sweep (only where kDeltaSweep): scores and dO.v
-///   close(n, r, output_dot, dstatistic, reduce)  delta from rowsum(dO * O) or from the sweep, statistic's gradient in
-///   it apply(n, scores, dp)          scores become weights p, dp becomes dS with respect to s = scale * q.k
+///   close(n, r, output_dot, dstatistic, reduce)  delta from rowsum(dO * O) or the sweep, less the statistic's gradient
+///   apply(n, scores, dp)          scores become weights p, dp becomes dS with respect to s = scale * q.k
 template <class N>
 concept Normalizer = requires(const NormalizerSpec& spec, double scale) {
   { N::from(spec, scale) } -> std::same_as<N>;  // scale > 0, see math::split_scale
