@@ -58,11 +58,17 @@ struct ConfigForwardSm90 {
       cute::GMMA::rs_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<HeadDim>, cute::Int<kKeys>>,
                                  cute::GMMA::Major::K, cute::GMMA::Major::MN>()));
 
-  /// What the producer tells the consumers about the tile in a K stage. tile < 0 ends a sweep.
+  /// What the producer tells the consumers about the tile in a K stage, in one word: the tile, and a bit for each warp
+  /// group that need not mask. A negative word ends a sweep.
   struct TileNote {
-    int tile;
-    unsigned full;  ///< bit w: warp group w need not mask
+    int word;
+    static SPLASH_HD TileNote of(int tile, unsigned full) { return {tile << 3 | int(full)}; }
+    static SPLASH_HD TileNote end() { return {-1}; }
+    SPLASH_HD bool ends() const { return word < 0; }
+    SPLASH_HD int tile() const { return word >> 3; }
+    SPLASH_HD bool is_full(int group) const { return word >> group & 1; }
   };
+  static_assert(kConsumers <= 3);
 
   struct SharedStorage {
     alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutQ>> q;
@@ -70,7 +76,7 @@ struct ConfigForwardSm90 {
     alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutV>> v;
     cutlass::arch::ClusterTransactionBarrier q_full;
     cutlass::arch::ClusterTransactionBarrier k_full[kStages], v_full[kStages], scrub;
-    cutlass::arch::ClusterBarrier k_empty[kStages], v_empty[kStages];
+    cutlass::arch::ClusterBarrier k_empty[kStages], v_empty[kStages], swept;
     TileNote note[kStages];
     int votes[3];  ///< of the last sweep, this one and the next
   };

@@ -4,8 +4,8 @@
 // consumer warp groups own 64 query rows each. A sweep is one walk over the tiles: score sweeps bring K alone, the
 // output sweep K and V.
 // Barriers. k_full / k_empty and v_full / v_empty are rings of kStages; with each K tile travels a TileNote that tells
-// which tile it is and who must mask, so consumers never walk. A note with tile < 0 ends a sweep. After a score sweep
-// consumers and producer vote whether another one is needed.
+// which tile it is and who must mask, so consumers never walk; a negative note ends a sweep. After a score sweep the
+// consumers vote whether another one is needed, and the producer hears it through `swept`.
 // Overlap. Q K^T of tile n + 1 and W V of tile n are in flight together; the normalizer works on tile n + 1 while W V
 // drains. Consumer groups take turns to issue, so that one computes weights while another multiplies.
 // Poison. Values of columns that no query of the problem keeps may be NaN; 0 * NaN would reach the output. The
@@ -34,7 +34,7 @@ struct MainloopForwardSm90 {
   using Rows = typename Normalizer::template Rows<float, kFragmentRows>;
   using K = Ring<Config::kStages>;
 
-  static constexpr int kVoters = 128 * Config::kConsumers + 32;
+  static constexpr int kVoters = 128 * Config::kConsumers;
 
   struct Params {
     TmaQ tma_q;
@@ -59,16 +59,6 @@ struct MainloopForwardSm90 {
   SharedStorage& shared;
   const Work& work;
 
-  /// Ends a score sweep in the consumers and the producer: true where any of them votes for another one. Slots of three
-  /// sweeps rotate, so that one is cleared while nobody reads or writes it.
-  __device__ bool vote(int sweep, bool again) {
-    if (__any_sync(~0u, again) && (threadIdx.x & 31) == 0) atomicOr(&shared.votes[sweep % 3], 1);
-    cutlass::arch::NamedBarrier::sync(kVoters, kVote);
-    const bool result = *static_cast<volatile int*>(&shared.votes[sweep % 3]) != 0;
-    if (threadIdx.x == 0) atomicExch(&shared.votes[(sweep + 2) % 3], 0);
-    return result;
-  }
-
   // ---------------------------------------------------------------- producer
 
   /// By all 32 threads of one warp.
@@ -78,9 +68,18 @@ struct MainloopForwardSm90 {
     if constexpr (Normalizer::kScoreSweeps) {
       int sweeps = 0;
       do sweep<false>(lane, k, v);
-      while (vote(sweeps++, false));
+      while (hear(sweeps++, lane));
     }
     sweep<true>(lane, k, v);
+  }
+
+  /// After a score sweep: whether the consumers want another one. Slots of three sweeps rotate, so that one is cleared
+  /// while nobody reads or writes it.
+  __device__ bool hear(int sweep, int lane) {
+    shared.swept.wait(sweep & 1);
+    const bool again = __shfl_sync(~0u, lane == 0 ? shared.votes[sweep % 3] : 0, 0);
+    if (lane == 0) shared.votes[(sweep + 2) % 3] = 0;
+    return again;
   }
 
   __device__ void load_queries() {
@@ -119,7 +118,7 @@ struct MainloopForwardSm90 {
       const unsigned full = full_groups(walk);
       shared.k_empty[k.slot].wait(k.phase ^ 1);
       if (lane == 0) {
-        shared.note[k.slot] = {walk.tile(), full};
+        shared.note[k.slot] = Config::TileNote::of(walk.tile(), full);
         shared.k_full[k.slot].arrive_and_expect_tx(Config::kBytesK);
         copy(params.tma_k.with(*reinterpret_cast<uint64_t*>(&shared.k_full[k.slot])), tKg(_, walk.tile()),
              tKs(_, k.slot));
@@ -149,7 +148,7 @@ struct MainloopForwardSm90 {
     }
     shared.k_empty[k.slot].wait(k.phase ^ 1);
     if (lane == 0) {
-      shared.note[k.slot] = {-1, 0};
+      shared.note[k.slot] = Config::TileNote::end();
       shared.k_full[k.slot].arrive();
     }
     k.advance();
@@ -220,14 +219,18 @@ struct MainloopForwardSm90 {
     auto weights = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<Config::kKeys / 16>>{});
 
     auto multiply_scores = [&](const K& k) { issue(mma_scores, tSrQ, tSrK(_, _, _, k.slot), scores, true); };
+    // One lane reads for its warp, and that lane frees the stage later.
+    auto read_note = [&](const K& k) {
+      shared.k_full[k.slot].wait(k.phase);
+      return typename Config::TileNote{__shfl_sync(~0u, (thread & 31) == 0 ? shared.note[k.slot].word : 0, 0)};
+    };
     auto release = [&](cutlass::arch::ClusterBarrier& empty) {
-      __syncwarp();  // the other lanes have read the note
       if ((thread & 31) == 0) empty.arrive();
     };
     auto prepare = [&](const typename Config::TileNote& note) {
       if (params.sign != 1.0f)
         for (int e = 0; e < size(scores); ++e) scores(e) *= params.sign;
-      if (!((note.full >> group) & 1)) mask(scores, note.tile * Config::kKeys, group, thread);
+      if (!note.is_full(group)) mask(scores, note.tile() * Config::kKeys, group, thread);
     };
     AccumulatorFragment<decltype(scores)> fragment{scores};
 
@@ -238,9 +241,8 @@ struct MainloopForwardSm90 {
       int sweeps = 0;
       do {
         for (;;) {
-          shared.k_full[k.slot].wait(k.phase);
-          const auto note = shared.note[k.slot];
-          if (note.tile < 0) break;
+          const auto note = read_note(k);
+          if (note.ends()) break;
           multiply_scores(k);
           warpgroup_wait<0>();
           warpgroup_fence_operand(scores);
@@ -251,14 +253,13 @@ struct MainloopForwardSm90 {
         }
         release(shared.k_empty[k.slot]);
         k.advance();
-      } while (vote(sweeps++, rows.refine(normalizer, reduce)));
+      } while (vote(sweeps++, rows.refine(normalizer, reduce), thread));
     }
 
     clear(output);
     if (group == Config::kConsumers - 1) pass_turn(group);
-    shared.k_full[k.slot].wait(k.phase);
-    auto note = shared.note[k.slot];
-    if (note.tile >= 0) {
+    auto note = read_note(k);
+    if (!note.ends()) {
       float rescale[kFragmentRows];
       take_turn(group);
       multiply_scores(k);
@@ -272,9 +273,8 @@ struct MainloopForwardSm90 {
       to_weights(scores, weights);
 
       for (;;) {
-        shared.k_full[k.slot].wait(k.phase);
-        note = shared.note[k.slot];
-        if (note.tile < 0) break;
+        note = read_note(k);
+        if (note.ends()) break;
         take_turn(group);
         multiply_scores(k);
         shared.v_full[v.slot].wait(v.phase);
@@ -303,6 +303,14 @@ struct MainloopForwardSm90 {
     CUTE_UNROLL
     for (int r = 0; r < kFragmentRows; ++r) factor[r] = rows.output_factor(r);
     scale_rows(output, factor);
+  }
+
+  /// Ends a score sweep: true where a row of any consumer needs another one; the producer hears of it.
+  __device__ bool vote(int sweep, bool again, int thread) {
+    if (__any_sync(~0u, again) && (thread & 31) == 0) atomicOr(&shared.votes[sweep % 3], 1);
+    cutlass::arch::NamedBarrier::sync(kVoters, kVote);
+    if (threadIdx.x == 128) shared.swept.arrive();
+    return __shfl_sync(~0u, (thread & 31) == 0 ? shared.votes[sweep % 3] : 0, 0) != 0;
   }
 
   template <class Mma, class A, class B, class C>
