@@ -21,7 +21,7 @@ struct ConfigForwardSm90 {
 
   /// Score sweeps mask in a second place, and the two unrolled masks together do not fit the registers.
   static constexpr bool kUnrollMask = patterns::UnrolledKeep<Pattern> && !Normalizer::kScoreSweeps;
-  static constexpr tuning::ForwardSm90 kTuning = tuning::forward_sm90(HeadDim, Block, kUnrollMask);
+  static constexpr tuning::ForwardSm90 kTuning = tuning::forward_sm90(HeadDim, Block);
   static constexpr int kHeadDim = HeadDim;
   static constexpr int kConsumers = kTuning.consumers;
   static constexpr int kRows = 64 * kConsumers;
@@ -77,8 +77,9 @@ struct ConfigForwardSm90 {
     cutlass::arch::ClusterTransactionBarrier q_full;
     cutlass::arch::ClusterTransactionBarrier k_full[kStages], v_full[kStages], scrub;
     cutlass::arch::ClusterBarrier k_empty[kStages], v_empty[kStages], swept;
-    TileNote note[kStages];
-    int votes[3];  ///< of the last sweep, this one and the next
+    // volatile: CUTLASS's barriers do not tell the compiler that they order memory.
+    volatile int note[kStages];  ///< words of TileNote
+    volatile int vote;           ///< not 0: a row needs another score sweep
   };
 
   static constexpr int kBytesQ = cute::cosize_v<LayoutQ> * sizeof(Element);
@@ -95,6 +96,9 @@ struct Ring {
     if (++slot == Stages) slot = 0, phase ^= 1;
   }
 };
+
+/// Keeps the compiler from moving memory accesses across a barrier or fence of CUTLASS, which does not say so itself.
+__device__ __forceinline__ void compiler_fence() { asm volatile("" ::: "memory"); }
 
 /// Named barriers of a thread block; 0 is __syncthreads.
 enum NamedBarrier : int { kVote = 1, kTurn = 2, kStore = 5 };
