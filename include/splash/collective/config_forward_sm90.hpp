@@ -21,7 +21,7 @@ struct ConfigForwardSm90 {
 
   /// Score sweeps mask in a second place, and the two unrolled masks together do not fit the registers.
   static constexpr bool kUnrollMask = patterns::UnrolledKeep<Pattern> && !Normalizer::kScoreSweeps;
-  static constexpr tuning::ForwardSm90 kTuning = tuning::forward_sm90(HeadDim, Block);
+  static constexpr tuning::ForwardSm90 kTuning = tuning::forward_sm90(HeadDim, Block, kUnrollMask);
   static constexpr int kHeadDim = HeadDim;
   static constexpr int kConsumers = kTuning.consumers;
   static constexpr int kRows = 64 * kConsumers;
@@ -29,9 +29,12 @@ struct ConfigForwardSm90 {
   static constexpr int kStages = kTuning.stages;
   static constexpr int kThreads = 128 * (kConsumers + 1);
   static_assert(HeadDim % 16 == 0 && kKeys % 16 == 0, "wgmma steps 16 deep");
-  static_assert((kConsumers * kTuning.consumer_registers + kTuning.producer_registers) * 128 <=
-                    65536 / kTuning.blocks_per_sm,
-                "setmaxnreg asks for more registers than a multiprocessor has");
+  /// setmaxnreg moves registers between the warp groups of a thread block; more than the block got at its launch never
+  /// come, and the block would wait for ever.
+  static constexpr int kLaunchRegisters = 65536 / kTuning.blocks_per_sm / kThreads / 8 * 8;
+  static_assert(kConsumers * kTuning.consumer_registers + kTuning.producer_registers <=
+                    kLaunchRegisters * (kConsumers + 1),
+                "setmaxnreg asks for more registers than the launch gave the thread block");
 
   // (64, D, warp group), D contiguous, 128-byte swizzle where D allows. The output leaves through the same memory.
   using AtomRows = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::K, Element,
@@ -77,9 +80,8 @@ struct ConfigForwardSm90 {
     cutlass::arch::ClusterTransactionBarrier q_full;
     cutlass::arch::ClusterTransactionBarrier k_full[kStages], v_full[kStages], scrub;
     cutlass::arch::ClusterBarrier k_empty[kStages], v_empty[kStages], swept;
-    // volatile: CUTLASS's barriers do not tell the compiler that they order memory.
-    volatile int note[kStages];  ///< words of TileNote
-    volatile int vote;           ///< not 0: a row needs another score sweep
+    TileNote note[kStages];
+    int votes[3];  ///< of the last sweep, this one and the next
   };
 
   static constexpr int kBytesQ = cute::cosize_v<LayoutQ> * sizeof(Element);
@@ -96,9 +98,6 @@ struct Ring {
     if (++slot == Stages) slot = 0, phase ^= 1;
   }
 };
-
-/// Keeps the compiler from moving memory accesses across a barrier or fence of CUTLASS, which does not say so itself.
-__device__ __forceinline__ void compiler_fence() { asm volatile("" ::: "memory"); }
 
 /// Named barriers of a thread block; 0 is __syncthreads.
 enum NamedBarrier : int { kVote = 1, kTurn = 2, kStore = 5 };

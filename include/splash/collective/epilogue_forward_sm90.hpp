@@ -53,7 +53,6 @@ struct EpilogueForwardSm90 {
           params.saved[s * params.saved_stride + at] = real ? rows.saved(r, s) : 0.0f;
       }
     }
-    compiler_fence();
     cutlass::arch::fence_view_async_shared();
     cutlass::arch::NamedBarrier::sync(128, kStore + group);
     if (thread == 0) {

@@ -73,16 +73,13 @@ struct MainloopForwardSm90 {
     sweep<true>(lane, k, v);
   }
 
-  /// After a score sweep: whether the consumers want another one. They have all read the vote by then, so it is cleared
-  /// for the next sweep before that begins.
+  /// After a score sweep: whether the consumers want another one. Slots of three sweeps rotate, so that one is cleared
+  /// while nobody reads or writes it.
   __device__ bool hear(int sweep, int lane) {
     shared.swept.wait(sweep & 1);
-    int again = 0;
-    if (lane == 0) {
-      again = shared.vote;
-      shared.vote = 0;
-    }
-    return __shfl_sync(~0u, again, 0) != 0;
+    const bool again = __shfl_sync(~0u, lane == 0 ? shared.votes[sweep % 3] : 0, 0);
+    if (lane == 0) shared.votes[(sweep + 2) % 3] = 0;
+    return again;
   }
 
   __device__ void load_queries() {
@@ -121,7 +118,7 @@ struct MainloopForwardSm90 {
       const unsigned full = full_groups(walk);
       shared.k_empty[k.slot].wait(k.phase ^ 1);
       if (lane == 0) {
-        shared.note[k.slot] = Config::TileNote::of(walk.tile(), full).word;
+        shared.note[k.slot] = Config::TileNote::of(walk.tile(), full);
         shared.k_full[k.slot].arrive_and_expect_tx(Config::kBytesK);
         copy(params.tma_k.with(*reinterpret_cast<uint64_t*>(&shared.k_full[k.slot])), tKg(_, walk.tile()),
              tKs(_, k.slot));
@@ -142,7 +139,6 @@ struct MainloopForwardSm90 {
           for (int n = 0; n < Config::kKeys / 32; ++n)
             if (dead >> n & 1)
               for (int d = 0; d < Config::kHeadDim; ++d) sV(d, lane + 32 * n, v.slot) = Element(0);
-          compiler_fence();
           cutlass::arch::fence_view_async_shared();
           __syncwarp();
           if (lane == 0) shared.v_full[v.slot].arrive();
@@ -152,7 +148,7 @@ struct MainloopForwardSm90 {
     }
     shared.k_empty[k.slot].wait(k.phase ^ 1);
     if (lane == 0) {
-      shared.note[k.slot] = Config::TileNote::end().word;
+      shared.note[k.slot] = Config::TileNote::end();
       shared.k_full[k.slot].arrive();
     }
     k.advance();
@@ -226,7 +222,7 @@ struct MainloopForwardSm90 {
     // One lane reads for its warp, and that lane frees the stage later.
     auto read_note = [&](const K& k) {
       shared.k_full[k.slot].wait(k.phase);
-      return typename Config::TileNote{__shfl_sync(~0u, (thread & 31) == 0 ? shared.note[k.slot] : 0, 0)};
+      return typename Config::TileNote{__shfl_sync(~0u, (thread & 31) == 0 ? shared.note[k.slot].word : 0, 0)};
     };
     auto release = [&](cutlass::arch::ClusterBarrier& empty) {
       if ((thread & 31) == 0) empty.arrive();
@@ -242,6 +238,7 @@ struct MainloopForwardSm90 {
     shared.q_full.wait(0);
 
     if constexpr (Normalizer::kScoreSweeps) {
+      int sweeps = 0;
       do {
         for (;;) {
           const auto note = read_note(k);
@@ -256,7 +253,7 @@ struct MainloopForwardSm90 {
         }
         release(shared.k_empty[k.slot]);
         k.advance();
-      } while (vote(rows.refine(normalizer, reduce), thread));
+      } while (vote(sweeps++, rows.refine(normalizer, reduce), thread));
     }
 
     clear(output);
@@ -309,16 +306,11 @@ struct MainloopForwardSm90 {
   }
 
   /// Ends a score sweep: true where a row of any consumer needs another one; the producer hears of it.
-  __device__ bool vote(bool again, int thread) {
-    const bool first_lane = (thread & 31) == 0;
-    if (__any_sync(~0u, again) && first_lane) atomicOr(const_cast<int*>(&shared.vote), 1);
+  __device__ bool vote(int sweep, bool again, int thread) {
+    if (__any_sync(~0u, again) && (thread & 31) == 0) atomicOr(&shared.votes[sweep % 3], 1);
     cutlass::arch::NamedBarrier::sync(kVoters, kVote);
-    int result = 0;
-    if (first_lane) {
-      result = shared.vote;
-      shared.swept.arrive();
-    }
-    return __shfl_sync(~0u, result, 0) != 0;
+    if (threadIdx.x == 128) shared.swept.arrive();
+    return __shfl_sync(~0u, (thread & 31) == 0 ? shared.votes[sweep % 3] : 0, 0) != 0;
   }
 
   template <class Mma, class A, class B, class C>

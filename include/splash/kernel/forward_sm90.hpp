@@ -46,8 +46,8 @@ __global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTun
   if (warp == 0 && cute::elect_one_sync()) {
     shared.q_full.init(1);
     shared.scrub.init(1);
-    shared.swept.init(4 * Config::kConsumers);
-    shared.vote = 0;
+    shared.swept.init(1);
+    for (int& slot : shared.votes) slot = 0;
     for (int s = 0; s < Config::kStages; ++s) {
       shared.k_full[s].init(1);
       shared.v_full[s].init(1);
