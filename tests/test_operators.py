@@ -16,6 +16,15 @@ SHAPE = Shape(2, 4, 2, 45, 70, 16)
 GPU_SHAPE = Shape(2, 4, 2, 80, 150, 64)
 
 
+def run_in_threads(work, count):
+    """work(0) to work(count - 1), each in a Python thread of its own."""
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def cases():
     """Every pattern with every normalizer and dtype, then lengths, positions and layouts."""
     for name in ("full", "causal", "symmetric20", "blocks64", "blocks64&causal"):
@@ -254,11 +263,7 @@ def test_several_python_threads():
         except Exception as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=run, args=(worker,)) for worker in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(run, 6)
     assert not failures
     for (_, index), answer in got.items():
         assert_same(answer, want[index])
@@ -403,9 +408,5 @@ def test_threads_on_streams():
                 if not torch.equal(out, want[worker]):
                     wrong.append(worker)
 
-    threads = [threading.Thread(target=run, args=(worker,)) for worker in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(run, 4)
     assert not wrong

@@ -30,28 +30,12 @@ void* current_cuda_stream(int32_t device_index) {
   return stream;
 }
 
-int cuda_attribute(int attribute, int32_t device_index) {
-  using Getter = int (*)(int* value, int attribute, int device);
-  static const auto get = loaded_function<Getter>("libcuda.so.1", "cuDeviceGetAttribute");
-  int value = 0;
-  if (const int error = get(&value, attribute, device_index))
-    raise("CudaError", "cuDeviceGetAttribute failed: ", error);
-  return value;
-}
-
-kernels::Arch cuda_arch(int32_t device_index) {
-  constexpr int kMajor = 75, kMinor = 76;  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
-  const int major = cuda_attribute(kMajor, device_index), minor = cuda_attribute(kMinor, device_index);
-  if (major == 9 && minor == 0) return kernels::Arch::sm90;
-  raise("NoKernelError", "cuda:", device_index, " has compute capability ", major, ".", minor, "; kernels are for 9.0");
-}
-
 }  // namespace
 
 ExecutionScope::ExecutionScope(const Device& device, bool deterministic) {
   execution_.deterministic = deterministic;
   if (device.is_cuda()) {
-    arch_ = cuda_arch(device.index);
+    arch_ = kernels::current_arch(device.index);
     guard_.emplace(device.index);
     execution_.stream = current_cuda_stream(device.index);
   } else {

@@ -10,7 +10,7 @@
 
 namespace splash::torch_ops {
 
-/// Keeps the device current while it lives. NoKernelError where no instance can be for that device.
+/// Keeps the device current while it lives.
 class ExecutionScope {
  public:
   ExecutionScope(const Device& device, bool deterministic);
