@@ -2,7 +2,7 @@
 
 import torch
 
-import splash_attention as sa  # noqa: F401  (loads the operators)
+from splash_attention.patterns import Extent
 
 FORWARD = torch.ops.splash.attention_forward.default
 BACKWARD = torch.ops.splash.attention_backward.default
@@ -14,7 +14,7 @@ def forward_arguments(case, device):
     """{name: argument} of the forward operator for a case."""
     q, k, v, _ = case.inputs(device)
     s, options = case.shape, case.options(device)
-    encoded = case.pattern(case, device).encode(s.batch, s.heads, s.queries, s.keys, q.device)
+    encoded = case.pattern(case, device).encode(Extent(s.batch, s.heads, s.queries, s.keys, q.device))
     q_start = options["k_start"] + s.keys - s.queries if options["q_start"] is None else options["q_start"]
     scale = s.dim**-0.5 if options["scale"] is None else options["scale"]
     positions = options["lengths"], options["kv_lengths"], q_start, options["k_start"]

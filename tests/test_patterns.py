@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_mask
 
 import splash_attention as sa
-from splash_attention.patterns import as_pattern, pack_bits
+from splash_attention.patterns import Extent, as_pattern
+from splash_attention.patterns.bits import pack_bits
 
 CPU = torch.device("cpu")
 
@@ -120,7 +121,7 @@ def test_density_of_long_sequences_needs_no_mask():
 def test_density_goes_through_large_masks_in_parts(monkeypatch):
     pattern = blocks() & sa.Causal()
     whole = pattern.density(77, 60)
-    monkeypatch.setattr("splash_attention.patterns._CHUNK", 100)
+    monkeypatch.setattr("splash_attention.patterns.base._CHUNK", 100)
     assert pattern.density(77, 60) == pytest.approx(whole, abs=1e-12)
 
 
@@ -185,10 +186,10 @@ def test_packed_words():
 
 def test_encoding():
     window = sa.SlidingWindow(None, 2**40)
-    assert tuple(sa.Causal().encode(2, 4, 70, 90, CPU)) == ("causal", [], [])
-    assert tuple(window.encode(2, 4, 70, 90, CPU)) == ("sliding_window", [-1, 2**30], [])
+    assert tuple(sa.Causal().encode(Extent(2, 4, 70, 90, CPU))) == ("causal", [], [])
+    assert tuple(window.encode(Extent(2, 4, 70, 90, CPU))) == ("sliding_window", [-1, 2**30], [])
     mask = torch.rand(1, 4, 1, 3, generator=torch.Generator().manual_seed(0)) < 0.5
-    name, ints, (by_row, by_column) = (window & sa.BlockMask(mask, (16, 32))).encode(2, 4, 70, 90, CPU)
+    name, ints, (by_row, by_column) = (window & sa.BlockMask(mask, (16, 32))).encode(Extent(2, 4, 70, 90, CPU))
     assert (name, ints) == ("sliding_window&block_mask", [-1, 2**30, 16, 32])
     assert by_row.shape == (1, 4, 5, 1) and by_column.shape == (1, 4, 3, 1)
     whole = mask.expand(1, 4, 5, 3)
@@ -196,8 +197,8 @@ def test_encoding():
 
 
 def test_encoding_without_a_backward_keeps_every_row():
-    _, _, (by_row, by_column) = blocks().encode(2, 3, 80, 64, CPU, backward=False)
-    assert torch.equal(by_row, blocks().encode(2, 3, 80, 64, CPU).tensors[0])
+    _, _, (by_row, by_column) = blocks().encode(Extent(2, 3, 80, 64, CPU, backward=False))
+    assert torch.equal(by_row, blocks().encode(Extent(2, 3, 80, 64, CPU)).tensors[0])
     assert by_column.shape == (1, 1, 4, 1) and (by_column == -1).all()
 
 
@@ -206,9 +207,9 @@ def test_masks_of_other_shapes_are_refused():
         with pytest.raises(ValueError, match="does not broadcast"):
             blocks().to_dense(Nq, Nk)
         with pytest.raises(ValueError, match="does not broadcast"):
-            blocks().encode(2, 3, Nq, Nk, CPU)
+            blocks().encode(Extent(2, 3, Nq, Nk, CPU))
     with pytest.raises(ValueError, match=r"\(2, 3\) does not broadcast to \(2, 4\)"):
-        blocks().encode(2, 4, 80, 64, CPU)
+        blocks().encode(Extent(2, 4, 80, 64, CPU))
     with pytest.raises(ValueError, match="heads: the pattern has 3"):
         blocks().to_dense(80, 64, heads=4)
 
@@ -227,4 +228,4 @@ def test_a_new_pattern_is_one_small_class():
 
     assert picture(Even().to_dense(2, 3)) == [".x.", "x.x"]
     assert Even().density(2, 2) == 0.5 and (Even() & sa.Causal()).density(2, 2) == 0.5
-    assert tuple((Even() & sa.Causal()).encode(1, 1, 2, 2, CPU)) == ("even&causal", [], [])
+    assert tuple((Even() & sa.Causal()).encode(Extent(1, 1, 2, 2, CPU))) == ("even&causal", [], [])

@@ -8,7 +8,7 @@ from torch import Tensor
 from . import _checks
 from ._errors import translate
 from .normalizers import Normalizer, Softmax, as_normalizer
-from .patterns import Full, Pattern, Prepared, as_pattern
+from .patterns import Extent, Full, Pattern, Prepared, as_pattern
 
 _FULL = Full()
 _SOFTMAX = Softmax()
@@ -63,7 +63,7 @@ def attention(
     lengths, kv_lengths = _checks.check_lengths(lengths, kv_lengths, q, Nk, q_start, k_start, validate)
     q_start = _checks.check_positions(Nq, Nk, q_start, k_start)
     scale = dim**-0.5 if scale is None else _checks.check_scale(scale)
-    encoded = pattern.encode(batch, heads, Nq, Nk, q.device, _needs_gradient(q, k, v))
+    encoded = pattern.encode(Extent(batch, heads, Nq, Nk, q.device, k_start=k_start, backward=_needs_gradient(q, k, v)))
     name, numbers = normalizer.encode()
     try:
         out, statistic, _ = torch.ops.splash.attention_forward.default(
@@ -83,8 +83,8 @@ def prepare(pattern: Pattern | str, q: Tensor, k: Tensor, backward: bool = True)
     """
     pattern = as_pattern(pattern)
     _checks.check_inputs(q, k, k)
-    shape = (*q.shape[:3], k.shape[2])
-    return Prepared(pattern, pattern.encode(*shape, q.device, backward), shape, q.device, backward)
+    extent = Extent(*q.shape[:3], k.shape[2], q.device, backward=backward)
+    return Prepared(pattern, pattern.encode(extent), extent)
 
 
 def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,37 @@
+"""WHICH scores exist: one frozen dataclass a pattern.
+
+Query i = row + q_start and key j = column + k_start are positions in the whole sequence; the defaults are k_start = 0
+and q_start = k_start + Nk - Nq (the last query meets the last key).
+"""
+
+from __future__ import annotations
+
+from .band import Causal, Full, SlidingWindow
+from .base import And, Encoded, Extent, Pattern, Prepared
+from .block_mask import BlockMask
+
+__all__ = [
+    "And",
+    "BlockMask",
+    "Causal",
+    "Encoded",
+    "Extent",
+    "Full",
+    "Pattern",
+    "Prepared",
+    "SlidingWindow",
+    "as_pattern",
+]
+
+_SHORT = {"full": Full, "causal": Causal}
+
+
+def as_pattern(short: Pattern | str) -> Pattern:
+    """A pattern from its short form, "full" or "causal"."""
+    if isinstance(short, Pattern):
+        return short
+    if isinstance(short, str):
+        if short in _SHORT:
+            return _SHORT[short]()
+        raise ValueError(f'pattern: expected "full", "causal" or a pattern, got {short!r}')
+    raise TypeError(f"pattern: expected a pattern or a string, got {type(short).__name__}")

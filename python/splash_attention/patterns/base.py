@@ -1,0 +1,242 @@
+"""What all patterns share: the base class, conjunctions, and how a pattern reaches the operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .checks import four
+
+MAX_TERMS = 4
+_CHUNK = 2**22
+
+
+class Encoded(NamedTuple):
+    """A pattern as the operators take it: the names of its terms joined by "&", their numbers and their tensors."""
+
+    pattern: str
+    ints: list[int]
+    tensors: list[Tensor]
+
+
+class Grid(NamedTuple):
+    """Index tensors of a rectangle of scores: `row`, `i` (n, 1) and `column`, `j` (1, m).
+
+    end: the position after the last key of the whole problem.
+    """
+
+    row: Tensor
+    column: Tensor
+    i: Tensor
+    j: Tensor
+    end: int
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The problem that a pattern's tensors are made for.
+
+    queries, keys: rows and columns of the tensors; with packed sequences (batch of them) those of the longest one.
+    k_start: the position of the first key. cu_seqlens_k: (batch + 1,) int32 on `device` where sequences are packed,
+    None elsewhere. backward: also what only the backward reads.
+    """
+
+    batch: int
+    heads: int
+    queries: int
+    keys: int
+    device: torch.device
+    k_start: int = 0
+    cu_seqlens_k: Tensor | None = None
+    backward: bool = True
+
+    @property
+    def packed(self) -> bool:
+        return self.cu_seqlens_k is not None
+
+
+class Pattern:
+    """Base of all patterns.
+
+    A new pattern is a frozen dataclass with its `name` in kernels/instances.json, `keep`, and its numbers in `ints`;
+    only patterns that hold tensors need the rest.
+    """
+
+    name: ClassVar[str]
+
+    def ints(self) -> list[int]:
+        """Its numbers, in the order that C++ reads them."""
+        return []
+
+    def tensors(self, extent: Extent) -> list[Tensor]:
+        """Its tensors, checked against the problem."""
+        return []
+
+    def keep(self, grid: Grid) -> Tensor:
+        """bool, broadcastable to (B, H, n, m): which scores of the grid are kept."""
+        raise NotImplementedError
+
+    def band(self) -> tuple[int | None, int | None] | None:
+        """(left, right) where exactly i - left <= j <= i + right is kept (None: unlimited), None for other patterns."""
+        return None
+
+    def check(self, Nq: int, Nk: int) -> None:
+        """Raises ValueError where the pattern does not fit Nq rows and Nk columns."""
+
+    def causal(self) -> bool:
+        """True where no key after the query is kept, at any position."""
+        band = self.band()
+        return band is not None and band[1] == 0
+
+    def encode(self, extent: Extent) -> Encoded:
+        """What the operators take. ValueError where the pattern does not fit the problem."""
+        return Encoded(self.name, self.ints(), self.tensors(extent))
+
+    def to_dense(
+        self,
+        Nq: int,
+        Nk: int,
+        heads: int = 1,
+        batch: int = 1,
+        q_start: int | None = None,
+        k_start: int = 0,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """bool mask (B or 1, H or 1, Nq, Nk), True where a score is kept.
+
+        Raises ValueError where the pattern does not fit these sizes.
+        """
+        self.check(Nq, Nk)
+        kept = self.keep(_grid(0, Nq, Nk, k_start + Nk - Nq if q_start is None else q_start, k_start, device))
+        kept = four(kept.expand(*kept.shape[:-2], Nq, Nk))
+        for name, size, given in (("batch", kept.shape[0], batch), ("heads", kept.shape[1], heads)):
+            if given != 1 and size not in (1, given):
+                raise ValueError(f"{name}: the pattern has {size} of them, {given} were asked for")
+        return kept
+
+    def density(self, Nq: int, Nk: int, q_start: int | None = None, k_start: int = 0) -> float:
+        """The share of the Nq * Nk scores that is kept, over batches and heads; 0 where there are none."""
+        self.check(Nq, Nk)
+        if Nq == 0 or Nk == 0:
+            return 0.0
+        q_start = k_start + Nk - Nq if q_start is None else q_start
+        band = self.band()
+        if band is not None:
+            return _count_band(*band, Nq, Nk, q_start, k_start) / (Nq * Nk)
+        total = 0.0
+        step = max(1, _CHUNK // Nk)
+        for begin in range(0, Nq, step):
+            end = min(begin + step, Nq)
+            kept = self.keep(_grid(begin, end, Nk, q_start, k_start, None))
+            kept = kept.expand(*kept.shape[:-2], end - begin, Nk)
+            total += kept.sum().item() / max(1, kept[..., 0, 0].numel())
+        return total / (Nq * Nk)
+
+    def __and__(self, other: Pattern) -> And:
+        if not isinstance(other, Pattern):
+            return NotImplemented
+        return And((*_terms(self), *_terms(other)))
+
+
+@dataclass(frozen=True)
+class And(Pattern):
+    """What all of its terms keep; made by `a & b`. ValueError for more than four terms."""
+
+    terms: tuple[Pattern, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "terms", tuple(self.terms))
+        if not 1 <= len(self.terms) <= MAX_TERMS:
+            raise ValueError(f"pattern: a conjunction has 1 to {MAX_TERMS} terms, got {len(self.terms)}")
+
+    def __repr__(self) -> str:
+        return " & ".join(repr(term) for term in self.terms)
+
+    def band(self):
+        bands = [term.band() for term in self.terms]
+        if None in bands:
+            return None
+        return tuple(min((band[side] for band in bands if band[side] is not None), default=None) for side in (0, 1))
+
+    def check(self, Nq, Nk):
+        for term in self.terms:
+            term.check(Nq, Nk)
+
+    def keep(self, grid):
+        return reduce(torch.logical_and, (four(term.keep(grid)) for term in self.terms))
+
+    def causal(self):
+        return any(term.causal() for term in self.terms)
+
+    def encode(self, extent):
+        parts = [term.encode(extent) for term in self.terms]
+        return Encoded(
+            "&".join(part.pattern for part in parts),
+            [number for part in parts for number in part.ints],
+            [tensor for part in parts for tensor in part.tensors],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared(Pattern):
+    """A pattern with its metadata already built, by prepare(); compares by identity."""
+
+    pattern: Pattern
+    encoded: Encoded
+    extent: Extent
+
+    def __repr__(self) -> str:
+        return f"prepare({self.pattern!r}, (B, Hq, Nq, Nk)={_sizes(self.extent)}, device={self.extent.device})"
+
+    def band(self):
+        return self.pattern.band()
+
+    def causal(self):
+        return self.pattern.causal()
+
+    def check(self, Nq, Nk):
+        self.pattern.check(Nq, Nk)
+
+    def keep(self, grid):
+        return self.pattern.keep(grid)
+
+    def encode(self, extent):
+        if extent.backward and not self.extent.backward:
+            raise ValueError("pattern: prepared with backward=False, but an input requires a gradient")
+        if _sizes(extent) != _sizes(self.extent) or extent.device != self.extent.device:
+            raise ValueError(
+                f"pattern: prepared for (B, Hq, Nq, Nk) = {_sizes(self.extent)} on {self.extent.device}, "
+                f"used with {_sizes(extent)} on {extent.device}"
+            )
+        if extent.packed or extent.k_start != self.extent.k_start:
+            raise ValueError(
+                f"pattern: prepared for k_start {self.extent.k_start} without packed sequences, used with "
+                f"{'packed sequences' if extent.packed else f'k_start {extent.k_start}'}"
+            )
+        return self.encoded
+
+
+def _sizes(extent: Extent) -> tuple[int, int, int, int]:
+    return extent.batch, extent.heads, extent.queries, extent.keys
+
+
+def _terms(pattern: Pattern) -> tuple[Pattern, ...]:
+    return pattern.terms if isinstance(pattern, And) else (pattern,)
+
+
+def _grid(begin: int, end: int, Nk: int, q_start: int, k_start: int, device) -> Grid:
+    row = torch.arange(begin, end, device=device)[:, None]
+    column = torch.arange(Nk, device=device)[None, :]
+    return Grid(row, column, row + q_start, column + k_start, k_start + Nk)
+
+
+def _count_band(left: int | None, right: int | None, Nq: int, Nk: int, q_start: int, k_start: int) -> int:
+    """Kept scores of a band, row by row: the columns from max(0, i - left) to min(Nk - 1, i + right)."""
+    diagonal = torch.arange(Nq) + (q_start - k_start)
+    first = torch.zeros_like(diagonal) if left is None else (diagonal - left).clamp(0, Nk)
+    end = torch.full_like(diagonal, Nk) if right is None else (diagonal + right + 1).clamp(0, Nk)
+    return int((end - first).clamp(min=0).sum())
