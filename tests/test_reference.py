@@ -63,7 +63,7 @@ def test_sorting_and_bisection_agree(alpha):
     x = rows(2, length=300).detach().clamp(min=-2)
     x = (alpha - 1) * (x - x.amax(-1, keepdim=True))
     beta = 1 / (alpha - 1)
-    torch.testing.assert_close(reference._SOLVERS[alpha](x, beta), reference._bisect(x, beta), rtol=0, atol=1e-12)
+    torch.testing.assert_close(normalizers._SOLVERS[alpha](x, beta), normalizers._bisect(x, beta), rtol=0, atol=1e-12)
 
 
 def test_entmax_keeps_its_row_sum_at_large_scores():

@@ -20,6 +20,7 @@ struct TensorView {
 inline constexpr int kMaxTerms = 4;        ///< conjoined patterns of one call
 inline constexpr int kMaxTermInts = 8;     ///< numbers of one pattern
 inline constexpr int kMaxTermTensors = 4;  ///< tensors of one pattern
+inline constexpr int kMaxParameters = 2;   ///< learned parameters of a normalizer
 
 /// One pattern as data: its place in the pattern list of kernels/instances.json, its numbers and its tensors.
 struct PatternTerm {
@@ -36,10 +37,13 @@ struct PatternSpec {
   PatternTerm terms[kMaxTerms] = {};
 };
 
-/// A normalizer as data: the numbers of its Python dataclass in their order there.
+/// A normalizer as data: its numbers and its learned parameters, in the order of kernels/instances.json. Parameters are
+/// contiguous, of the statistic's dtype, and have the query heads as their first dimension.
 struct NormalizerSpec {
   int num_floats = 0;
   double floats[4] = {};
+  int num_parameters = 0;
+  TensorView parameters[kMaxParameters] = {};
 };
 
 /// Where rows and columns stand in the whole sequence, and how many of them a batch entry really has.
@@ -48,9 +52,17 @@ struct Positions {
   int64_t k_start = 0;               ///< position of column 0
   const int32_t* lengths = nullptr;  ///< (B,) right-padded batches: rows and columns at positions >= length are padding
   const int32_t* kv_lengths = nullptr;  ///< (B,) padded cache: columns from here on are masked and positions end here
+
+  /// Packed sequences: the tensors are (1, H, T, D), and sequence b is their rows [cu_queries[b], cu_queries[b + 1]) and
+  /// columns [cu_keys[b], cu_keys[b + 1]): a problem of its own, whose last query stands at its last key.
+  const int32_t* cu_queries = nullptr;  ///< (sequences + 1,)
+  const int32_t* cu_keys = nullptr;     ///< (sequences + 1,)
+  int64_t sequences = 0;
+  int64_t max_queries = 0, max_keys = 0;  ///< of the longest sequence
 };
 
-/// What both passes read. q (B, Hq, Nq, D), k and v (B, Hkv, Nk, D), unit stride along D.
+/// What both passes read. q (B, Hq, Nq, D), k and v (B, Hkv, Nk, D), unit stride along D; B is 1 where sequences are
+/// packed.
 struct AttentionInputs {
   TensorView q, k, v;
   PatternSpec pattern;
@@ -86,6 +98,7 @@ struct BackwardArguments {
   TensorView grad_out;               ///< (B, Hq, Nq, D), any strides with a unit last one
   TensorView grad_statistic;         ///< (B, Hq, Nq) contiguous; data == nullptr where there is none
   TensorView grad_q, grad_k, grad_v;
+  TensorView grad_parameters[kMaxParameters];  ///< contiguous, like in.normalizer.parameters
 };
 
 /// Result of a host call. `reason` is a static or thread-local string that stays valid until the next call.

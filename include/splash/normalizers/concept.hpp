@@ -10,9 +10,10 @@ SPLASH_NAMESPACE_BEGIN
 namespace normalizers {
 
 /// A fragment is the part of a score tile that one thread holds: `rows` query rows times columns() keys, read by
-/// get(r, c) and written by set(r, c, value). On a GPU a row is spread over the four threads of a quad and Value is
-/// float; on the CPU a "row" is one SIMD vector of queries. Masked scores are -inf. Raw scores are q.k; the normalizer
-/// multiplies by its own factor, so that scale and change of base cost nothing.
+/// get(r, c) and written by set(r, c, value); column(c) is the index of the key, a whole number. On a GPU a row is spread
+/// over the four threads of a quad and Value is float; on the CPU a "row" is one SIMD vector of queries, or, where dS is
+/// formed, of keys. Masked scores are -inf. Raw scores are q.k; the normalizer multiplies by its own factor, so that scale
+/// and change of base cost nothing.
 ///
 /// A reduction combines the threads that share a row: reduce.max(value), reduce.sum(value), the same result in each.
 ///
@@ -33,6 +34,14 @@ namespace normalizers {
 ///   observe(n, fragment scores, fragment dp)  delta sweep (only where kDeltaSweep): scores and dO.v
 ///   close(n, r, output_dot, dstatistic, reduce)  delta from rowsum(dO * O) or the sweep, less the statistic's gradient
 ///   apply(n, scores, dp)          scores become weights p, dp becomes dS with respect to s = scale * q.k
+///
+/// A normalizer that needs more says so by having it:
+///   n.of_head(head) -> N            its numbers for one query head, asked for before anything else
+///   Rows::place(n, r, i), Gradient::place(n, r, i)  the position of the row, told first (after load() in the backward)
+///   kBias, n.bias(), n.bias_count() b[t], added to s at the distance t = i - j in [0, count). The mainloop adds it to
+///                                   the raw scores and sums dS along the diagonals: the gradient of the last parameter
+///   kRowGradients, Gradient::row_gradient(n, r, p)  after close(): the row's share of the gradient of parameter p of
+///                                   its head, p < kRowGradients
 template <class N>
 concept Normalizer = requires(const NormalizerSpec& spec, double scale) {
   { N::from(spec, scale) } -> std::same_as<N>;  // scale > 0, see math::split_scale
@@ -41,6 +50,36 @@ concept Normalizer = requires(const NormalizerSpec& spec, double scale) {
   { N::kDeltaSweep } -> std::convertible_to<bool>;
   { N::kSaved } -> std::convertible_to<int>;
 };
+
+template <class N>
+SPLASH_HD N of_head(const N& n, int head) {
+  if constexpr (requires { n.of_head(head); })
+    return n.of_head(head);
+  else
+    return n;
+}
+
+/// `state` is Rows or Gradient.
+template <class N, class State, class Value>
+SPLASH_HD void place(const N& n, State& state, int r, Value i) {
+  if constexpr (requires { state.place(n, r, i); }) state.place(n, r, i);
+}
+
+template <class N>
+inline constexpr bool kNeedsPosition = requires(const N& n, typename N::template Rows<float, 1>& rows) {
+  rows.place(n, 0, 0.0f);
+};
+
+template <class N>
+inline constexpr bool kHasBias = requires { requires N::kBias; };
+
+template <class N>
+inline constexpr int kRowGradientsOf = [] {
+  if constexpr (requires { N::kRowGradients; })
+    return int(N::kRowGradients);
+  else
+    return 0;
+}();
 
 }  // namespace normalizers
 SPLASH_NAMESPACE_END
