@@ -1,135 +1,15 @@
-// Brute force: what a pattern says of tiles against keep(i, j) of every element, over many frames.
-#include <vector>
-
-#include "check.hpp"
+// Brute force of the windows, the masks and their conjunctions, over many frames.
 #include "pattern_cases.hpp"
+#include "pattern_checks.hpp"
 #include "splash/patterns/causal.hpp"
 #include "splash/patterns/compose.hpp"
 #include "splash/patterns/full.hpp"
 #include "splash/patterns/sliding_window.hpp"
-#include "splash/patterns/tile_walk.hpp"
-#include "splash/patterns/transpose.hpp"
 
 namespace {
 
-using namespace splash;
-using namespace splash::patterns;
+using namespace brute_force;
 using AnyPattern = AnyOf<Full, Causal, SlidingWindow, BlockMask>;
-
-long brute_forced_tiles = 0;
-long inexact_tiles = 0;
-
-/// How many scores a pattern keeps in any rectangle, from keep() alone.
-class Kept {
- public:
-  template <class P>
-  Kept(const P& pattern, const Frame& frame, int rows, int columns) : width_(columns + 1), sums_((rows + 1) * width_) {
-    for (int row = 0; row < rows; ++row)
-      for (int column = 0, line = 0; column < columns; ++column) {
-        line += pattern.keep(frame, row, column);
-        sums_[(row + 1) * width_ + column + 1] = sums_[row * width_ + column + 1] + line;
-      }
-  }
-  int count(const Box& box) const {
-    return at(box.row_end, box.column_end) - at(box.row_begin, box.column_end) - at(box.row_end, box.column_begin) +
-           at(box.row_begin, box.column_begin);
-  }
-
- private:
-  int at(int row, int column) const { return sums_[row * width_ + column]; }
-  int width_;
-  std::vector<int> sums_;
-};
-
-int area(const Box& box) { return (box.row_end - box.row_begin) * (box.column_end - box.column_begin); }
-
-/// classify() of every tile: `empty` and `full` must be true, and where the pattern is exact `partial` must be, too.
-/// The walk visits, in order, just the tiles that are not called empty.
-template <class P>
-void check_tiles(const char* name, const P& pattern, const Frame& frame, int rows, int columns, int tile_rows,
-                 int tile_columns, bool exact) {
-  const Kept kept(pattern, frame, rows, columns);
-  for (int row = 0; row < rows; row += tile_rows) {
-    const int row_end = row + tile_rows < rows ? row + tile_rows : rows;
-    TileWalk<P> walk(pattern, frame, row, row_end, columns, tile_columns);
-    for (int column = 0; column < columns; column += tile_columns) {
-      const Box box{row, row_end, column, column + tile_columns < columns ? column + tile_columns : columns};
-      const int count = kept.count(box);
-      const TileState truth =
-          count == 0 ? TileState::empty : (count == area(box) ? TileState::full : TileState::partial);
-      const TileState state = pattern.classify(frame, box);
-      ++brute_forced_tiles;
-      inexact_tiles += state != truth;
-      check::that(state == truth || (!exact && state == TileState::partial),
-                  "%s classifies [%d,%d)x[%d,%d) as %d, it is %d", name, box.row_begin, box.row_end, box.column_begin,
-                  box.column_end, int(state), int(truth));
-      const bool visited = !walk.done() && walk.begin() == column;
-      check::that(visited ? state != TileState::empty : count == 0, "%s: the walk %s [%d,%d)x[%d,%d), which keeps %d",
-                  name, visited ? "visits" : "misses", row, row_end, column, box.column_end, count);
-      if (!visited) continue;
-      check::that(walk.state() == state && walk.end() == box.column_end && walk.tile() == column / tile_columns,
-                  "%s: the walk's tile differs at row %d, column %d", name, row, column);
-      walk.advance();
-      check::that(walk.done() || walk.begin() > column, "%s: the walk goes back at row %d, column %d", name, row,
-                  column);
-    }
-    check::that(walk.done(), "%s: the walk goes on past the last column in row %d", name, row);
-  }
-}
-
-/// next_column() never steps over a kept score, and where the pattern is exact it stops at one if there is any.
-template <class P>
-void check_steps(const char* name, const P& pattern, const Frame& frame, int rows, int columns, bool exact) {
-  const Kept kept(pattern, frame, rows, columns);
-  for (int height : {1, 16, 64, 100})
-    for (int row = 0; row < rows; row += height) {
-      const int row_end = row + height < rows ? row + height : rows;
-      for (int column = 0; column < columns; ++column) {
-        const int next = pattern.next_column(frame, row, row_end, column);
-        const int stop = next < columns ? next : columns;
-        check::that(next >= column, "%s: next_column(%d) of rows [%d,%d) is %d", name, column, row, row_end, next);
-        check::that(stop == column || kept.count({row, row_end, column, stop}) == 0,
-                    "%s: next_column(%d) of rows [%d,%d) is %d and skips kept scores", name, column, row, row_end,
-                    next);
-        if (exact && stop < columns)
-          check::that(kept.count({row, row_end, stop, stop + 1}) > 0,
-                      "%s: next_column(%d) of rows [%d,%d) is %d, not kept", name, column, row, row_end, next);
-      }
-    }
-}
-
-/// Twice transposed is the pattern itself, in all four answers.
-template <class P>
-void check_involution(const char* name, const P& pattern, const Frame& frame) {
-  const Transposed<P> once{pattern};
-  const Transposed<Transposed<P>> twice{once};
-  for (int row = 0; row < frame.num_queries; row += 7)
-    for (int column = 0; column < frame.num_keys; column += 5) {
-      const int row_end = row + 7 < frame.num_queries ? row + 7 : frame.num_queries;
-      const int column_end = column + 5 < frame.num_keys ? column + 5 : frame.num_keys;
-      const Box box{row, row_end, column, column_end}, mirrored{column, column_end, row, row_end};
-      const bool same =
-          twice.keep(frame, row, column) == pattern.keep(frame, row, column) &&
-          once.keep(frame, column, row) == pattern.keep(frame, row, column) &&
-          twice.classify(frame, box) == pattern.classify(frame, box) &&
-          once.classify(frame, mirrored) == pattern.classify(frame, box) &&
-          twice.next_column(frame, row, row_end, column) == pattern.next_column(frame, row, row_end, column) &&
-          twice.next_row(frame, column, column_end, row) == pattern.next_row(frame, column, column_end, row);
-      check::that(same, "%s: its transpose differs at row %d, column %d", name, row, column);
-    }
-}
-
-template <class P>
-void check_pattern(const char* name, const P& pattern, const Frame& frame, bool exact) {
-  const Transposed<P> transposed{pattern};
-  for (const auto& [tile_rows, tile_columns] : {std::pair{64, 64}, {128, 64}, {16, 16}, {48, 128}, {7, 5}, {1, 33}}) {
-    check_tiles(name, pattern, frame, frame.num_queries, frame.num_keys, tile_rows, tile_columns, exact);
-    check_tiles(name, transposed, frame, frame.num_keys, frame.num_queries, tile_columns, tile_rows, exact);
-  }
-  check_steps(name, pattern, frame, frame.num_queries, frame.num_keys, exact);
-  check_steps(name, transposed, frame, frame.num_keys, frame.num_queries, exact);
-  check_involution(name, pattern, frame);
-}
 
 PatternTerm window_term(int left, int right) {
   PatternTerm term;
@@ -209,7 +89,5 @@ int main() {
     check_bands(one.frame);
     check_masks(one, seed += 100);
   }
-  std::printf("brute-forced tiles: %ld, of which %ld are partial in name only (conjunctions)\n", brute_forced_tiles,
-              inexact_tiles);
-  return check::summary("test_patterns");
+  return summary("test_patterns");
 }

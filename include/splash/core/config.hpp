@@ -17,6 +17,15 @@
 #define SPLASH_NO_UNROLL
 #endif
 
+// A long answer of a list of patterns: on the host it is a call, not a copy at every place that asks.
+#if defined(__CUDACC__)
+#define SPLASH_HD_LONG SPLASH_HD
+#elif defined(__GNUC__)
+#define SPLASH_HD_LONG inline __attribute__((noinline))
+#else
+#define SPLASH_HD_LONG inline
+#endif
+
 // The CPU code is compiled once an instruction set. Each of those translation units names its own inline namespace,
 // otherwise the linker would merge equal templates and hand, say, AVX-512 code to a CPU without it.
 #if !defined(SPLASH_ISA)

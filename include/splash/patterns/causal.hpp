@@ -17,6 +17,9 @@ struct Causal {
   SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
     return band().next_row(frame, column_begin, column_end, row);
   }
+  SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
+    return band().kept_bits(frame, row, column);
+  }
   SPLASH_HD SlidingWindow band() const { return {kUnlimited, 0}; }
 };
 

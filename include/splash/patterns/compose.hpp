@@ -34,18 +34,22 @@ struct And {
     return both(a.classify(frame, box), b.classify(frame, box));
   }
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
-    for (;;) {
-      const int next = b.next_column(frame, row_begin, row_end, a.next_column(frame, row_begin, row_end, column));
-      if (next == column || next == kEnd) return next;
-      column = next;
+    while (column < frame.num_keys) {
+      const int next = a.next_column(frame, row_begin, row_end, column);
+      if (next >= frame.num_keys) break;
+      column = b.next_column(frame, row_begin, row_end, next);
+      if (column == next) return column;
     }
+    return kEnd;
   }
   SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
-    for (;;) {
-      const int next = b.next_row(frame, column_begin, column_end, a.next_row(frame, column_begin, column_end, row));
-      if (next == row || next == kEnd) return next;
-      row = next;
+    while (row < frame.num_queries) {
+      const int next = a.next_row(frame, column_begin, column_end, row);
+      if (next >= frame.num_queries) break;
+      row = b.next_row(frame, column_begin, column_end, next);
+      if (row == next) return row;
     }
+    return kEnd;
   }
 };
 
@@ -118,27 +122,29 @@ struct Conjunction {
   SPLASH_HD void each_term(F&& f) const {
     for (int t = 0; t < count; ++t) terms[t].each_term(f);
   }
-  SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
+  SPLASH_HD_LONG bool keep(const Frame& frame, int row, int column) const {
     for (int t = 0; t < count; ++t)
       if (!terms[t].keep(frame, row, column)) return false;
     return true;
   }
-  SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
+  SPLASH_HD_LONG TileState classify(const Frame& frame, const Box& box) const {
     TileState state = TileState::full;
     for (int t = 0; t < count && state != TileState::empty; ++t) state = both(state, terms[t].classify(frame, box));
     return state;
   }
   /// Leapfrog: every term moves the candidate on until all agree.
-  SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
-    for (int agreed = 0, t = 0; agreed < count && column != kEnd; t = t + 1 == count ? 0 : t + 1) {
+  SPLASH_HD_LONG int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
+    for (int agreed = 0, t = 0; agreed < count; t = t + 1 == count ? 0 : t + 1) {
+      if (column >= frame.num_keys) return kEnd;
       const int next = terms[t].next_column(frame, row_begin, row_end, column);
       agreed = next == column ? agreed + 1 : 1;
       column = next;
     }
     return column;
   }
-  SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
-    for (int agreed = 0, t = 0; agreed < count && row != kEnd; t = t + 1 == count ? 0 : t + 1) {
+  SPLASH_HD_LONG int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
+    for (int agreed = 0, t = 0; agreed < count; t = t + 1 == count ? 0 : t + 1) {
+      if (row >= frame.num_queries) return kEnd;
       const int next = terms[t].next_row(frame, column_begin, column_end, row);
       agreed = next == row ? agreed + 1 : 1;
       row = next;

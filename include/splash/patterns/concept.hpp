@@ -9,7 +9,8 @@ SPLASH_NAMESPACE_BEGIN
 namespace patterns {
 
 /// WHICH scores exist. A pattern is plain data, copied to the device as it is.
-///   keep(frame, row, column)            is this score kept? Rows and columns are inside the frame.
+/// Rows and columns in the arguments are inside the frame, ends of ranges at most one past it.
+///   keep(frame, row, column)            is this score kept?
 ///   classify(frame, box)                are all, some or none kept? `partial` is always a correct answer.
 ///   next_column(frame, r0, r1, column)  a column c >= `column` such that rows [r0, r1) keep nothing in [column, c);
 ///                                       kEnd where nothing is left.
@@ -20,6 +21,14 @@ concept Pattern = requires(const P pattern, const Frame& frame, const Box& box, 
   { pattern.classify(frame, box) } -> std::same_as<TileState>;
   { pattern.next_column(frame, n, n, n) } -> std::same_as<int>;
   { pattern.next_row(frame, n, n, n) } -> std::same_as<int>;
+};
+
+/// Optional: 64 answers of keep() at once, with which the host masks tiles.
+///   kept_bits(frame, row, column)       bit c is keep(frame, row, column + c) for every column + c inside the frame;
+///                                       the bits of columns outside mean nothing.
+template <class P>
+concept BitsPattern = Pattern<P> && requires(const P pattern, const Frame& frame, int n) {
+  { pattern.kept_bits(frame, n, n) } -> std::same_as<uint64_t>;
 };
 
 /// Says by kUnrollKeep = true that keep() is so cheap that a GPU may inline it for every score of a partial tile.

@@ -13,6 +13,9 @@ struct Full {
   SPLASH_HD TileState classify(const Frame&, const Box&) const { return TileState::full; }
   SPLASH_HD int next_column(const Frame&, int, int, int column) const { return column; }
   SPLASH_HD int next_row(const Frame&, int, int, int row) const { return row; }
+  SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
+    return band().kept_bits(frame, row, column);
+  }
   SPLASH_HD SlidingWindow band() const { return {}; }
 };
 

@@ -1,6 +1,7 @@
 // SlidingWindow(left, right): i - left <= j <= i + right.
 #pragma once
 
+#include "splash/patterns/arithmetic.hpp"
 #include "splash/patterns/concept.hpp"
 
 SPLASH_NAMESPACE_BEGIN
@@ -28,21 +29,23 @@ struct SlidingWindow {
   }
 
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
-    return next(frame.i(row_begin) - left - frame.k_start, frame.i(row_end - 1) + right - frame.k_start, column);
+    return next_within(frame.i(row_begin) - left - frame.k_start, frame.i(row_end - 1) + right - frame.k_start, column);
   }
 
   SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
-    return next(frame.j(column_begin) - right - frame.q_start, frame.j(column_end - 1) + left - frame.q_start, row);
+    return next_within(frame.j(column_begin) - right - frame.q_start, frame.j(column_end - 1) + left - frame.q_start,
+                       row);
+  }
+
+  SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
+    const int distance = frame.i(row) - frame.j(column);
+    return bits_between(distance - left, distance + right);
   }
 
   SPLASH_HD SlidingWindow band() const { return *this; }
 
  private:
   static SPLASH_HD int side(int64_t limit) { return limit < 0 || limit > kUnlimited ? kUnlimited : int(limit); }
-  static SPLASH_HD int next(int first, int last, int from) {
-    const int candidate = from < first ? first : from;
-    return candidate > last ? kEnd : candidate;
-  }
 };
 
 /// Patterns that are a window with particular sides; conjunctions of them are again one window.

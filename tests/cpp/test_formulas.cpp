@@ -1,0 +1,83 @@
+// Brute force of the patterns whose index formula has numbers only: keep() against SPEC, the rest against keep().
+#include <initializer_list>
+
+#include "pattern_cases.hpp"
+#include "pattern_checks.hpp"
+#include "splash/patterns/block_diagonal.hpp"
+#include "splash/patterns/dilated.hpp"
+#include "splash/patterns/streaming.hpp"
+
+namespace {
+
+using namespace brute_force;
+
+/// Remainder and quotient that round towards minus infinity, in the plainest way.
+int64_t mod(int64_t a, int64_t b) { return (a % b + b) % b; }
+int64_t div(int64_t a, int64_t b) { return (a - mod(a, b)) / b; }
+
+PatternTerm term_of(std::initializer_list<int64_t> ints) {
+  PatternTerm term;
+  for (const int64_t n : ints) term.ints[term.num_ints++] = n;
+  return term;
+}
+
+template <class P, class Formula>
+void check_term(const char* name, const PatternTerm& term, const Frame& frame, bool exact, const Formula& formula) {
+  const P pattern = P::from(term);
+  check_formula(name, pattern, frame, formula);
+  check_pattern(name, pattern, frame, exact);
+}
+
+void check_streaming(const Frame& frame) {
+  const int64_t numbers[][2] = {
+      {0, 1}, {4, 1}, {16, 64}, {130, 20}, {3, 300}, {int64_t(1) << 40, 1}, {0, int64_t(1) << 40}};
+  for (const auto& [sink, window] : numbers)
+    check_term<Streaming>("Streaming", term_of({sink, window}), frame, true,
+                          [&](int64_t i, int64_t j) { return j <= i && (j < sink || i - j < window); });
+}
+
+void check_block_diagonal(const Frame& frame) {
+  for (const int64_t block : {1, 3, 16, 64, 70, kUnlimited})
+    for (const bool causal : {false, true})
+      check_term<BlockDiagonal>("BlockDiagonal", term_of({block, causal}), frame, true, [&](int64_t i, int64_t j) {
+        return div(i, block) == div(j, block) && (!causal || j <= i);
+      });
+}
+
+bool dilated(int64_t i, int64_t j, int64_t window, int64_t dilation, bool causal) {
+  const int64_t distance = i - j;
+  if (distance % dilation != 0) return false;
+  if (causal) return distance >= 0 && distance / dilation < window;
+  return (distance < 0 ? -distance : distance) / dilation <= window;
+}
+
+void check_dilated(const Frame& frame) {
+  static int32_t by_head[] = {-7, 90, 5, 1};
+  for (const int64_t window : {1, 7, 64, 300, kUnlimited})
+    for (const bool causal : {false, true}) {
+      for (const int64_t dilation : {1, 3, 8, 70, kUnlimited})
+        check_term<Dilated>("Dilated", term_of({window, dilation, causal}), frame, true,
+                            [&](int64_t i, int64_t j) { return dilated(i, j, window, dilation, causal); });
+      PatternTerm term = term_of({window, causal});
+      term.num_tensors = 1;
+      term.tensors[0] = {by_head, DType::int32, 1, {4}, {1}};
+      for (int head = 0; head < 4; ++head) {
+        Frame of_head = frame;
+        of_head.head = head;
+        const int64_t dilation = head == 0 ? 1 : by_head[head];  // untrusted numbers are clamped
+        check_term<Dilated>("Dilated by heads", term, of_head, true,
+                            [&](int64_t i, int64_t j) { return dilated(i, j, window, dilation, causal); });
+      }
+    }
+}
+
+}  // namespace
+
+int main() {
+  for (const cases::FrameCase& one : cases::frames()) {
+    check_streaming(one.frame);
+    check_block_diagonal(one.frame);
+    check_dilated(one.frame);
+  }
+  return summary("test_formulas");
+}
