@@ -74,6 +74,19 @@ SPLASH_HD float exp2(float x) {
 
 SPLASH_HD float log2(float x) { return ::log2f(x); }
 
+/// Halfway between two numbers in the order of all floating-point numbers, rounded down: repeated bisection of an
+/// interval by it ends after as many steps as the type has bits. Neither may be NaN.
+SPLASH_HD float between(float low, float high) {
+  const auto order = [](int32_t bits) { return bits ^ (bits >> 31 & 0x7fffffff); };  // its own inverse
+  const int32_t a = order(__builtin_bit_cast(int32_t, low)), b = order(__builtin_bit_cast(int32_t, high));
+  return __builtin_bit_cast(float, order((a & b) + ((a ^ b) >> 1)));
+}
+SPLASH_HD double between(double low, double high) {
+  const auto order = [](int64_t bits) { return bits ^ (bits >> 63 & 0x7fffffffffffffff); };
+  const int64_t a = order(__builtin_bit_cast(int64_t, low)), b = order(__builtin_bit_cast(int64_t, high));
+  return __builtin_bit_cast(double, order((a & b) + ((a ^ b) >> 1)));
+}
+
 template <ClassValue V>
 SPLASH_HD V max(V a, V b) {
   return V::max(a, b);
@@ -109,6 +122,10 @@ SPLASH_HD V exp2(V x) {
 template <ClassValue V>
 SPLASH_HD V log2(V x) {
   return V::log2(x);
+}
+template <ClassValue V>
+SPLASH_HD V between(V low, V high) {
+  return V::between(low, high);
 }
 
 /// A scale of any sign as sign * magnitude with magnitude > 0: raw scores are multiplied by the sign (1, -1 or 0) where

@@ -99,6 +99,11 @@ struct Simd {
   static SPLASH_HD Simd relu(Simd x) { return max(Simd(Real(0)), x); }
   static SPLASH_HD Simd fma(Simd a, Simd b, Simd c) { return Simd(a.lanes * b.lanes + c.lanes); }
 
+  static SPLASH_HD Simd between(Simd low, Simd high) {
+    const Integer a = in_order(Integer(low.lanes)), b = in_order(Integer(high.lanes));
+    return Simd(Vector(in_order((a & b) + ((a ^ b) >> 1))));
+  }
+
   static SPLASH_HD Simd sqrt(Simd x) {
     if constexpr (sizeof(Real) == 4)
       return each(x, [](Real lane) { return __builtin_sqrtf(lane); });
@@ -172,6 +177,11 @@ struct Simd {
   static SPLASH_HD Simd each(Simd x, Function function) {
     for (int l = 0; l < kLanes; ++l) x.lanes[l] = function(x.lanes[l]);
     return x;
+  }
+  /// Bits of numbers as integers in the same order, and back.
+  static SPLASH_HD Integer in_order(Integer bits) {
+    using Natural = typename VectorOf<Real>::natural;
+    return bits ^ Integer(Natural(bits >> (8 * int(sizeof(Real)) - 1)) >> 1);
   }
   static SPLASH_HD Vector to_real(Integer n) { return __builtin_convertvector(n, Vector); }
   static SPLASH_HD Simd power_of_two(Integer n) { return Simd(Vector((n + 127) << 23)); }

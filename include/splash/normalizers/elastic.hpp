@@ -1,0 +1,203 @@
+// Elastic softmax ("Lazy attention"): a = softmax(s + b), weights ReLU(a + tau / (i + 1)) that are not normalized
+// again.
+#pragma once
+
+#include "splash/normalizers/softmax.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace normalizers {
+
+/// For patterns that keep no key after the query. A row at a position i < 0 counts as one that keeps nothing. The
+/// statistic is the log-sum-exp of s + b. Saved: the shift of the exponents and 1 / sum, from which the backward forms
+/// the very weights of the forward, and so the same support. The mainloop adds b and collects its gradient from dS.
+template <class Real>
+struct Elastic : Softmax<Real> {
+  static constexpr bool kScoreSweeps = true;
+  static constexpr bool kRescales = false;
+  static constexpr bool kDeltaSweep = true;
+  static constexpr int kSaved = 2;
+  static constexpr bool kBias = true;
+  static constexpr int kRowGradients = 1;
+
+  const Real* taus;    ///< (Hq,)
+  const Real* biases;  ///< (Hq, distances); that of this head after of_head()
+  int distances;
+  Real tau = 0;
+
+  static SPLASH_HD Elastic from(const NormalizerSpec& spec, double scale) {
+    const TensorView &tau = spec.parameters[0], &bias = spec.parameters[1];
+    return {Softmax<Real>::from(spec, scale), static_cast<const Real*>(tau.data), static_cast<const Real*>(bias.data),
+            int(bias.shape[1])};
+  }
+
+  SPLASH_HD Elastic of_head(int head) const {
+    Elastic n = *this;
+    n.tau = taus[head];
+    n.biases = biases + int64_t(head) * distances;
+    return n;
+  }
+  SPLASH_HD const Real* bias() const { return biases; }
+  SPLASH_HD int bias_count() const { return distances; }
+
+  /// 1 / (i + 1), or 0 before the first position.
+  template <class Value>
+  static SPLASH_HD Value reciprocal(Value i) {
+    return math::select(i < Value(0), Value(0), Value(1) / (i + Value(1)));
+  }
+
+  /// a * sum of a raw score, 0 for a masked one.
+  template <class Value>
+  SPLASH_HD Value exponential(Value raw, Value shift) const {
+    return math::exp2(math::fma(raw, Value(this->factor), -shift));
+  }
+
+  /// The weight of a kept key.
+  template <class Value>
+  static SPLASH_HD Value weight(Value exponential, Value inverse, Value offset) {
+    return math::relu(math::fma(exponential, inverse, offset));
+  }
+
+  template <class Value>
+  static SPLASH_HD auto masked(Value raw) {
+    return raw == Value(-math::kInfinity<Real>);
+  }
+
+  /// Scores to look at only.
+  template <class Fragment>
+  struct View {
+    const Fragment& fragment;
+    SPLASH_HD int columns() const { return fragment.columns(); }
+    SPLASH_HD auto get(int r, int c) const { return fragment.get(r, c); }
+    template <class Value>
+    SPLASH_HD void set(int, int, Value) {}
+  };
+  /// Every thread for itself.
+  struct Apart {
+    template <class Value>
+    SPLASH_HD Value max(Value x) const {
+      return x;
+    }
+  };
+
+  template <class Value, int R>
+  struct Rows : Softmax<Real>::template Rows<Value, R> {
+    using Base = typename Softmax<Real>::template Rows<Value, R>;
+    Value per_position[R];  ///< 1 / (i + 1)
+    Value shift[R], inverse[R];
+
+    SPLASH_HD Rows() {
+      SPLASH_UNROLL
+      for (int r = 0; r < R; ++r) per_position[r] = shift[r] = inverse[r] = Value(0);
+    }
+
+    SPLASH_HD void place(const Elastic&, int r, Value i) { per_position[r] = reciprocal(i); }
+
+    template <class Fragment>
+    SPLASH_HD void observe(const Elastic& n, Fragment& fragment) {
+      View<Fragment> view{fragment};
+      Value unused[R];
+      Base::weigh(n, view, unused, Apart{});
+    }
+
+    template <class Reduce>
+    SPLASH_HD bool refine(const Elastic&, const Reduce& reduce) {
+      SPLASH_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const Value max = reduce.max(Base::max[r]);
+        shift[r] = math::select(max == Value(-math::kInfinity<Real>), Value(0), max);
+        const Value sum = reduce.sum(Base::sum[r] * math::exp2(Base::max[r] - shift[r]));
+        const auto before = per_position[r] == Value(0);
+        Base::max[r] = shift[r] = math::select(before, Value(0), shift[r]);
+        Base::sum[r] = math::select(before, Value(0), sum);
+        inverse[r] = math::select(Base::sum[r] == Value(0), Value(0), Value(1) / Base::sum[r]);
+      }
+      return false;
+    }
+
+    template <class Fragment, class Reduce>
+    SPLASH_HD void weigh(const Elastic& n, Fragment& fragment, Value (&)[R], const Reduce&) {
+      SPLASH_UNROLL
+      for (int c = 0; c < fragment.columns(); ++c) {
+        SPLASH_UNROLL
+        for (int r = 0; r < R; ++r) {
+          const Value raw = fragment.get(r, c);
+          const Value kept = weight(n.exponential(raw, shift[r]), inverse[r], Value(n.tau) * per_position[r]);
+          fragment.set(r, c, math::select(masked(raw), Value(0), kept));
+        }
+      }
+    }
+
+    template <class Reduce>
+    SPLASH_HD void finish(const Elastic&, const Reduce&) {}
+
+    SPLASH_HD Value output_factor(int) const { return Value(1); }
+    SPLASH_HD Value saved(int r, int s) const { return s == 0 ? shift[r] : inverse[r]; }
+  };
+
+  /// With M = 1 where the weight is not 0 and a = softmax(s + b): delta = sum a M dP, dS = a (M dP - delta), and
+  /// d tau = sum M dP / (i + 1). d lse / d s_j = a_j, so the statistic's gradient only shifts delta.
+  template <class Value, int R>
+  struct Gradient {
+    Value per_position[R];
+    Value shift[R], inverse[R];
+    Value delta[R];
+    Value mass[R];    ///< sum of M dP
+    Value moment[R];  ///< sum of a M dP
+
+    template <class Saved>
+    SPLASH_HD void load(const Elastic&, int r, Value, const Saved& saved) {
+      shift[r] = saved(0);
+      inverse[r] = saved(1);
+      per_position[r] = delta[r] = mass[r] = moment[r] = Value(0);
+    }
+
+    SPLASH_HD void place(const Elastic&, int r, Value i) { per_position[r] = reciprocal(i); }
+
+    template <class Scores, class Dp>
+    SPLASH_HD void observe(const Elastic& n, const Scores& scores, const Dp& dp) {
+      SPLASH_UNROLL
+      for (int c = 0; c < scores.columns(); ++c) {
+        SPLASH_UNROLL
+        for (int r = 0; r < R; ++r) {
+          const Value raw = scores.get(r, c), exponential = n.exponential(raw, shift[r]);
+          const Value kept = supported(n, r, raw, exponential, dp.get(r, c));
+          mass[r] = mass[r] + kept;
+          moment[r] = math::fma(exponential * inverse[r], kept, moment[r]);
+        }
+      }
+    }
+
+    template <class Reduce>
+    SPLASH_HD void close(const Elastic&, int r, Value, Value dstatistic, const Reduce& reduce) {
+      mass[r] = reduce.sum(mass[r]);
+      delta[r] = reduce.sum(moment[r]) - dstatistic;
+    }
+
+    SPLASH_HD Value row_gradient(const Elastic&, int r, int) const { return mass[r] * per_position[r]; }
+
+    template <class Scores, class Dp>
+    SPLASH_HD void apply(const Elastic& n, Scores& scores, Dp& dp) const {
+      SPLASH_UNROLL
+      for (int c = 0; c < scores.columns(); ++c) {
+        SPLASH_UNROLL
+        for (int r = 0; r < R; ++r) {
+          const Value raw = scores.get(r, c), exponential = n.exponential(raw, shift[r]);
+          const Value kept = weight(exponential, inverse[r], Value(n.tau) * per_position[r]);
+          const Value slope = supported(n, r, raw, exponential, dp.get(r, c)) - delta[r];
+          scores.set(r, c, math::select(masked(raw), Value(0), kept));
+          dp.set(r, c, math::select(masked(raw), Value(0), exponential * inverse[r] * slope));
+        }
+      }
+    }
+
+   private:
+    /// M dP
+    SPLASH_HD Value supported(const Elastic& n, int r, Value raw, Value exponential, Value dp) const {
+      const Value kept = weight(exponential, inverse[r], Value(n.tau) * per_position[r]);
+      return math::select(masked(raw), Value(0), math::select(kept == Value(0), Value(0), dp));
+    }
+  };
+};
+
+}  // namespace normalizers
+SPLASH_NAMESPACE_END

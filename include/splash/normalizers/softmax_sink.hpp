@@ -1,0 +1,85 @@
+// Softmax with a learned logit a head that takes part in the denominator only ("attention sink": Xiao et al. 2024, as a
+// parameter in gpt-oss 2025): p_j = exp(s_j) / (sum exp(s) + exp(sink)).
+#pragma once
+
+#include "splash/normalizers/softmax.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace normalizers {
+
+/// The statistic is the log-sum-exp of the keys alone, so the weights are exp(s - lse) * share, where
+/// share = 1 / (1 + exp(sink - lse)) is what the sink leaves to the keys. Neither factor can overflow.
+template <class Real>
+struct SoftmaxSink : Softmax<Real> {
+  static constexpr int kRowGradients = 1;
+
+  const Real* sinks;  ///< (Hq,)
+  Real sink = 0;      ///< that of this head, as an exponent of 2
+
+  static SPLASH_HD SoftmaxSink from(const NormalizerSpec& spec, double scale) {
+    return {Softmax<Real>::from(spec, scale), static_cast<const Real*>(spec.parameters[0].data)};
+  }
+
+  SPLASH_HD SoftmaxSink of_head(int head) const {
+    SoftmaxSink n = *this;
+    n.sink = sinks[head] * Real(math::kLog2E);
+    return n;
+  }
+
+  template <class Value, int R>
+  struct Rows : Softmax<Real>::template Rows<Value, R> {
+    using Base = typename Softmax<Real>::template Rows<Value, R>;
+    Value total[R];  ///< the sum, and the sink in the same units
+
+    template <class Reduce>
+    SPLASH_HD void finish(const SoftmaxSink& n, const Reduce& reduce) {
+      Base::finish(n, reduce);
+      SPLASH_UNROLL
+      for (int r = 0; r < R; ++r) total[r] = Base::sum[r] + math::exp2(Value(n.sink) - Base::max[r]);
+    }
+
+    SPLASH_HD Value output_factor(int r) const {
+      return math::select(Base::sum[r] == Value(0), Value(0), Value(1) / total[r]);
+    }
+  };
+
+  template <class Value, int R>
+  struct Gradient : Softmax<Real>::template Gradient<Value, R> {
+    using Base = typename Softmax<Real>::template Gradient<Value, R>;
+    Value share[R];
+    Value of_sink[R];
+
+    template <class Saved>
+    SPLASH_HD void load(const SoftmaxSink& n, int r, Value statistic, const Saved& saved) {
+      Base::load(n, r, statistic, saved);
+      share[r] = Value(1) / (Value(1) + math::exp2(Value(n.sink) - Base::lse[r]));
+    }
+
+    /// With q = exp(s - lse), dS = q (share (dP - dO.O) + dstatistic): delta is all of it that belongs to the row.
+    template <class Reduce>
+    SPLASH_HD void close(const SoftmaxSink& n, int r, Value output_dot, Value dstatistic, const Reduce&) {
+      const Value taken = Value(1) / (Value(1) + math::exp2(Base::lse[r] - Value(n.sink)));
+      const auto kept_none = Base::lse[r] == Value(math::kInfinity<Real>);
+      of_sink[r] = math::select(kept_none, Value(0), -(taken * output_dot));
+      Base::delta[r] = share[r] * output_dot - dstatistic;
+    }
+
+    SPLASH_HD Value row_gradient(const SoftmaxSink&, int r, int) const { return of_sink[r]; }
+
+    template <class Scores, class Dp>
+    SPLASH_HD void apply(const SoftmaxSink& n, Scores& scores, Dp& dp) const {
+      SPLASH_UNROLL
+      for (int c = 0; c < scores.columns(); ++c) {
+        SPLASH_UNROLL
+        for (int r = 0; r < R; ++r) {
+          const Value among_keys = math::exp2(math::fma(scores.get(r, c), Value(n.factor), -Base::lse[r]));
+          scores.set(r, c, among_keys * share[r]);
+          dp.set(r, c, among_keys * (share[r] * dp.get(r, c) - Base::delta[r]));
+        }
+      }
+    }
+  };
+};
+
+}  // namespace normalizers
+SPLASH_NAMESPACE_END
