@@ -1,8 +1,9 @@
 // Top-k: the k largest kept scores of a row, exactly, then another normalizer over those alone.
 #pragma once
 
-#include "splash/normalizers/concept.hpp"
+#include "splash/normalizers/entmax.hpp"
 #include "splash/normalizers/largest.hpp"
+#include "splash/normalizers/softmax.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace normalizers {
