@@ -30,15 +30,17 @@ std::string shape_of(const TensorView& view) {
   return text.str();
 }
 
-Fault check_shape(const char* name, const TensorView& view, std::initializer_list<int64_t> wanted) {
-  bool same = view.rank == int(wanted.size());
-  int n = 0;
-  for (const int64_t extent : wanted) same = same && view.shape[n++] == extent;
+Fault check_shape(const char* name, const TensorView& view, const TensorView& expected) {
+  bool same = view.rank == expected.rank;
+  for (int n = 0; same && n < view.rank; ++n) same = view.shape[n] == expected.shape[n];
   if (same) return {};
-  TensorView expected;
-  expected.rank = 0;
-  for (const int64_t extent : wanted) expected.shape[expected.rank++] = extent;
   return invalid_value(name, " has shape ", shape_of(view), "; expected ", shape_of(expected));
+}
+
+Fault check_shape(const char* name, const TensorView& view, std::initializer_list<int64_t> wanted) {
+  TensorView expected;
+  for (const int64_t extent : wanted) expected.shape[expected.rank++] = extent;
+  return check_shape(name, view, expected);
 }
 
 Fault check_dtype(const char* name, const TensorView& view, DType wanted) {
@@ -78,7 +80,26 @@ Fault check_statistics(const AttentionInputs& in, const TensorView& statistic, c
   return check_contiguous("saved", saved);
 }
 
-Fault check_normalizer(const NormalizerSpec& spec, const NormalizerInfo& info) {
+/// Learned parameters: (Hq,), and a bias (Hq, distances).
+Fault check_parameters(const char* name, const AttentionInputs& in, const TensorView (&parameters)[kMaxParameters],
+                       const NormalizerInfo& info) {
+  for (int p = 0; p < info.parameters; ++p) {
+    const TensorView& view = parameters[p];
+    const std::string which = std::string(name) + "[" + std::to_string(p) + "]";
+    if (Fault fault = check_dtype(which.c_str(), view, statistic_dtype(in.q))) return fault;
+    const bool bias = info.bias && p + 1 == info.parameters;
+    const int64_t distances = view.rank == 2 ? view.shape[1] : 0;
+    if (Fault fault = bias ? check_shape(which.c_str(), view, {in.q.shape[1], distances})
+                           : check_shape(which.c_str(), view, {in.q.shape[1]}))
+      return fault;
+    if (distances > kMaxPosition) return invalid_value(which, " has ", distances, " distances; that is too many");
+    if (Fault fault = check_contiguous(which.c_str(), view)) return fault;
+  }
+  return {};
+}
+
+Fault check_normalizer(const AttentionInputs& in, const NormalizerInfo& info) {
+  const NormalizerSpec& spec = in.normalizer;
   if (spec.num_floats != info.floats)
     return invalid_value("normalizer ", info.name, " takes ", info.floats, " numbers; got ", spec.num_floats);
   for (int n = 0; n < spec.num_floats; ++n) {
@@ -87,7 +108,10 @@ Fault check_normalizer(const NormalizerSpec& spec, const NormalizerInfo& info) {
       return invalid_value("normalizer ", info.name, " has number ", spec.floats[n], "; allowed are ", info.above[n],
                            " < number <= ", info.up_to[n]);
   }
-  return {};
+  if (spec.num_parameters != info.parameters)
+    return invalid_value("normalizer ", info.name, " takes ", info.parameters, " parameters; got ",
+                         spec.num_parameters);
+  return check_parameters("normalizer_parameters", in, spec.parameters, info);
 }
 
 Fault check_pattern(const AttentionInputs& in) {
@@ -118,6 +142,18 @@ Fault check_positions(const AttentionInputs& in) {
   if (positions.lengths && in.q.shape[2] != in.k.shape[2])
     return invalid_value("lengths needs as many queries as keys; got ", in.q.shape[2], " and ", in.k.shape[2]);
   if (positions.lengths && positions.kv_lengths) return invalid_value("lengths and kv_lengths exclude each other");
+  if (!positions.cu_queries != !positions.cu_keys)
+    return invalid_value("cu_seqlens_q and cu_seqlens_k belong together; got one of them");
+  if (!positions.cu_queries) return {};
+  if (positions.lengths || positions.kv_lengths)
+    return invalid_value(
+        "packed sequences have lengths of their own; lengths and kv_lengths make no sense beside them");
+  if (in.q.shape[0] != 1) return invalid_value("q has batch size ", in.q.shape[0], "; packed sequences have 1");
+  if (positions.sequences < 0 || positions.sequences > kMaxPosition)
+    return invalid_value("cu_seqlens_q tells of ", positions.sequences, " sequences");
+  for (const int64_t longest : {positions.max_queries, positions.max_keys})
+    if (longest < 0 || longest > kMaxPosition)
+      return invalid_value("max_seqlen is ", longest, "; allowed are 0 to ", kMaxPosition);
   return {};
 }
 
@@ -137,7 +173,7 @@ Fault check_inputs(const AttentionInputs& in, const NormalizerInfo& normalizer) 
     return invalid_value("q has ", q.shape[1], " heads, which is no multiple of k's ", k.shape[1]);
   if (!(in.scale - in.scale == 0.0)) return invalid_value("scale is ", in.scale, "; expected a finite number");
   if (Fault fault = check_positions(in)) return fault;
-  if (Fault fault = check_normalizer(in.normalizer, normalizer)) return fault;
+  if (Fault fault = check_normalizer(in, normalizer)) return fault;
   return check_pattern(in);
 }
 
@@ -164,6 +200,10 @@ Fault check_backward(const BackwardArguments& arguments, const NormalizerInfo& n
     if (Fault fault = check_shape("grad_statistic", gradient, {q[0], q[1], q[2]})) return fault;
     if (Fault fault = check_contiguous("grad_statistic", gradient)) return fault;
   }
+  if (Fault fault = check_parameters("grad_parameters", in, arguments.grad_parameters, normalizer)) return fault;
+  for (int p = 0; p < normalizer.parameters; ++p)
+    if (Fault fault = check_shape("grad_parameters", arguments.grad_parameters[p], in.normalizer.parameters[p]))
+      return fault;
   return check_statistics(in, arguments.statistic, arguments.saved, normalizer.saved);
 }
 

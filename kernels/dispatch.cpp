@@ -27,7 +27,7 @@ const NormalizerInfo* general_normalizer(const char* name) {
 std::vector<std::string> normalizer_rows(const NormalizerInfo& general, const NormalizerSpec& spec) {
   std::vector<std::string> names;
   for (const NormalizerInfo& row : normalizers())
-    if (row.serves == general.name && row.name != general.name && std::equal(row.at, row.at + row.floats, spec.floats))
+    if (row.serves == general.name && row.name != general.name && std::equal(row.at, row.at + row.num_at, spec.floats))
       names.emplace_back(row.name);
   names.emplace_back(general.name);
   return names;
@@ -63,6 +63,9 @@ Status run(Pass pass, Arguments& arguments, const char* name, Arch arch, const E
   const NormalizerInfo* normalizer = general_normalizer(name);
   if (!normalizer) return report(StatusCode::invalid_value, std::string("unknown normalizer ") + name);
   if (Fault fault = check(arguments, *normalizer)) return report(fault.code, std::move(fault.reason));
+  if (arch != Arch::cpu && arguments.in.positions.cu_queries)
+    return report(StatusCode::no_kernel, "packed sequences have kernels on the CPU only; on " + name_of(arch) +
+                                             " the nearest are padded batches with lengths");
   arguments.in.pattern = fold_bands(arguments.in.pattern);
   const std::vector<Key> keys = candidates(pass, arch, arguments.in, *normalizer);
   for (const Key& key : keys) {

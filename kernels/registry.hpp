@@ -60,15 +60,18 @@ struct PatternInfo {
 };
 
 /// A normalizer of the list. `serves` differs from `name` where the row is a faster instance of another normalizer,
-/// for the calls whose numbers equal `at`.
+/// for the calls whose first numbers equal `at`.
 struct NormalizerInfo {
   std::string_view name;
   std::string_view serves;
   int floats = 0;
+  int num_at = 0;
   double at[4] = {};
   double above[4] = {};  ///< numbers must be greater than these
   double up_to[4] = {};  ///< and no greater than these; 0 here and in `above` means any number
   int saved = 0;         ///< statistics beside the first one that the forward keeps for the backward
+  int parameters = 0;    ///< learned tensors: (Hq,) each
+  bool bias = false;     ///< the last of them is a bias by distance, (Hq, any)
 };
 
 SPLASH_API std::span<const Instance> instances();

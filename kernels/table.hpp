@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/registry.hpp"
+#include "splash/normalizers/concept.hpp"
 #include "splash/patterns/sliding_window.hpp"
 
 namespace splash::kernels {
@@ -35,6 +36,17 @@ constexpr PatternInfo pattern(std::string_view name, int ints, int tensors) {
   if constexpr (requires(const PatternTerm& term) { P::block(term); }) info.block = &P::block;
   if constexpr (requires(const PatternTerm& term, const AttentionInputs& in) { P::misfit(term, in); })
     info.misfit = &P::misfit;
+  return info;
+}
+
+/// `info` holds what the table says; the rest is what the type says.
+template <splash::normalizers::Normalizer N>
+constexpr NormalizerInfo normalizer(NormalizerInfo info) {
+  info.saved = N::kSaved;
+  info.bias = splash::normalizers::kHasBias<N>;
+  static_assert(splash::normalizers::kRowGradientsOf<N> + splash::normalizers::kHasBias<N> <= kMaxParameters,
+                "a normalizer has more parameters than NormalizerSpec holds");
+  info.parameters = splash::normalizers::kRowGradientsOf<N> + splash::normalizers::kHasBias<N>;
   return info;
 }
 

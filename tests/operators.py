@@ -17,15 +17,17 @@ def forward_arguments(case, device):
     encoded = case.pattern(case, device).encode(Extent(s.batch, s.heads, s.queries, s.keys, q.device))
     q_start = options["k_start"] + s.keys - s.queries if options["q_start"] is None else options["q_start"]
     scale = s.dim**-0.5 if options["scale"] is None else options["scale"]
-    positions = options["lengths"], options["kv_lengths"], q_start, options["k_start"]
-    return dict(zip(FORWARD_NAMES, (q, k, v, *encoded, *case.normalizer.encode(), *positions, scale), strict=True))
+    packed = None, None, 0, 0
+    positions = options["lengths"], options["kv_lengths"], *packed, q_start, options["k_start"]
+    arguments = q, k, v, *encoded, *case.normalizer.encode(), *positions, scale, False
+    return dict(zip(FORWARD_NAMES, arguments, strict=True))
 
 
 def backward_arguments(case, device):
     """{name: argument} of the backward operator, with what the forward returned."""
     forward = forward_arguments(case, device)
     out, statistic, saved = FORWARD(**forward)
-    results = {"out": out, "statistic": statistic, "saved": saved, "deterministic": False}
+    results = {"out": out, "statistic": statistic, "saved": saved}
     grads = {"grad_out": case.inputs(device)[3], "grad_statistic": torch.randn_like(statistic)}
     merged = {**forward, **results, **grads}
     return {name: merged[name] for name in BACKWARD_NAMES}

@@ -63,7 +63,9 @@ def test_opcheck_backward(case):
 def test_schemas():
     problem = (
         "str pattern, int[] pattern_ints, Tensor[] pattern_tensors, str normalizer, float[] normalizer_floats, "
-        "Tensor? lengths, Tensor? kv_lengths, SymInt q_start, SymInt k_start, float scale"
+        "Tensor[] normalizer_parameters, Tensor? lengths, Tensor? kv_lengths, Tensor? cu_seqlens_q, "
+        "Tensor? cu_seqlens_k, SymInt max_seqlen_q, SymInt max_seqlen_k, SymInt q_start, SymInt k_start, float scale, "
+        "bool deterministic"
     )
     assert str(FORWARD._schema) == (
         f"splash::attention_forward(Tensor q, Tensor k, Tensor v, {problem}) "
@@ -71,7 +73,7 @@ def test_schemas():
     )
     assert str(BACKWARD._schema) == (
         "splash::attention_backward(Tensor grad_out, Tensor? grad_statistic, Tensor q, Tensor k, Tensor v, Tensor out, "
-        f"Tensor statistic, Tensor saved, {problem}, bool deterministic) -> (Tensor, Tensor, Tensor)"
+        f"Tensor statistic, Tensor saved, {problem}) -> (Tensor, Tensor, Tensor, Tensor[])"
     )
 
 

@@ -186,6 +186,7 @@ def draw_problem(data):
             tensors.append(tensor(data, (batch, 1, columns, -(-rows // 32)), torch.int32))
     alpha = data.draw(st.none() | st.sampled_from((1.5, 2.0, 1.3)) | st.floats())
     shapes = {"q": (batch, heads, queries, dim), "k": (batch, kv_heads, keys, dim), "row": (batch, heads, queries)}
+    packed = batch == 1 and data.draw(st.booleans())
     like_q = {name: tensor(data, shapes["q"], dtype) for name in ("q", "out", "grad_out")}
     return {
         **like_q,
@@ -199,6 +200,11 @@ def draw_problem(data):
         "pattern_tensors": tensors[1:] if rarely(data) else tensors,
         "normalizer": "softmax" if alpha is None else "entmax",
         "normalizer_floats": [] if alpha is None else [alpha],
+        "normalizer_parameters": [tensor(data, (heads,), statistic)] if rarely(data) else [],
+        "cu_seqlens_q": tensor(data, (3,), torch.int32) if packed else None,
+        "cu_seqlens_k": tensor(data, (3,), torch.int32) if packed else None,
+        "max_seqlen_q": data.draw(NUMBERS),
+        "max_seqlen_k": data.draw(NUMBERS),
         "lengths": tensor(data, (batch,), torch.int32) if queries == keys and data.draw(st.booleans()) else None,
         "kv_lengths": tensor(data, (batch,), torch.int32) if data.draw(st.booleans()) else None,
         "q_start": data.draw(NUMBERS if rarely(data) else st.integers(-100, 100)),

@@ -32,7 +32,7 @@ ForwardResult attention_forward(const Tensor& q, const Tensor& k, const Tensor& 
   forward.in = attention_inputs(q, k, v, problem, device);
   const TensorView& view = forward.in.q;
   if (view.rank != 4) value_error("q has ", view.rank, " dimensions; expected 4 (batch, heads, queries, head_dim)");
-  const ExecutionScope scope(device, false);
+  const ExecutionScope scope(device, problem.deterministic);
 
   const ScalarType real = view.dtype == DType::float64 ? ScalarType::Double : ScalarType::Float;
   const int64_t saved = kernels::saved_statistics(problem.normalizer.c_str());
@@ -49,14 +49,14 @@ ForwardResult attention_forward(const Tensor& q, const Tensor& k, const Tensor& 
 }
 
 Gradients attention_backward(const GradientInputs& gradients, const Tensor& q, const Tensor& k, const Tensor& v,
-                             const ForwardResult& forward, const ProblemArguments& problem, bool deterministic) {
+                             const ForwardResult& forward, const ProblemArguments& problem) {
   const Device device = device_of(q);
   BackwardArguments backward;
   backward.in = attention_inputs(q, k, v, problem, device);
   backward.out = input_view(forward.out, "out", device);
   backward.statistic = input_view(forward.statistic, "statistic", device);
   backward.saved = input_view(forward.saved, "saved", device);
-  const ExecutionScope scope(device, deterministic);
+  const ExecutionScope scope(device, problem.deterministic);
 
   const Tensor grad_out = usable_gradient(gradients.grad_out, false);
   backward.grad_out = input_view(grad_out, "grad_out", device);
@@ -66,7 +66,11 @@ Gradients attention_backward(const GradientInputs& gradients, const Tensor& q, c
     backward.grad_statistic = input_view(*grad_statistic, "grad_statistic", device);
   }
 
-  const Gradients result{allocate_like(q), allocate_like(k), allocate_like(v)};
+  Gradients result{allocate_like(q), allocate_like(k), allocate_like(v), {}};
+  for (const Tensor& parameter : problem.normalizer_parameters) {
+    backward.grad_parameters[result.parameters.size()] =
+        output_view(result.parameters.emplace_back(torch::stable::new_empty(parameter, parameter.sizes())));
+  }
   backward.grad_q = output_view(result.q);
   backward.grad_k = output_view(result.k);
   backward.grad_v = output_view(result.v);

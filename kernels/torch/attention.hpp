@@ -16,11 +16,12 @@ struct GradientInputs {
 
 struct Gradients {
   Tensor q, k, v;
+  std::vector<Tensor> parameters;  ///< of the normalizer
 };
 
 ForwardResult attention_forward(const Tensor& q, const Tensor& k, const Tensor& v, const ProblemArguments& problem);
 
 Gradients attention_backward(const GradientInputs& gradients, const Tensor& q, const Tensor& k, const Tensor& v,
-                             const ForwardResult& forward, const ProblemArguments& problem, bool deterministic);
+                             const ForwardResult& forward, const ProblemArguments& problem);
 
 }  // namespace splash::torch_ops

@@ -114,7 +114,7 @@ class PatternReader {
   size_t ints_ = 0, tensors_ = 0;
 };
 
-NormalizerSpec normalizer_spec(const ProblemArguments& problem) {
+NormalizerSpec normalizer_spec(const ProblemArguments& problem, const Device& device) {
   auto infos = kernels::normalizers() | std::views::filter([](const auto& info) { return info.serves == info.name; });
   const auto info = std::ranges::find(infos, problem.normalizer, &kernels::NormalizerInfo::name);
   if (info == infos.end()) value_error("normalizer is '", problem.normalizer, "'; known are ", names_of(infos));
@@ -125,21 +125,44 @@ NormalizerSpec normalizer_spec(const ProblemArguments& problem) {
   }
   NormalizerSpec spec{info->floats};
   std::ranges::copy(problem.normalizer_floats, spec.floats);
+  if (problem.normalizer_parameters.size() != size_t(info->parameters)) {
+    value_error("normalizer_parameters has ", problem.normalizer_parameters.size(), " tensors; normalizer '",
+                problem.normalizer, "' takes ", info->parameters);
+  }
+  for (const Tensor& parameter : problem.normalizer_parameters) {
+    const std::string name = "normalizer_parameters[" + std::to_string(spec.num_parameters) + "]";
+    spec.parameters[spec.num_parameters++] = input_view(parameter, name, device);
+  }
   return spec;
 }
 
-/// One int32 a batch entry, or nullptr where there are none.
-const int32_t* lengths_data(const std::optional<Tensor>& lengths, const char* name, const TensorView& q,
-                            const Device& device) {
-  if (!lengths) return nullptr;
-  const TensorView view = input_view(*lengths, name, device);
+/// `count` int32 in a row, or nullptr where there are none.
+const int32_t* int32_data(const std::optional<Tensor>& tensor, const char* name, int64_t count, const Device& device) {
+  if (!tensor) return nullptr;
+  const TensorView view = input_view(*tensor, name, device);
   if (view.dtype != DType::int32) type_error(name, " has dtype ", name_of(view.dtype), "; expected int32");
-  if (view.rank != 1) value_error(name, " has ", view.rank, " dimensions; expected 1 (batch)");
-  if (view.shape[0] != q.shape[0]) {
-    value_error(name, " has ", view.shape[0], " entries; q has ", q.shape[0], " batch entries");
-  }
+  if (view.rank != 1) value_error(name, " has ", view.rank, " dimensions; expected 1");
+  if (view.shape[0] != count) value_error(name, " has ", view.shape[0], " entries; expected ", count);
   if (view.shape[0] > 1 && view.stride[0] != 1) value_error(name, " is not contiguous; use .contiguous()");
   return static_cast<const int32_t*>(view.data);
+}
+
+Positions positions(const ProblemArguments& problem, const TensorView& q, const Device& device) {
+  Positions all{problem.q_start, problem.k_start};
+  all.lengths = int32_data(problem.lengths, "lengths", q.shape[0], device);
+  all.kv_lengths = int32_data(problem.kv_lengths, "kv_lengths", q.shape[0], device);
+  if (problem.cu_seqlens_q) {
+    const int64_t ends = problem.cu_seqlens_q->numel();
+    if (ends < 1) value_error("cu_seqlens_q has no entries; expected one more than there are sequences");
+    all.sequences = ends - 1;
+    all.cu_queries = int32_data(problem.cu_seqlens_q, "cu_seqlens_q", ends, device);
+    all.cu_keys = int32_data(problem.cu_seqlens_k, "cu_seqlens_k", ends, device);
+    all.max_queries = problem.max_seqlen_q;
+    all.max_keys = problem.max_seqlen_k;
+  } else if (problem.cu_seqlens_k) {
+    value_error("cu_seqlens_k came without cu_seqlens_q; expected both or neither");
+  }
+  return all;
 }
 
 }  // namespace
@@ -182,9 +205,8 @@ AttentionInputs attention_inputs(const Tensor& q, const Tensor& k, const Tensor&
   in.k = input_view(k, "k", device);
   in.v = input_view(v, "v", device);
   in.pattern = PatternReader(problem, device).read();
-  in.normalizer = normalizer_spec(problem);
-  in.positions = {problem.q_start, problem.k_start, lengths_data(problem.lengths, "lengths", in.q, device),
-                  lengths_data(problem.kv_lengths, "kv_lengths", in.q, device)};
+  in.normalizer = normalizer_spec(problem, device);
+  in.positions = positions(problem, in.q, device);
   in.scale = problem.scale;
   return in;
 }

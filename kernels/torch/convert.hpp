@@ -36,16 +36,20 @@ TensorView output_view(const Tensor& tensor);
 /// True where the last stride is 1 or does not matter.
 bool has_unit_last_stride(const Tensor& tensor);
 
-/// What both operators take, from `pattern` to `scale` of their schemas.
+/// What both operators take, from `pattern` to `deterministic` of their schemas.
 struct ProblemArguments {
   std::string pattern;
   std::vector<int64_t> pattern_ints;
   std::vector<Tensor> pattern_tensors;
   std::string normalizer;
   std::vector<double> normalizer_floats;
+  std::vector<Tensor> normalizer_parameters;
   std::optional<Tensor> lengths, kv_lengths;
+  std::optional<Tensor> cu_seqlens_q, cu_seqlens_k;
+  int64_t max_seqlen_q = 0, max_seqlen_k = 0;
   int64_t q_start = 0, k_start = 0;
   double scale = 1.0;
+  bool deterministic = false;
 };
 
 /// The views point into the tensors, which must outlive them.

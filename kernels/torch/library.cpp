@@ -36,11 +36,17 @@ class Arguments {
     problem.pattern_tensors = take<std::vector<Tensor>>();
     problem.normalizer = take_string();
     problem.normalizer_floats = take<std::vector<double>>();
+    problem.normalizer_parameters = take<std::vector<Tensor>>();
     problem.lengths = take<std::optional<Tensor>>();
     problem.kv_lengths = take<std::optional<Tensor>>();
+    problem.cu_seqlens_q = take<std::optional<Tensor>>();
+    problem.cu_seqlens_k = take<std::optional<Tensor>>();
+    problem.max_seqlen_q = take<int64_t>();
+    problem.max_seqlen_k = take<int64_t>();
     problem.q_start = take<int64_t>();
     problem.k_start = take<int64_t>();
     problem.scale = take<double>();
+    problem.deterministic = take<bool>();
     return problem;
   }
 
@@ -68,26 +74,27 @@ void boxed_backward(StableIValue* stack, uint64_t, uint64_t) {
   const Tensor q = arguments.take<Tensor>(), k = arguments.take<Tensor>(), v = arguments.take<Tensor>();
   const ForwardResult forward{arguments.take<Tensor>(), arguments.take<Tensor>(), arguments.take<Tensor>()};
   const ProblemArguments problem = arguments.take_problem();
-  const bool deterministic = arguments.take<bool>();
-  const Gradients result = attention_backward(gradients, q, k, v, forward, problem, deterministic);
+  const Gradients result = attention_backward(gradients, q, k, v, forward, problem);
   return_tensors(stack, result.q, result.k, result.v);
+  stack[3] = torch::stable::detail::from(result.parameters);
 }
 
 }  // namespace
 }  // namespace splash::torch_ops
 
-// A plain int would be specialised by torch.compile: positions are SymInt, and int64_t here.
+// A plain int would be specialised by torch.compile: positions and lengths are SymInt, and int64_t here.
 #define SPLASH_PROBLEM_SCHEMA                                                                              \
   "str pattern, int[] pattern_ints, Tensor[] pattern_tensors, str normalizer, float[] normalizer_floats, " \
-  "Tensor? lengths, Tensor? kv_lengths, SymInt q_start, SymInt k_start, float scale"
+  "Tensor[] normalizer_parameters, Tensor? lengths, Tensor? kv_lengths, Tensor? cu_seqlens_q, "            \
+  "Tensor? cu_seqlens_k, SymInt max_seqlen_q, SymInt max_seqlen_k, SymInt q_start, SymInt k_start, "       \
+  "float scale, bool deterministic"
 
 STABLE_TORCH_LIBRARY(splash, library) {
   library.def("attention_forward(Tensor q, Tensor k, Tensor v, " SPLASH_PROBLEM_SCHEMA
               ") -> (Tensor out, Tensor statistic, Tensor saved)");
   library.def(
       "attention_backward(Tensor grad_out, Tensor? grad_statistic, Tensor q, Tensor k, Tensor v, "
-      "Tensor out, Tensor statistic, Tensor saved, " SPLASH_PROBLEM_SCHEMA
-      ", bool deterministic) -> (Tensor, Tensor, Tensor)");
+      "Tensor out, Tensor statistic, Tensor saved, " SPLASH_PROBLEM_SCHEMA ") -> (Tensor, Tensor, Tensor, Tensor[])");
 }
 
 // One kernel for both keys: the device of q decides, and every other tensor must agree with it.

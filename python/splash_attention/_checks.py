@@ -50,6 +50,51 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
             )
 
 
+def check_packed(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q (Tq, Hq, D), k and v (Tk, Hkv, D), checked, as views (1, H, T, D)."""
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+        if tensor.dim() != 3:
+            raise ValueError(f"{name}: expected 3 dimensions (tokens, heads, head_dim), got shape {_shape(tensor)}")
+    q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
+    check_inputs(q, k, v)
+    return q, k, v
+
+
+def check_cu_seqlens(side: str, ends: Tensor, longest: int, q: Tensor, tokens: int, validate: bool) -> Tensor:
+    """cu_seqlens_q or cu_seqlens_k as the operators take it: int32, contiguous."""
+    name = f"cu_seqlens_{side}"
+    if not isinstance(ends, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(ends).__name__}")
+    if ends.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{name}: expected int32 or int64, got {ends.dtype}")
+    if ends.dim() != 1 or ends.shape[0] < 1:
+        raise ValueError(f"{name}: expected shape (sequences + 1,), got {_shape(ends)}")
+    if ends.device != q.device:
+        raise ValueError(f"{name}: expected q's device {q.device}, got {ends.device}")
+    if isinstance(longest, bool) or not isinstance(longest, (int, torch.SymInt)):
+        raise TypeError(f"max_seqlen_{side}: expected an int, got {type(longest).__name__}")
+    if longest < 0 or longest > MAX_POSITION:
+        raise ValueError(f"max_seqlen_{side}: expected 0 to 2**29, got {longest}")
+    if (validate or ends.device.type == "cpu") and _has_values(ends):
+        lengths = ends.diff()
+        if int(ends[0]) != 0 or (lengths.numel() and int(lengths.min()) < 0) or int(ends[-1]) > tokens:
+            raise ValueError(f"{name}: expected values rising from 0 to at most {tokens}, got {_some(ends)}")
+        if lengths.numel() and int(lengths.max()) > longest:
+            raise ValueError(
+                f"max_seqlen_{side}: expected at least the longest sequence, {int(lengths.max())}, got {longest}"
+            )
+    return ends.clamp(0, MAX_POSITION).to(torch.int32).contiguous() if ends.dtype is torch.int64 else ends.contiguous()
+
+
+def as_statistic(parameter: Tensor, q: Tensor) -> Tensor:
+    """A normalizer's parameter in the dtype of the statistic, float32 (float64 for float64), on q's device."""
+    if parameter.device != q.device:
+        raise ValueError(f"normalizer: its parameters must be on q's device {q.device}, got {parameter.device}")
+    return parameter.to(torch.float64 if q.dtype is torch.float64 else torch.float32).contiguous()
+
+
 def check_scale(scale: float) -> float:
     if not isinstance(scale, (float, int, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"scale: expected a number, got {type(scale).__name__}")
@@ -118,6 +163,11 @@ def _lengths(name: str, lengths: Tensor, q: Tensor, most: int, validate: bool) -
 
 def _has_values(tensor: Tensor) -> bool:
     return not (torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def _some(values: Tensor) -> str:
+    shown = ", ".join(str(int(value)) for value in values[:8])
+    return f"({shown}{', ...' if values.numel() > 8 else ''})"
 
 
 def _shape(tensor: Tensor) -> str:

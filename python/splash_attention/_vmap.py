@@ -1,4 +1,8 @@
-"""torch.vmap over the operators: the mapped dimension joins the batch, so one call serves all of it."""
+"""torch.vmap over the operators: the mapped dimension joins the batch, so one call serves all of it.
+
+Calls with parameters (their gradients are sums over the batch) or packed sequences (they have no batch) are made one
+after the other.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .ops import Problem
+
+_PROBLEM = len(Problem._fields)
 
 
 @dataclass(frozen=True)
@@ -40,17 +48,47 @@ def _fold(info, q: Tensor, dim: int | None) -> _Fold:
     return _Fold(info.batch_size, q.shape[0] if dim is None else q.movedim(dim, 0).shape[1])
 
 
+def _one_by_one(arguments) -> bool:
+    problem = Problem(*arguments[-_PROBLEM:])
+    return bool(problem.normalizer_parameters) or problem.cu_seqlens_q is not None
+
+
+def _loop(operator, info, dims, arguments):
+    """One call an entry of the mapped dimension; results are stacked along a new first one."""
+    calls = [operator(*_entry(arguments, dims, n)) for n in range(info.batch_size)]
+    results = [_stack(parts) for parts in zip(*calls, strict=True)]
+    return tuple(results), tuple([0] * len(part) if isinstance(part, list) else 0 for part in results)
+
+
+def _entry(argument, dim, n):
+    if isinstance(argument, (list, tuple)):
+        return [_entry(item, None if dim is None else dim[at], n) for at, item in enumerate(argument)]
+    return argument.select(dim, n) if isinstance(argument, Tensor) and dim is not None else argument
+
+
+def _stack(parts):
+    if isinstance(parts[0], list):
+        return [torch.stack(tensors) for tensors in zip(*parts, strict=True)]
+    return torch.stack(parts)
+
+
 @torch.library.register_vmap("splash::attention_forward")
 def _(info, in_dims, *arguments):
+    operator = torch.ops.splash.attention_forward
+    if _one_by_one(arguments):
+        return _loop(operator, info, in_dims, arguments)
     fold = _fold(info, arguments[0], in_dims[0])
-    out, statistic, saved = torch.ops.splash.attention_forward(*fold.all(arguments, in_dims))
+    out, statistic, saved = operator(*fold.all(arguments, in_dims))
     return (fold.undo(out), fold.undo(statistic), fold.undo(saved, 1)), (0, 0, 1)
 
 
 @torch.library.register_vmap("splash::attention_backward")
 def _(info, in_dims, *arguments):
+    operator = torch.ops.splash.attention_backward
+    if _one_by_one(arguments):
+        return _loop(operator, info, in_dims, arguments)
     fold = _fold(info, arguments[2], in_dims[2])
     saved = fold(arguments[7], in_dims[7], axis=1)
     others = fold.all((*arguments[:7], *arguments[8:]), (*in_dims[:7], *in_dims[8:]))
-    gradients = torch.ops.splash.attention_backward(*others[:7], saved, *others[7:])
-    return tuple(fold.undo(gradient) for gradient in gradients), (0, 0, 0)
+    *gradients, of_parameters = operator(*others[:7], saved, *others[7:])
+    return (*(fold.undo(gradient) for gradient in gradients), of_parameters), (0, 0, 0, [])

@@ -1,6 +1,8 @@
-"""The public functions: attention, prepare and merge."""
+"""The public functions: attention, attention_varlen, prepare and merge."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,7 +46,8 @@ def attention(
     q_start, k_start: positions of the first query and the first key; q_start = k_start + Nk - Nq by default.
     return_statistic: also return the normalizer's statistic, (B, Hq, Nq) float32 (float64 for float64), differentiable.
     deterministic: True asks for a backward that repeats bit for bit, None follows
-        torch.are_deterministic_algorithms_enabled(). Every backward kernel of this version is deterministic.
+        torch.are_deterministic_algorithms_enabled(). The kernels of this version always repeat (dk and dv on the CPU
+        for one number of threads).
     validate: also check values inside CUDA tensors, which synchronises. Outside of torch.compile those of CPU tensors
         are always checked; kernels clamp them in any case.
 
@@ -53,37 +56,115 @@ def attention(
     Raises ValueError (shapes, ranges, senseless combinations), TypeError (dtypes) and NoKernelError (nothing compiled
     for it). Softmax: Dao et al. 2022; entmax: Peters, Niculae & Martins 2019.
     """
-    if not isinstance(pattern, Pattern):
-        pattern = as_pattern(pattern)
-    if not isinstance(normalizer, Normalizer):
-        normalizer = as_normalizer(normalizer)
+    pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
     _checks.check_inputs(q, k, v)
-    batch, heads, Nq, dim = q.shape
+    batch, heads, Nq, _ = q.shape
     Nk = k.shape[2]
     lengths, kv_lengths = _checks.check_lengths(lengths, kv_lengths, q, Nk, q_start, k_start, validate)
     q_start = _checks.check_positions(Nq, Nk, q_start, k_start)
-    scale = dim**-0.5 if scale is None else _checks.check_scale(scale)
-    encoded = pattern.encode(Extent(batch, heads, Nq, Nk, q.device, k_start=k_start, backward=_needs_gradient(q, k, v)))
-    name, numbers = normalizer.encode()
-    try:
-        out, statistic, _ = torch.ops.splash.attention_forward.default(
-            q, k, v, *encoded, name, numbers, lengths, kv_lengths, q_start, k_start, scale
-        )
-    except RuntimeError as error:
-        raise translate(error) from None
+    extent = Extent(batch, heads, Nq, Nk, q.device, k_start=k_start, backward=_needs_gradient(q, k, v, normalizer))
+    rows = _Rows(lengths, kv_lengths, None, None, 0, 0, q_start, k_start)
+    out, statistic = _call(q, k, v, pattern, normalizer, extent, rows, scale, deterministic)
     return (out, statistic) if return_statistic else out
 
 
-def prepare(pattern: Pattern | str, q: Tensor, k: Tensor, backward: bool = True) -> Prepared:
+def attention_varlen(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    pattern: Pattern | str = _FULL,
+    normalizer: Normalizer | str | float = _SOFTMAX,
+    *,
+    scale: float | None = None,
+    return_statistic: bool = False,
+    deterministic: bool | None = None,
+    validate: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """attention() of B sequences that lie packed one after the other, each a problem of its own.
+
+    q: (Tq, Hq, D). k, v: (Tk, Hkv, D). Sequence b is the rows cu_seqlens_q[b] to cu_seqlens_q[b + 1] of q and the rows
+        cu_seqlens_k[b] to cu_seqlens_k[b + 1] of k and v; its keys have positions from 0 on and its last query stands
+        at its last key. Empty sequences are legal. Rows after the last sequence are 0 in the output, with no gradient.
+    cu_seqlens_q, cu_seqlens_k: (B + 1,) int32 or int64, rising from 0, on q's device.
+    max_seqlen_q, max_seqlen_k: lengths of the longest sequences, or more.
+    The other arguments are those of attention(). BlockMask, ElementMask and IndexCausal count rows and columns of one
+    problem's tensors and are refused. The statistic is (Hq, Tq).
+
+    Values of cu_seqlens on the CPU are always checked (ValueError), on CUDA with `validate`; kernels clamp them in any
+    case, and rows that a too small max_seqlen leaves out are 0. Raises as attention() does; NoKernelError on CUDA.
+    """
+    pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
+    q, k, v = _checks.check_packed(q, k, v)
+    cu_seqlens_q = _checks.check_cu_seqlens("q", cu_seqlens_q, max_seqlen_q, q, q.shape[2], validate)
+    cu_seqlens_k = _checks.check_cu_seqlens("k", cu_seqlens_k, max_seqlen_k, q, k.shape[2], validate)
+    if cu_seqlens_q.shape != cu_seqlens_k.shape:
+        raise ValueError(
+            f"cu_seqlens_k: expected cu_seqlens_q's shape {tuple(cu_seqlens_q.shape)}, got {tuple(cu_seqlens_k.shape)}"
+        )
+    extent = Extent(
+        cu_seqlens_q.shape[0] - 1, q.shape[1], max_seqlen_q, max_seqlen_k, q.device, cu_seqlens_k=cu_seqlens_k,
+        backward=_needs_gradient(q, k, v, normalizer),
+    )  # fmt: skip
+    rows = _Rows(None, None, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, 0, 0)
+    out, statistic = _call(q, k, v, pattern, normalizer, extent, rows, scale, deterministic)
+    out = out[0].transpose(0, 1)
+    return (out, statistic[0]) if return_statistic else out
+
+
+class _Rows(NamedTuple):
+    """Which rows of the tensors there are and where they stand, as the operators take it."""
+
+    lengths: Tensor | None
+    kv_lengths: Tensor | None
+    cu_seqlens_q: Tensor | None
+    cu_seqlens_k: Tensor | None
+    max_seqlen_q: int
+    max_seqlen_k: int
+    q_start: int
+    k_start: int
+
+
+def _call(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Pattern,
+    normalizer: Normalizer,
+    extent: Extent,
+    rows: _Rows,
+    scale: float | None,
+    deterministic: bool | None,
+) -> tuple[Tensor, Tensor]:
+    scale = q.shape[3] ** -0.5 if scale is None else _checks.check_scale(scale)
+    if deterministic is None:
+        deterministic = torch.are_deterministic_algorithms_enabled()
+    normalizer.check(pattern, extent.heads)
+    name, floats, parameters = normalizer.encode()
+    parameters = [_checks.as_statistic(parameter, q) for parameter in parameters]
+    encoded = pattern.encode(extent)
+    try:
+        out, statistic, _ = torch.ops.splash.attention_forward.default(
+            q, k, v, *encoded, name, floats, parameters, *rows, scale, bool(deterministic)
+        )
+    except RuntimeError as error:
+        raise translate(error) from None
+    return out, statistic
+
+
+def prepare(pattern: Pattern | str, q: Tensor, k: Tensor, backward: bool = True, k_start: int = 0) -> Prepared:
     """The pattern with its metadata for tensors like q and k built once; it goes wherever a pattern goes.
 
     q: (B, Hq, Nq, D), k: (B, Hkv, Nk, D), of which only shapes and device matter. backward: also build what the
-    backward reads; ValueError later where it was left out and a gradient is asked for. Built on the device, without
-    synchronisation. Later changes of a mask's values are not seen.
+    backward reads; ValueError later where it was left out and a gradient is asked for. k_start: position of the first
+    key. Built on the device, without synchronisation. Later changes of a mask's values are not seen.
     """
     pattern = as_pattern(pattern)
     _checks.check_inputs(q, k, k)
-    extent = Extent(*q.shape[:3], k.shape[2], q.device, backward=backward)
+    extent = Extent(*q.shape[:3], k.shape[2], q.device, k_start=k_start, backward=backward)
     return Prepared(pattern, pattern.encode(extent), extent)
 
 
@@ -108,5 +189,7 @@ def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, T
     return out.to(o1.dtype), lse
 
 
-def _needs_gradient(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    return torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+def _needs_gradient(q: Tensor, k: Tensor, v: Tensor, normalizer: Normalizer) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    return any(tensor.requires_grad for tensor in (q, k, v, *normalizer.encode().parameters))

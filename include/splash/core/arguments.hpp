@@ -43,7 +43,7 @@ struct NormalizerSpec {
   int num_floats = 0;
   double floats[4] = {};
   int num_parameters = 0;
-  TensorView parameters[kMaxParameters] = {};
+  TensorView parameters[kMaxParameters];
 };
 
 /// Where rows and columns stand in the whole sequence, and how many of them a batch entry really has.
@@ -53,8 +53,8 @@ struct Positions {
   const int32_t* lengths = nullptr;  ///< (B,) right-padded batches: rows and columns at positions >= length are padding
   const int32_t* kv_lengths = nullptr;  ///< (B,) padded cache: columns from here on are masked and positions end here
 
-  /// Packed sequences: the tensors are (1, H, T, D), and sequence b is their rows [cu_queries[b], cu_queries[b + 1]) and
-  /// columns [cu_keys[b], cu_keys[b + 1]): a problem of its own, whose last query stands at its last key.
+  /// Packed sequences: the tensors are (1, H, T, D), and sequence b is their rows [cu_queries[b], cu_queries[b + 1])
+  /// and columns [cu_keys[b], cu_keys[b + 1]): a problem of its own, whose last query stands at its last key.
   const int32_t* cu_queries = nullptr;  ///< (sequences + 1,)
   const int32_t* cu_keys = nullptr;     ///< (sequences + 1,)
   int64_t sequences = 0;

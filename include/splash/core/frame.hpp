@@ -1,5 +1,5 @@
-// The problem of one (batch, head): how many rows and columns are real, where they stand in the sequence, and where they
-// lie in the tensors.
+// The problem of one (batch, head): how many rows and columns are real, where they stand in the sequence, and where
+// they lie in the tensors.
 #pragma once
 
 #include "splash/core/arguments.hpp"
@@ -36,18 +36,10 @@ SPLASH_HD constexpr int clamp_to(int value, int low, int high) {
   return value < low ? low : (value > high ? high : value);
 }
 
-/// Lengths come from device memory unchecked, so they are clamped to what the tensors hold: num_queries and num_keys.
+/// Of batch entry `batch`. Lengths come from device memory unchecked, so they are clamped to what the tensors hold:
+/// num_queries and num_keys.
 SPLASH_HD Frame make_frame(const Positions& positions, int batch, int head, int num_queries, int num_keys) {
   Frame frame{batch, head, num_queries, num_keys, int(positions.q_start), int(positions.k_start)};
-  if (positions.cu_queries) {
-    frame.first_row = clamp_to(positions.cu_queries[batch], 0, num_queries);
-    frame.first_column = clamp_to(positions.cu_keys[batch], 0, num_keys);
-    const int rows = clamp_to(positions.cu_queries[batch + 1], frame.first_row, num_queries) - frame.first_row;
-    const int columns = clamp_to(positions.cu_keys[batch + 1], frame.first_column, num_keys) - frame.first_column;
-    frame.num_queries = clamp_to(rows, 0, int(positions.max_queries));
-    frame.num_keys = clamp_to(columns, 0, int(positions.max_keys));
-    frame.q_start = frame.k_start + frame.num_keys - frame.num_queries;
-  }
   if (positions.lengths) {
     const int length = positions.lengths[batch];
     frame.num_queries = clamp_to(length - frame.q_start, 0, num_queries);
@@ -57,6 +49,19 @@ SPLASH_HD Frame make_frame(const Positions& positions, int batch, int head, int 
     frame.num_keys = clamp_to(positions.kv_lengths[batch], 0, num_keys);
     frame.q_start = frame.k_start + frame.num_keys - num_queries;
   }
+  return frame;
+}
+
+/// Of packed sequence `sequence` in tensors of num_queries rows and num_keys columns, which its ends are clamped to.
+SPLASH_HD Frame make_packed_frame(const Positions& positions, int sequence, int head, int num_queries, int num_keys) {
+  Frame frame{sequence, head, 0, 0, 0, int(positions.k_start)};
+  frame.first_row = clamp_to(positions.cu_queries[sequence], 0, num_queries);
+  frame.first_column = clamp_to(positions.cu_keys[sequence], 0, num_keys);
+  const int rows = clamp_to(positions.cu_queries[sequence + 1], frame.first_row, num_queries) - frame.first_row;
+  const int columns = clamp_to(positions.cu_keys[sequence + 1], frame.first_column, num_keys) - frame.first_column;
+  frame.num_queries = clamp_to(rows, 0, int(positions.max_queries));
+  frame.num_keys = clamp_to(columns, 0, int(positions.max_keys));
+  frame.q_start = frame.k_start + frame.num_keys - frame.num_queries;
   return frame;
 }
 

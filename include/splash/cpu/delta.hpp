@@ -1,10 +1,11 @@
 // The one number a row that the backward needs before it can form dS: delta, see normalizers/concept.hpp. Softmax has
-// it from rowsum(dO * O), others by a sweep over their scores and dP. Lanes are queries, as in the forward.
+// it from rowsum(dO * O), others by a sweep over their scores and dP. Beside it, each row's share of the gradients of
+// the normalizer's parameters. Lanes are queries, as in the forward.
 #pragma once
 
 #include <initializer_list>
 
-#include "splash/cpu/fragment.hpp"
+#include "splash/cpu/bias.hpp"
 #include "splash/cpu/parallel.hpp"
 #include "splash/cpu/problem.hpp"
 #include "splash/normalizers/concept.hpp"
@@ -17,8 +18,10 @@ class Delta {
   using Value = Simd<Real>;
   using Gradient = typename Normalizer::template Gradient<Value, 1>;
   using Walk = patterns::TileWalk<Pattern>;
+  using Part = Fragment<Real, Lanes::queries>;
   static constexpr int W = Value::kLanes;
   static constexpr int kVectors = kTile / W;
+  static constexpr int kRowGradients = normalizers::kRowGradientsOf<Normalizer>;
 
  public:
   Delta(const Pattern& pattern, const BackwardArguments& args)
@@ -31,8 +34,8 @@ class Delta {
         saved_(static_cast<const Real*>(args.saved.data)),
         grad_statistic_(static_cast<const Real*>(args.grad_statistic.data)) {}
 
-  /// delta (B, Hq, Nq); rows that are padding are left out.
-  Status run(const Parallel& parallel, Real* delta) const {
+  /// delta as the statistics lie, row_gradients (kRowGradients, ...) likewise; rows that are padding are left out.
+  Status run(const Parallel& parallel, Real* delta, Real* row_gradients) const {
     const int64_t tiles = problem_.query_tiles(), tasks = tiles * problem_.batch * problem_.heads;
     const int workers = worker_count(parallel, tasks);
     const int64_t bytes = Scratch(nullptr, problem_).bytes;
@@ -41,7 +44,7 @@ class Delta {
     for_each_task(parallel, workers, tasks, [&](int worker, int64_t task) {
       const int head = int(task / tiles % problem_.heads), batch = int(task / tiles / problem_.heads);
       query_tile(batch, head, int(tiles - 1 - task % tiles) * kTile, Scratch(memory.data() + worker * bytes, problem_),
-                 delta);
+                 delta, row_gradients);
     });
     return {};
   }
@@ -63,27 +66,36 @@ class Delta {
     }
   };
 
-  void query_tile(int batch, int head, int row, const Scratch& scratch, Real* delta) const {
+  void query_tile(int batch, int head, int row, const Scratch& scratch, Real* delta, Real* row_gradients) const {
     const Frame frame = problem_.frame(batch, head);
     const int rows = clamp_to(frame.num_queries - row, 0, kTile);
     if (rows <= 0) return;
-    const int64_t flat = problem_.flat(batch, head, row), plane = problem_.flat(problem_.batch, 0, 0);
+    const Normalizer normalizer = normalizers::of_head(normalizer_, head);
+    const int64_t flat = problem_.flat(frame, row), plane = problem_.plane();
     Gradient state[kVectors];
     for (int v = 0; v * W < rows; ++v) {
       const auto part = [&](const Real* array) { return load_lanes(array + flat + v * W, rows - v * W); };
-      state[v].load(normalizer_, 0, part(statistic_), [&](int s) { return part(saved_ + s * plane); });
+      state[v].load(normalizer, 0, part(statistic_), [&](int s) { return part(saved_ + s * plane); });
+      normalizers::place(normalizer, state[v], 0, Value(Real(frame.i(row + v * W))) + iota<Real>());
     }
     if constexpr (Normalizer::kDeltaSweep)
-      sweep(frame, row, rows, scratch, state);
+      sweep(normalizer, frame, row, rows, scratch, state);
     else
-      output_dots(batch, head, row, rows, scratch.dots);
+      output_dots(frame, row, rows, scratch.dots);
     for (int v = 0; v * W < rows; ++v) {
       const int count = rows - v * W;
       const Value dot = Normalizer::kDeltaSweep ? Value(Real(0)) : load_lanes(scratch.dots + v * W, count);
       const Value dstatistic = grad_statistic_ ? load_lanes(grad_statistic_ + flat + v * W, count) : Value(Real(0));
-      state[v].close(normalizer_, 0, dot, dstatistic, LaneIsRow{});
-      for (int l = 0; l < W && l < count; ++l) delta[flat + v * W + l] = state[v].delta[0].lanes[l];
+      state[v].close(normalizer, 0, dot, dstatistic, LaneIsRow{});
+      store_lanes(state[v].delta[0], count, delta + flat + v * W);
+      if constexpr (kRowGradients > 0)
+        for (int p = 0; p < kRowGradients; ++p)
+          store_lanes(state[v].row_gradient(normalizer, 0, p), count, row_gradients + p * plane + flat + v * W);
     }
+  }
+
+  static void store_lanes(Value x, int count, Real* to) {
+    for (int l = 0; l < W && l < count; ++l) to[l] = x.lanes[l];
   }
 
   static Value load_lanes(const Real* from, int count) {
@@ -93,8 +105,8 @@ class Delta {
     return x;
   }
 
-  void output_dots(int batch, int head, int row, int rows, Real* dots) const {
-    const auto out = out_.rows(batch, head, row), grads = grad_out_.rows(batch, head, row);
+  void output_dots(const Frame& frame, int row, int rows, Real* dots) const {
+    const auto out = problem_.at_row(out_, frame, row), grads = problem_.at_row(grad_out_, frame, row);
     for (int r = 0; r < rows; ++r) {
       const Element *x = out.data + r * out.stride, *y = grads.data + r * grads.stride;
       Value sum(Real(0));
@@ -107,25 +119,28 @@ class Delta {
     }
   }
 
-  void sweep(const Frame& frame, int row, int rows, const Scratch& scratch, Gradient* state) const {
-    const int kv_head = frame.head / problem_.group(), width = problem_.width;
-    const QueryTile<Real, Element> queries(problem_.q.rows(frame.batch, frame.head, row), rows, width,
+  void sweep(const Normalizer& normalizer, const Frame& frame, int row, int rows, const Scratch& scratch,
+             Gradient* state) const {
+    const int width = problem_.width;
+    const QueryTile<Real, Element> queries(problem_.at_row(problem_.q, frame, row), rows, width,
                                            Real(problem_.scale.sign), scratch.queries);
-    const QueryTile<Real, Element> grads(grad_out_.rows(frame.batch, frame.head, row), rows, width, Real(1),
-                                         scratch.grads);
+    const QueryTile<Real, Element> grads(problem_.at_row(grad_out_, frame, row), rows, width, Real(1), scratch.grads);
     const int lanes = queries.lanes();
+    const Matrix<Real> tile{scratch.scores, lanes};
     for (Walk at(pattern_, frame, row, row + rows, frame.num_keys, kTile); !at.done(); at.advance()) {
       const int count = at.end() - at.begin();
-      const auto k = problem_.k.rows(frame.batch, kv_head, at.begin());
-      const auto v = problem_.v.rows(frame.batch, kv_head, at.begin());
+      const auto k = problem_.at_column(problem_.k, frame, at.begin());
+      const auto v = problem_.at_column(problem_.v, frame, at.begin());
       queries.times(real_rows<Real, Element>(k, count, width, 1, scratch.keys), count, scratch.scores);
       grads.times(real_rows<Real, Element>(v, count, width, 1, scratch.keys), count, scratch.dp);
-      if (at.state() == TileState::partial)
-        mask_tile<Lanes::queries>(pattern_, frame, at.box(), Matrix<Real>{scratch.scores, lanes});
+      if constexpr (normalizers::kHasBias<Normalizer>)
+        add_bias<Lanes::queries>(normalizer.bias(), normalizer.bias_count(), Real(1 / problem_.scale.magnitude), frame,
+                                 at.box(), tile);
+      if (at.state() == TileState::partial) mask_tile<Lanes::queries>(pattern_, frame, at.box(), tile);
       for (int v = 0; v * W < lanes; ++v) {
-        const Fragment<Real> scores{scratch.scores + v * W, 0, lanes, count};
-        const Fragment<Real> dp{scratch.dp + v * W, 0, lanes, count};
-        state[v].observe(normalizer_, scores, dp);
+        const Part scores{scratch.scores + v * W, lanes, count, at.begin()};
+        const Part dp{scratch.dp + v * W, lanes, count, at.begin()};
+        state[v].observe(normalizer, scores, dp);
       }
     }
   }

@@ -5,6 +5,7 @@
 // a packed copy of K or V.
 #pragma once
 
+#include "splash/cpu/bias.hpp"
 #include "splash/cpu/fragment.hpp"
 #include "splash/cpu/parallel.hpp"
 #include "splash/cpu/problem.hpp"
@@ -18,6 +19,7 @@ class Forward {
   using Value = Simd<Real>;
   using Row = typename Normalizer::template Rows<Value, 1>;
   using Walk = patterns::TileWalk<Pattern>;
+  using Scores = Fragment<Real, Lanes::queries>;
   static constexpr int W = Value::kLanes;
   static constexpr int kVectors = kTile / W;
   /// Score tiles kept between sweeps; rows that see more keys compute the others again.
@@ -35,6 +37,7 @@ class Forward {
   Status run(const Parallel& parallel) const {
     const int64_t tiles = problem_.query_tiles();
     const int64_t tasks = tiles * problem_.batch * problem_.heads;
+    if (!problem_.covers_rows()) empty_tensors();
     if (tasks == 0) return {};
     const int workers = worker_count(parallel, tasks);
     const int64_t bytes = Scratch(nullptr, problem_).bytes;
@@ -69,8 +72,9 @@ class Forward {
 
   /// A tile of queries together with the scores that are there already.
   struct Task {
-    int batch, head, row, rows;
-    Frame frame;
+    const Normalizer& normalizer;  ///< of the head
+    const Frame& frame;
+    int row, rows;
     const QueryTile<Real, Element>& queries;
     const Scratch& scratch;
     int computed = 0;  ///< tiles of the panel
@@ -79,45 +83,64 @@ class Forward {
 
   void query_tile(int batch, int head, int row, const Scratch& scratch) const {
     const Frame frame = problem_.frame(batch, head);
-    const int all = clamp_to(problem_.num_queries - row, 0, kTile);
+    const int all = clamp_to(problem_.rows(frame) - row, 0, kTile);
     const int rows = clamp_to(frame.num_queries - row, 0, all);
+    const Normalizer normalizer = normalizers::of_head(normalizer_, head);
     if (rows > 0) {
       const Real sign = Real(problem_.scale.sign);
-      const QueryTile<Real, Element> queries(problem_.q.rows(batch, head, row), rows, problem_.width, sign,
+      const QueryTile<Real, Element> queries(problem_.at_row(problem_.q, frame, row), rows, problem_.width, sign,
                                              scratch.queries);
-      Task task{batch, head, row, rows, frame, queries, scratch};
+      Task task{normalizer, frame, row, rows, queries, scratch};
       Row state[kVectors];
+      place(normalizer, frame, row, state);
       if constexpr (Normalizer::kScoreSweeps) score_sweeps(task, state);
       output_sweep(task, state);
       for (int v = 0; v < task.vectors(); ++v) {
-        state[v].finish(normalizer_, LaneIsRow{});
+        state[v].finish(normalizer, LaneIsRow{});
         state[v].output_factor(0).store(scratch.row + v * W);
       }
       store_transposed<Real, Element>({scratch.output, queries.lanes()}, rows, problem_.width, scratch.row,
-                                      out_.rows(batch, head, row));
-      store_statistics(problem_.flat(batch, head, row), rows, state);
+                                      problem_.at_row(out_, frame, row));
+      store_statistics(normalizer, problem_.flat(frame, row), rows, state);
     }
-    if (rows < all) padding(batch, head, row + rows, all - rows);
+    if (rows < all) padding(normalizer, frame, row + rows, all - rows);
+  }
+
+  void place(const Normalizer& normalizer, const Frame& frame, int row, Row* state) const {
+    for (int v = 0; v < kVectors; ++v)
+      normalizers::place(normalizer, state[v], 0, Value(Real(frame.i(row + v * W))) + iota<Real>());
   }
 
   /// Rows that keep nothing: what the normalizer says of a row that saw no score.
-  void padding(int batch, int head, int row, int rows) const {
-    zero_rows<Element>(rows, problem_.width, out_.rows(batch, head, row));
+  void padding(const Normalizer& normalizer, const Frame& frame, int row, int rows) const {
+    zero_rows<Element>(rows, problem_.width, problem_.at_row(out_, frame, row));
     Row state[kVectors];
+    place(normalizer, frame, row, state);
     for (int v = 0; v < kVectors; ++v) {
-      if constexpr (Normalizer::kScoreSweeps) state[v].refine(normalizer_, LaneIsRow{});
-      state[v].finish(normalizer_, LaneIsRow{});
+      if constexpr (Normalizer::kScoreSweeps)
+        while (state[v].refine(normalizer, LaneIsRow{})) {
+        }
+      state[v].finish(normalizer, LaneIsRow{});
     }
-    store_statistics(problem_.flat(batch, head, row), rows, state);
+    store_statistics(normalizer, problem_.flat(frame, row), rows, state);
   }
 
-  void store_statistics(int64_t flat, int rows, const Row* state) const {
-    const int64_t plane = problem_.flat(problem_.batch, 0, 0);
+  /// Every row as if it kept nothing; the tasks write over those of packed sequences.
+  void empty_tensors() const {
+    for (int head = 0; head < problem_.heads; ++head) {
+      Frame frame;
+      frame.head = head;
+      for (int row = 0; row < problem_.total_queries; row += kTile)
+        padding(normalizers::of_head(normalizer_, head), frame, row, clamp_to(problem_.total_queries - row, 0, kTile));
+    }
+  }
+
+  void store_statistics(const Normalizer& normalizer, int64_t flat, int rows, const Row* state) const {
     for (int r = 0; r < rows; r += W) {
       const int count = rows - r < W ? rows - r : W;
-      store_lanes(state[r / W].statistic(normalizer_, 0), count, statistic_ + flat + r);
+      store_lanes(state[r / W].statistic(normalizer, 0), count, statistic_ + flat + r);
       for (int s = 0; s < Normalizer::kSaved; ++s)
-        store_lanes(state[r / W].saved(0, s), count, saved_ + s * plane + flat + r);
+        store_lanes(state[r / W].saved(0, s), count, saved_ + s * problem_.plane() + flat + r);
     }
   }
 
@@ -131,9 +154,8 @@ class Forward {
 
   /// Rows of k or v of the walk's tile, as Real.
   Matrix<const Real> key_rows(const Heads<Element>& tensor, const Task& task, const Walk& at, Real* scratch) const {
-    const int head = task.head / problem_.group();
-    return real_rows<Real, Element>(tensor.rows(task.batch, head, at.begin()), at.end() - at.begin(), problem_.width, 1,
-                                    scratch);
+    return real_rows<Real, Element>(problem_.at_column(tensor, task.frame, at.begin()), at.end() - at.begin(),
+                                    problem_.width, 1, scratch);
   }
 
   /// Masked scores [key][query] of the walk's tile, the index-th of this task.
@@ -142,13 +164,16 @@ class Forward {
     if (index < task.computed) return to;
     if (index < kPanelTiles) task.computed = index + 1;
     task.queries.times(key_rows(problem_.k, task, at, task.scratch.keys), at.end() - at.begin(), to);
-    if (at.state() == TileState::partial)
-      mask_tile<Lanes::queries>(pattern_, task.frame, at.box(), Matrix<Real>{to, task.queries.lanes()});
+    const Matrix<Real> tile{to, task.queries.lanes()};
+    if constexpr (normalizers::kHasBias<Normalizer>)
+      add_bias<Lanes::queries>(task.normalizer.bias(), task.normalizer.bias_count(), Real(1 / problem_.scale.magnitude),
+                               task.frame, at.box(), tile);
+    if (at.state() == TileState::partial) mask_tile<Lanes::queries>(pattern_, task.frame, at.box(), tile);
     return to;
   }
 
-  static Fragment<Real> column(const Task& task, Real* scores, const Walk& at, int v) {
-    return {scores + v * W, 0, task.queries.lanes(), at.end() - at.begin()};
+  static Scores column(const Task& task, Real* scores, const Walk& at, int v) {
+    return {scores + v * W, task.queries.lanes(), at.end() - at.begin(), at.begin()};
   }
 
   void score_sweeps(Task& task, Row* state) const {
@@ -160,13 +185,13 @@ class Forward {
         Real* tile = scores(task, at, index);
         for (int v = 0; v < task.vectors(); ++v) {
           if (!again[v]) continue;
-          Fragment<Real> fragment = column(task, tile, at, v);
-          state[v].observe(normalizer_, fragment);
+          Scores fragment = column(task, tile, at, v);
+          state[v].observe(task.normalizer, fragment);
         }
       }
       any = false;
       for (int v = 0; v < task.vectors(); ++v) {
-        again[v] = again[v] && state[v].refine(normalizer_, LaneIsRow{});
+        again[v] = again[v] && state[v].refine(task.normalizer, LaneIsRow{});
         any = any || again[v];
       }
     }
@@ -179,9 +204,9 @@ class Forward {
     for (Walk at = walk(task); !at.done(); at.advance(), ++index) {
       Real* tile = scores(task, at, index);
       for (int v = 0; v < task.vectors(); ++v) {
-        Fragment<Real> fragment = column(task, tile, at, v);
+        Scores fragment = column(task, tile, at, v);
         Value rescale[1] = {Value(Real(1))};
-        state[v].weigh(normalizer_, fragment, rescale, LaneIsRow{});
+        state[v].weigh(task.normalizer, fragment, rescale, LaneIsRow{});
         rescale[0].store(task.scratch.row + v * W);
       }
       const int count = at.end() - at.begin();

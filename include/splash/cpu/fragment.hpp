@@ -6,16 +6,35 @@
 SPLASH_NAMESPACE_BEGIN
 namespace cpu {
 
-/// Lines of vectors: value (r, c) is the vector at data + r * row_stride + c * column_stride.
-template <class Real, int Columns = 0>
+/// What the lanes of a score tile are: S[key][query] in the forward, S[query][key] in the backward.
+enum class Lanes { queries, keys };
+
+/// 0, 1, 2, ...
+template <class Real>
+SPLASH_HD Simd<Real> iota() {
+  Simd<Real> x;
+  for (int l = 0; l < Simd<Real>::kLanes; ++l) x.lanes[l] = Real(l);
+  return x;
+}
+
+/// One vector a line: line c is the vector at data + c * stride. Lines are keys and lanes queries, or a line is the
+/// next vector of keys of one query.
+template <class Real, Lanes kLanes>
 struct Fragment {
   Real* data;
-  int64_t row_stride, column_stride;
-  int count = Columns;
+  int64_t stride;
+  int count;
+  int first;  ///< column of line 0, lane 0
 
-  SPLASH_HD constexpr int columns() const { return Columns ? Columns : count; }
-  SPLASH_HD Simd<Real> get(int r, int c) const { return Simd<Real>::load(data + r * row_stride + c * column_stride); }
-  SPLASH_HD void set(int r, int c, Simd<Real> x) { x.store(data + r * row_stride + c * column_stride); }
+  SPLASH_HD constexpr int columns() const { return count; }
+  SPLASH_HD Simd<Real> get(int, int c) const { return Simd<Real>::load(data + c * stride); }
+  SPLASH_HD void set(int, int c, Simd<Real> x) { x.store(data + c * stride); }
+  SPLASH_HD Simd<Real> column(int c) const {
+    if constexpr (kLanes == Lanes::queries)
+      return Simd<Real>(Real(first + c));
+    else
+      return Simd<Real>(Real(first + c * Simd<Real>::kLanes)) + iota<Real>();
+  }
 };
 
 /// A lane is a row: nothing to combine.

@@ -10,10 +10,10 @@ SPLASH_NAMESPACE_BEGIN
 namespace normalizers {
 
 /// A fragment is the part of a score tile that one thread holds: `rows` query rows times columns() keys, read by
-/// get(r, c) and written by set(r, c, value); column(c) is the index of the key, a whole number. On a GPU a row is spread
-/// over the four threads of a quad and Value is float; on the CPU a "row" is one SIMD vector of queries, or, where dS is
-/// formed, of keys. Masked scores are -inf. Raw scores are q.k; the normalizer multiplies by its own factor, so that scale
-/// and change of base cost nothing.
+/// get(r, c) and written by set(r, c, value); column(c) is the index of the key, a whole number. On a GPU a row is
+/// spread over the four threads of a quad and Value is float; on the CPU a "row" is one SIMD vector of queries, or,
+/// where dS is formed, of keys. Masked scores are -inf. Raw scores are q.k; the normalizer multiplies by its own
+/// factor, so that scale and change of base cost nothing.
 ///
 /// A reduction combines the threads that share a row: reduce.max(value), reduce.sum(value), the same result in each.
 ///
@@ -66,9 +66,8 @@ SPLASH_HD void place(const N& n, State& state, int r, Value i) {
 }
 
 template <class N>
-inline constexpr bool kNeedsPosition = requires(const N& n, typename N::template Rows<float, 1>& rows) {
-  rows.place(n, 0, 0.0f);
-};
+inline constexpr bool kNeedsPosition =
+    requires(const N& n, typename N::template Rows<float, 1>& rows) { rows.place(n, 0, 0.0f); };
 
 template <class N>
 inline constexpr bool kHasBias = requires { requires N::kBias; };
