@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..normalizers import Entmax, Normalizer, as_normalizer
+from ..normalizers import Normalizer, as_normalizer
 from ..patterns import Pattern, as_pattern
 from .masks import dense_mask
-from .normalizers import entmax, softmax
+from .normalizers import normalize
 
 
 def reference_attention(
@@ -36,7 +36,7 @@ def reference_attention(
     batch, heads, Nq, dim = q.shape
     kv_heads, Nk = k.shape[1], k.shape[2]
     pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
-    kept, row_is_real = _kept(pattern, q, Nk, lengths, kv_lengths, q_start, k_start)
+    kept, row_is_real, i, j = _kept(pattern, q, Nk, lengths, kv_lengths, q_start, k_start)
 
     # (B, Hq, ...) -> (B, Hkv, group, ...): query head h reads key/value head h // group.
     group = (batch, kv_heads, heads // kv_heads)
@@ -50,8 +50,7 @@ def reference_attention(
     # float16 and bfloat16 scores are normalized in float32 and the weights rounded, as torch.softmax does.
     wide = torch.promote_types(products.dtype, torch.float32)
     scores = products.to(wide) * (dim**-0.5 if scale is None else scale)
-    alpha = normalizer.alpha if isinstance(normalizer, Entmax) else 1
-    weights, statistic = softmax(scores, kept) if alpha == 1 else entmax(scores, kept, alpha)
+    weights, statistic = normalize(normalizer, scores, kept, i[:, 0], j)
     out = weights.to(products.dtype) @ v[:, :, None]
     # Also keeps NaN of the output's gradient out of rows that are padding or keep nothing.
     out = out.masked_fill(~kept.any(-1, keepdim=True), 0)
@@ -66,18 +65,19 @@ def _kept(
     kv_lengths: Tensor | None,
     q_start: int | None,
     k_start: int,
-) -> tuple[Tensor, Tensor]:
-    """Which scores (B or 1, H or 1, Nq, Nk) are kept, and which query rows (B or 1, 1, Nq, 1) are not padding."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Which scores (B or 1, H or 1, Nq, Nk) are kept, which query rows (B or 1, 1, Nq, 1) are not padding, and the
+    positions of queries (B or 1, 1, Nq, 1) and of keys (Nk)."""
     Nq = q.shape[2]
     row = torch.arange(Nq, device=q.device)[None, None, :, None]
     column = torch.arange(Nk, device=q.device)
     if kv_lengths is not None:
         held = kv_lengths.long()[:, None, None, None]
         i, j = row + (k_start + held - Nq), column + k_start
-        return dense_mask(pattern, i, j) & (column < held), torch.ones_like(i, dtype=torch.bool)
+        return dense_mask(pattern, i, j) & (column < held), torch.ones_like(i, dtype=torch.bool), i, j
     i, j = row + (k_start + Nk - Nq if q_start is None else q_start), column + k_start
     kept = dense_mask(pattern, i, j)
     if lengths is None:
-        return kept, torch.ones_like(i, dtype=torch.bool)
+        return kept, torch.ones_like(i, dtype=torch.bool), i, j
     length = lengths.long()[:, None, None, None]
-    return kept & (j < length) & (i < length), i < length
+    return kept & (j < length) & (i < length), i < length, i, j

@@ -5,16 +5,73 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..normalizers import Elastic, Entmax, Normalizer, Softmax, TopK
 
-def softmax(scores: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+
+def normalize(normalizer: Normalizer, scores: Tensor, kept: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights and statistic (..., Nq) of scores (B, Hkv, group, Nq, Nk), of which those in `kept` take part.
+
+    i: (B or 1, Nq, 1) and j: (Nk,), integers, are the positions of queries and keys. Differentiable in the scores and
+    in what the normalizer has learned. TypeError for a normalizer whose formula is not written here.
+    """
+    if isinstance(normalizer, Softmax):
+        sink = normalizer.sink_logit
+        return softmax(scores, kept, None if sink is None else _by_head(sink, scores))
+    if isinstance(normalizer, Entmax):
+        return softmax(scores, kept) if normalizer.alpha == 1 else entmax(scores, kept, normalizer.alpha)
+    if isinstance(normalizer, Elastic):
+        bias = None if normalizer.bias is None else _by_head(normalizer.bias, scores)
+        return elastic(scores, kept, i, j, _by_head(normalizer.tau, scores), bias)
+    if isinstance(normalizer, TopK):
+        return normalize(normalizer.then, scores, top_k(scores, kept, normalizer.k), i, j)
+    raise TypeError(f"reference: no formula for {type(normalizer).__name__}")
+
+
+def _by_head(parameter: Tensor, scores: Tensor) -> Tensor:
+    """(Hq, ...) as (Hkv, group, ...) in the precision of the scores."""
+    return parameter.to(scores.dtype).unflatten(0, scores.shape[1:3])
+
+
+def softmax(scores: Tensor, kept: Tensor, sink: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Softmax over the last dimension of the kept scores, and their natural log-sum-exp.
 
-    scores: (..., n), kept: bool of that shape. A row that keeps nothing has weights 0 and log-sum-exp -inf.
+    scores: (..., n), kept: bool of that shape. A row that keeps nothing has weights 0 and log-sum-exp -inf. sink: one
+    more score of each row, broadcastable to (...) from the left of its last dimension, whose weight is left out.
     """
     empty = ~kept.any(-1, keepdim=True)
     scores = scores.masked_fill(~kept, -torch.inf).masked_fill(empty, 0)
-    weights = torch.softmax(scores, -1).masked_fill(empty, 0)
-    return weights, torch.logsumexp(scores, -1).masked_fill(empty[..., 0], -torch.inf)
+    lse = torch.logsumexp(scores, -1).masked_fill(empty[..., 0], -torch.inf)
+    if sink is not None:
+        scores = torch.cat((scores, sink[..., None, None].expand(*scores.shape[:-1], 1)), -1)
+    weights = torch.softmax(scores, -1)[..., : kept.shape[-1]]
+    return weights.masked_fill(empty, 0), lse
+
+
+def elastic(
+    scores: Tensor, kept: Tensor, i: Tensor, j: Tensor, tau: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Elastic softmax (Fu et al. 2026): ReLU(softmax(s + b) + tau / (i + 1)), and the log-sum-exp of s + b.
+
+    scores, kept: (B, Hkv, group, Nq, Nk), i: (B or 1, Nq, 1), j: (Nk,), tau: (Hkv, group), bias: (Hkv, group, T) by the
+    distance i - j. Rows with i < 0 count as rows that keep nothing.
+    """
+    if bias is not None and bias.shape[-1]:
+        distance = i - j
+        chosen = bias[:, :, distance.clamp(0, bias.shape[-1] - 1)].movedim(2, 0)
+        inside = ((distance >= 0) & (distance < bias.shape[-1]))[:, None, None]
+        scores = scores + chosen.masked_fill(~inside, 0)
+    i = i[:, None, None]
+    kept = kept & (i >= 0)
+    weights, lse = softmax(scores, kept)
+    offset = tau[..., None, None] / (i.clamp(min=0) + 1)
+    return torch.relu(weights + offset).masked_fill(~kept, 0), lse
+
+
+def top_k(scores: Tensor, kept: Tensor, k: int) -> Tensor:
+    """bool: the k largest kept scores along the last dimension, those with smaller indices first among equals."""
+    order = scores.detach().masked_fill(~kept, -torch.inf).sort(-1, descending=True, stable=True).indices
+    first = torch.arange(scores.shape[-1], device=scores.device) < k
+    return kept & torch.zeros_like(kept).scatter(-1, order, first.expand_as(order))
 
 
 def entmax(scores: Tensor, kept: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
