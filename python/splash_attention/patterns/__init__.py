@@ -1,26 +1,46 @@
 """WHICH scores exist: one frozen dataclass a pattern.
 
 Query i = row + q_start and key j = column + k_start are positions in the whole sequence; the defaults are k_start = 0
-and q_start = k_start + Nk - Nq (the last query meets the last key).
+and q_start = k_start + Nk - Nq (the last query meets the last key). `//` and `%` round towards minus infinity.
 """
 
 from __future__ import annotations
 
 from .band import Causal, Full, SlidingWindow
 from .base import And, Encoded, Extent, Pattern, Prepared
+from .big_bird import BigBird
+from .block_diagonal import BlockDiagonal
 from .block_mask import BlockMask
+from .dilated import Dilated
+from .element_mask import ElementMask
+from .fixed import Fixed
+from .index_causal import IndexCausal
+from .longformer import Longformer
+from .streaming import Streaming
+from .strided import Strided
+from .top_k_blocks import top_k_blocks
 
 __all__ = [
     "And",
+    "BigBird",
+    "BlockDiagonal",
     "BlockMask",
     "Causal",
+    "Dilated",
+    "ElementMask",
     "Encoded",
     "Extent",
+    "Fixed",
     "Full",
+    "IndexCausal",
+    "Longformer",
     "Pattern",
     "Prepared",
     "SlidingWindow",
+    "Streaming",
+    "Strided",
     "as_pattern",
+    "top_k_blocks",
 ]
 
 _SHORT = {"full": Full, "causal": Causal}

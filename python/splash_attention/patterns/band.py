@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from .base import Grid, Pattern
-from .checks import check_number
-
-UNLIMITED = 2**30
+from .checks import UNLIMITED, check_number
 
 
 @dataclass(frozen=True)

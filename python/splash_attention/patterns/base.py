@@ -26,7 +26,7 @@ class Encoded(NamedTuple):
 class Grid(NamedTuple):
     """Index tensors of a rectangle of scores: `row`, `i` (n, 1) and `column`, `j` (1, m).
 
-    end: the position after the last key of the whole problem.
+    end: the position after the last key of the whole problem. heads: query heads that may differ.
     """
 
     row: Tensor
@@ -34,6 +34,36 @@ class Grid(NamedTuple):
     i: Tensor
     j: Tensor
     end: int
+    heads: int = 1
+
+
+class Rows(NamedTuple):
+    """The keys among which every row counts what it keeps: index tensors of (n,) rows.
+
+    low, high: the positions [low, high) of those keys, low <= high. k_start: the position of column 0. end, heads: as
+    in Grid.
+    """
+
+    row: Tensor
+    i: Tensor
+    low: Tensor
+    high: Tensor
+    k_start: int
+    end: int
+    heads: int = 1
+
+    def count(self, begin: Tensor | int, end: Tensor | int) -> Tensor:
+        """How many of the keys lie at positions [begin, end)."""
+        return (torch.minimum(self.high, self._like(end)) - torch.maximum(self.low, self._like(begin))).clamp(min=0)
+
+    def within(self, left: int | None, right: int | None) -> Rows:
+        """The same rows, with the keys i - left <= j <= i + right only."""
+        low = self.low if left is None else torch.maximum(self.low, self.i - left)
+        high = self.high if right is None else torch.minimum(self.high, self.i + right + 1)
+        return self._replace(low=low, high=torch.maximum(low, high))
+
+    def _like(self, bound: Tensor | int) -> Tensor:
+        return bound if isinstance(bound, Tensor) else torch.full_like(self.low, bound)
 
 
 @dataclass(frozen=True)
@@ -63,7 +93,7 @@ class Pattern:
     """Base of all patterns.
 
     A new pattern is a frozen dataclass with its `name` in kernels/instances.json, `keep`, and its numbers in `ints`;
-    only patterns that hold tensors need the rest.
+    only patterns that hold tensors need the rest. `count` makes density() fast, `band` and `is_causal` say more.
     """
 
     name: ClassVar[str]
@@ -84,10 +114,18 @@ class Pattern:
         """(left, right) where exactly i - left <= j <= i + right is kept (None: unlimited), None for other patterns."""
         return None
 
+    def count(self, rows: Rows) -> Tensor | None:
+        """int64 (..., n): how many of its keys each row keeps. None where only keep() can say."""
+        band = self.band()
+        if band is None:
+            return None
+        within = rows.within(*band)
+        return within.high - within.low
+
     def check(self, Nq: int, Nk: int) -> None:
         """Raises ValueError where the pattern does not fit Nq rows and Nk columns."""
 
-    def causal(self) -> bool:
+    def is_causal(self) -> bool:
         """True where no key after the query is kept, at any position."""
         band = self.band()
         return band is not None and band[1] == 0
@@ -111,27 +149,33 @@ class Pattern:
         Raises ValueError where the pattern does not fit these sizes.
         """
         self.check(Nq, Nk)
-        kept = self.keep(_grid(0, Nq, Nk, k_start + Nk - Nq if q_start is None else q_start, k_start, device))
+        q_start = k_start + Nk - Nq if q_start is None else q_start
+        kept = self.keep(_grid(0, Nq, Nk, q_start, k_start, heads, device))
         kept = four(kept.expand(*kept.shape[:-2], Nq, Nk))
         for name, size, given in (("batch", kept.shape[0], batch), ("heads", kept.shape[1], heads)):
             if given != 1 and size not in (1, given):
                 raise ValueError(f"{name}: the pattern has {size} of them, {given} were asked for")
         return kept
 
-    def density(self, Nq: int, Nk: int, q_start: int | None = None, k_start: int = 0) -> float:
-        """The share of the Nq * Nk scores that is kept, over batches and heads; 0 where there are none."""
+    def density(self, Nq: int, Nk: int, q_start: int | None = None, k_start: int = 0, heads: int = 1) -> float:
+        """The share of the Nq * Nk scores that is kept, over batches and heads; 0 where there are none.
+
+        heads: query heads, for patterns that draw each head's keys anew.
+        """
         self.check(Nq, Nk)
         if Nq == 0 or Nk == 0:
             return 0.0
         q_start = k_start + Nk - Nq if q_start is None else q_start
-        band = self.band()
-        if band is not None:
-            return _count_band(*band, Nq, Nk, q_start, k_start) / (Nq * Nk)
+        row = torch.arange(Nq)
+        low = torch.full_like(row, k_start)
+        counts = self.count(Rows(row, row + q_start, low, low + Nk, k_start, k_start + Nk, heads))
+        if counts is not None:
+            return counts.sum().item() / (max(1, counts[..., 0].numel()) * Nq * Nk)
         total = 0.0
         step = max(1, _CHUNK // Nk)
         for begin in range(0, Nq, step):
             end = min(begin + step, Nq)
-            kept = self.keep(_grid(begin, end, Nk, q_start, k_start, None))
+            kept = self.keep(_grid(begin, end, Nk, q_start, k_start, heads, None))
             kept = kept.expand(*kept.shape[:-2], end - begin, Nk)
             total += kept.sum().item() / max(1, kept[..., 0, 0].numel())
         return total / (Nq * Nk)
@@ -169,8 +213,20 @@ class And(Pattern):
     def keep(self, grid):
         return reduce(torch.logical_and, (four(term.keep(grid)) for term in self.terms))
 
-    def causal(self):
-        return any(term.causal() for term in self.terms)
+    def count(self, rows):
+        others = []
+        for term in self.terms:
+            band = term.band()
+            if band is None:
+                others.append(term)
+            else:
+                rows = rows.within(*band)
+        if not others:
+            return rows.high - rows.low
+        return others[0].count(rows) if len(others) == 1 else None
+
+    def is_causal(self):
+        return any(term.is_causal() for term in self.terms)
 
     def encode(self, extent):
         parts = [term.encode(extent) for term in self.terms]
@@ -195,8 +251,11 @@ class Prepared(Pattern):
     def band(self):
         return self.pattern.band()
 
-    def causal(self):
-        return self.pattern.causal()
+    def count(self, rows):
+        return self.pattern.count(rows)
+
+    def is_causal(self):
+        return self.pattern.is_causal()
 
     def check(self, Nq, Nk):
         self.pattern.check(Nq, Nk)
@@ -228,15 +287,7 @@ def _terms(pattern: Pattern) -> tuple[Pattern, ...]:
     return pattern.terms if isinstance(pattern, And) else (pattern,)
 
 
-def _grid(begin: int, end: int, Nk: int, q_start: int, k_start: int, device) -> Grid:
+def _grid(begin: int, end: int, Nk: int, q_start: int, k_start: int, heads: int, device) -> Grid:
     row = torch.arange(begin, end, device=device)[:, None]
     column = torch.arange(Nk, device=device)[None, :]
-    return Grid(row, column, row + q_start, column + k_start, k_start + Nk)
-
-
-def _count_band(left: int | None, right: int | None, Nq: int, Nk: int, q_start: int, k_start: int) -> int:
-    """Kept scores of a band, row by row: the columns from max(0, i - left) to min(Nk - 1, i + right)."""
-    diagonal = torch.arange(Nq) + (q_start - k_start)
-    first = torch.zeros_like(diagonal) if left is None else (diagonal - left).clamp(0, Nk)
-    end = torch.full_like(diagonal, Nk) if right is None else (diagonal + right + 1).clamp(0, Nk)
-    return int((end - first).clamp(min=0).sum())
+    return Grid(row, column, row + q_start, column + k_start, k_start + Nk, heads)

@@ -8,17 +8,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Grid, Pattern
+from .base import Extent, Grid, Pattern, Rows
 from .bits import pack_bits, words
-from .checks import check_broadcast, four, shape_of
+from .checks import check_block, check_broadcast, check_device, check_tensor, four, shape_of
+from .csr import check_csr, dense, entries
+from .flex import dense_blocks
 
 
 @dataclass(frozen=True, eq=False)
 class BlockMask(Pattern):
     """mask[b, h, row // bm, column // bn], in rows and columns of the tensors at hand, not in positions.
 
-    mask: bool, broadcastable to (B, Hq, ceil(Nq / bm), ceil(Nk / bn)), on the inputs' device. block: b or (bm, bn),
-    multiples of 16. TypeError for another dtype, ValueError for other shapes and sizes. Compares by identity.
+    mask: bool, broadcastable to (B, Hq, ceil(Nq / bm), ceil(Nk / bn)), on the inputs' device; or BlockMask.from_csr(),
+    BlockMask.from_flex(). block: b or (bm, bn), multiples of 16; 64 and 128 run at native speed. TypeError for another
+    dtype, ValueError for other shapes and sizes and for packed sequences. Compares by identity.
     """
 
     name: ClassVar[str] = "block_mask"
@@ -27,18 +30,40 @@ class BlockMask(Pattern):
     block: int | tuple[int, int]
 
     def __post_init__(self):
-        if not isinstance(self.mask, Tensor):
-            raise TypeError(f"mask: expected a bool tensor, got {type(self.mask).__name__}")
+        check_tensor("mask", self.mask, 2, 4, "(batch, heads, rows, columns)")
         if self.mask.dtype is not torch.bool:
             raise TypeError(f"mask: expected dtype torch.bool, got {self.mask.dtype}")
-        if not 2 <= self.mask.dim() <= 4:
-            raise ValueError(
-                f"mask: expected 2 to 4 dimensions, (batch, heads, rows, columns), got {shape_of(self.mask)}"
-            )
-        block = tuple(self.block) if isinstance(self.block, (tuple, list)) else (self.block, self.block)
-        if len(block) != 2 or any(isinstance(b, bool) or not isinstance(b, int) or b < 16 or b % 16 for b in block):
-            raise ValueError(f"block: expected a multiple of 16 or a pair of them, got {self.block}")
-        object.__setattr__(self, "block", block)
+        object.__setattr__(self, "block", check_block(self.block))
+
+    @classmethod
+    def from_csr(
+        cls,
+        crow: Tensor,
+        col: Tensor,
+        shape: tuple[int, int],
+        block: int | tuple[int, int],
+        validate: bool = False,
+    ) -> BlockMask:
+        """Block row r keeps the block columns col[crow[r] : crow[r + 1]].
+
+        crow: (..., block rows + 1), col: (..., entries), int32 or int64, with up to two leading dimensions (batch,
+        heads), each 1 or all. shape: (block rows, block columns). Values of CPU tensors are checked, those of others
+        with `validate`, which waits for the device; entries outside of the shape keep nothing. TypeError for dtypes,
+        ValueError for the rest.
+        """
+        if len(shape) != 2:
+            raise ValueError(f"shape: expected (block rows, block columns), got {tuple(shape)}")
+        check_csr(crow, col, *shape, validate)
+        return cls(dense(entries(crow, col, shape[1]), *shape), block)
+
+    @classmethod
+    def from_flex(cls, block_mask) -> BlockMask:
+        """From a torch.nn.attention.flex_attention.BlockMask of full blocks only.
+
+        Reads the numbers of its partial blocks, which waits for its device. ValueError where there are any, unless no
+        mask function applies inside them: they need ElementMask(create_mask(mask_mod, ...)).
+        """
+        return cls(*dense_blocks(block_mask))
 
     def __repr__(self) -> str:
         return f"BlockMask(mask=<bool {shape_of(self.mask)}>, block={self.block})"
@@ -55,12 +80,11 @@ class BlockMask(Pattern):
         # A text with the sizes in it, made before it is needed, would tie torch.compile to these sizes.
         check_broadcast("mask", self.mask.shape[-2:], self.blocks(Nq, Nk), "(block rows, block columns)")
 
-    def tensors(self, extent):
+    def tensors(self, extent: Extent) -> list[Tensor]:
         if extent.packed:
             raise ValueError("BlockMask: counts rows and columns of the tensors, which packed sequences do not share")
         self.check(extent.queries, extent.keys)
-        if self.mask.device != extent.device:
-            raise ValueError(f"mask: expected the inputs' device {extent.device}, got {self.mask.device}")
+        check_device("mask", self.mask, extent.device)
         mask = four(self.mask)
         check_broadcast("mask", mask.shape[:2], (extent.batch, extent.heads), "(batch, heads)")
         mask = mask.expand(-1, -1, *self.blocks(extent.queries, extent.keys))
@@ -78,3 +102,16 @@ class BlockMask(Pattern):
         ]
         rows, columns = (line.to(self.mask.device) for line in lines)
         return self.mask.index_select(-2, rows).index_select(-1, columns).to(grid.row.device)
+
+    def count(self, rows: Rows) -> Tensor:
+        Nq, Nk = len(rows.row), rows.end - rows.k_start
+        mask = self.mask.expand(*self.mask.shape[:-2], *self.blocks(Nq, Nk)).to(rows.row.device)
+        before = torch.nn.functional.pad(mask.long().cumsum(-1), (1, 0)).flatten(-2)
+        inside = torch.nn.functional.pad(mask, (0, 1)).flatten(-2)  # one more column, so that both have the same places
+        first_of_line = rows.row // self.block[0] * (mask.shape[-1] + 1)
+
+        def kept_before(column: Tensor) -> Tensor:
+            place = first_of_line + column // self.block[1]
+            return before[..., place] * self.block[1] + inside[..., place] * (column % self.block[1])
+
+        return kept_before(rows.high - rows.k_start) - kept_before(rows.low - rows.k_start)

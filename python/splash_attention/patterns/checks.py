@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+UNLIMITED = 2**30  # positions lie below 2**29 in magnitude, so no distance reaches this
+
+
+def limited(value: int) -> int:
+    """A window of any size as one that is large enough."""
+    return min(value, UNLIMITED)
 
 
 def four(kept: Tensor) -> Tensor:
@@ -13,16 +21,66 @@ def shape_of(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
-def check_number(name: str, value: int | None, low: int, optional: bool = False) -> None:
+def check_number(name: str, value: int | None, low: int, high: int | None = None, optional: bool = False) -> None:
     if optional and value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: expected an int{' or None' if optional else ''}, got {type(value).__name__}")
     if value < low:
         raise ValueError(f"{name}: expected at least {low}, got {value}")
+    if high is not None and value > high:
+        raise ValueError(f"{name}: expected at most {high}, got {value}")
+
+
+def check_flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {type(value).__name__}")
+
+
+def check_numbers(name: str, values, low: int, high: int) -> tuple[int, ...]:
+    """A list or tuple of ints as a tuple."""
+    for value in values:
+        check_number(name, value, low, high)
+    return tuple(values)
 
 
 def check_broadcast(name: str, sizes, target, what: str) -> None:
     for size, wanted in zip(sizes, target, strict=True):
         if size != 1 and size != wanted:
             raise ValueError(f"{name}: {tuple(sizes)} does not broadcast to {tuple(target)}, {what}")
+
+
+def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ValueError(f"{name}: expected the inputs' device {device}, got {tensor.device}")
+
+
+def check_tensor(name: str, tensor: Tensor, least: int, most: int, what: str) -> None:
+    """A tensor of `least` to `most` dimensions."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    if not least <= tensor.dim() <= most:
+        dimensions = f"{least} dimensions" if least == most else f"{least} to {most} dimensions"
+        raise ValueError(f"{name}: expected {dimensions}, {what}, got {shape_of(tensor)}")
+
+
+def check_block(block) -> tuple[int, int]:
+    """b or (bm, bn), multiples of 16, as a pair."""
+    pair = tuple(block) if isinstance(block, (tuple, list)) else (block, block)
+    if any(isinstance(b, bool) or not isinstance(b, int) for b in pair):
+        raise TypeError(f"block: expected an int or a pair of ints, got {block!r}")
+    if len(pair) != 2 or any(b < 16 or b % 16 or b > UNLIMITED for b in pair):
+        raise ValueError(f"block: expected a multiple of 16 or a pair of them, got {block}")
+    return pair
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether Python may look at the tensor's values: not while it is traced or stands for a tensor."""
+    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return False
+    return not isinstance(tensor, torch._subclasses.FakeTensor)
+
+
+def counted_on_host(tensor: Tensor) -> bool:
+    """Whether its values can be read without waiting for a device."""
+    return tensor.device.type == "cpu" and has_values(tensor)

@@ -2,36 +2,140 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from ..patterns import And, BlockMask, Causal, Full, Pattern, Prepared, SlidingWindow
+from .. import patterns
+from ..patterns import And, Pattern, Prepared
+from .big_bird import big_bird_blocks
 
 
-def dense_mask(pattern: Pattern, i: Tensor, j: Tensor) -> Tensor:
+def dense_mask(pattern: Pattern, i: Tensor, j: Tensor, heads: int = 1) -> Tensor:
     """bool, broadcastable to (B, H, Nq, Nk), for query positions i (B or 1, 1, Nq, 1) and key positions j (Nk).
 
-    TypeError for a pattern whose formula is not written here.
+    heads: query heads, for patterns that draw anew for each. TypeError for a pattern whose formula is not written here.
     """
     if isinstance(pattern, Prepared):
-        return dense_mask(pattern.pattern, i, j)
+        return dense_mask(pattern.pattern, i, j, heads)
     if isinstance(pattern, And):
         kept = torch.ones_like(i - j, dtype=torch.bool)
         for term in pattern.terms:
-            kept = kept & dense_mask(term, i, j)
+            kept = kept & dense_mask(term, i, j, heads)
         return kept
+    if type(pattern) not in _FORMULAS:
+        raise TypeError(f"reference: no formula for {type(pattern).__name__}")
+    return _FORMULAS[type(pattern)](pattern, i, j, heads)
+
+
+def _full(pattern, i, j, heads):
+    return torch.ones_like(i - j, dtype=torch.bool)
+
+
+def _causal(pattern, i, j, heads):
+    return i - j >= 0
+
+
+def _sliding_window(pattern, i, j, heads):
+    left = math.inf if pattern.left is None else pattern.left
+    right = math.inf if pattern.right is None else pattern.right
+    return (i - j <= left) & (j - i <= right)
+
+
+def _streaming(pattern, i, j, heads):
+    return (i >= j) & ((pattern.sink > j) | (i < j + pattern.window))
+
+
+def _block_diagonal(pattern, i, j, heads):
+    begin = i - torch.remainder(i, pattern.block)
+    inside = (begin <= j) & (j < begin + pattern.block)
+    return inside & (i >= j) if pattern.causal else inside
+
+
+def _dilated(pattern, i, j, heads):
+    dilations = [pattern.dilation] if isinstance(pattern.dilation, int) else pattern.dilation
+    masks = [_dilated_window(i - j, pattern.window, dilation, pattern.causal) for dilation in dilations]
+    return torch.cat(masks, dim=1)
+
+
+def _dilated_window(distance, window, dilation, causal):
+    steps = distance.double() / dilation
+    if causal:
+        return (steps == steps.floor()) & (steps >= 0) & (steps < window)
+    return (steps == steps.floor()) & (steps.abs() <= window)
+
+
+def _strided(pattern, i, j, heads):
     distance = i - j
-    if isinstance(pattern, Full):
-        return torch.ones_like(distance, dtype=torch.bool)
-    if isinstance(pattern, Causal):
-        return distance >= 0
-    if isinstance(pattern, SlidingWindow):
-        left = torch.inf if pattern.left is None else pattern.left
-        right = torch.inf if pattern.right is None else pattern.right
-        return (distance <= left) & (-distance <= right)
-    if isinstance(pattern, BlockMask):
-        Nq, Nk = distance.shape[-2:]
-        rows, columns = pattern.block
-        mask = pattern.mask.expand(*pattern.mask.shape[:-2], -(-Nq // rows), -(-Nk // columns))
-        return mask.repeat_interleave(rows, -2)[..., :Nq, :].repeat_interleave(columns, -1)[..., :Nk]
-    raise TypeError(f"reference: no formula for {type(pattern).__name__}")
+    return (distance >= 0) & ((distance < pattern.local) | (torch.remainder(distance, pattern.stride) == 0))
+
+
+def _fixed(pattern, i, j, heads):
+    place = torch.remainder(j, pattern.stride)
+    same = j - place == i - torch.remainder(i, pattern.stride)
+    return (j <= i) & (same | (place >= pattern.stride - pattern.summary))
+
+
+def _longformer(pattern, i, j, heads):
+    tokens = pattern.global_tokens
+    tokens = torch.tensor(range(tokens) if isinstance(tokens, int) else tokens, dtype=torch.long, device=i.device)
+    window = _dilated_window(i - j, pattern.window, pattern.dilation, False)
+    kept = window | torch.isin(i, tokens) | torch.isin(j, tokens)
+    return kept & (i - j >= 0) if pattern.causal else kept
+
+
+def _big_bird(pattern, i, j, heads):
+    length = pattern.length if pattern.length is not None else (int(j[-1]) + 1 if len(j) else 0)
+    kept = torch.zeros((i.shape[0], heads if pattern.per_head else 1, i.shape[2], len(j)), dtype=torch.bool)
+    columns = torch.div(j, pattern.block, rounding_mode="floor").tolist()
+    for head in range(kept.shape[1]):
+        of_row = big_bird_blocks(pattern, length, head)
+        for b in range(kept.shape[0]):
+            for row, position in enumerate(i[b].flatten().tolist()):
+                allowed = of_row.get(position // pattern.block, frozenset())
+                kept[b, head, row] = torch.tensor([column in allowed for column in columns], dtype=torch.bool)
+    kept = kept.to(i.device)
+    return kept & (i - j >= 0) if pattern.causal else kept
+
+
+def _block_mask(pattern, i, j, heads):
+    rows, columns = pattern.block
+    Nq, Nk = (i - j).shape[-2:]
+    mask = pattern.mask.expand(*pattern.mask.shape[:-2], -(-Nq // rows), -(-Nk // columns))
+    return mask.repeat_interleave(rows, -2)[..., :Nq, :].repeat_interleave(columns, -1)[..., :Nk]
+
+
+def _element_mask(pattern, i, j, heads):
+    if pattern.csr is None:
+        return pattern.mask
+    crow, col, Nq, Nk = pattern.csr
+    kept = torch.zeros((*crow.shape[:-1], Nq, Nk), dtype=torch.bool)
+    for lead in torch.cartesian_prod(*(torch.arange(size) for size in (1, *crow.shape[:-1]))).view(-1, crow.dim()):
+        place = tuple(lead[1:].tolist())
+        for row in range(Nq):
+            begin, end = int(crow[place][row]), int(crow[place][row + 1])
+            kept[(*place, row)][col[place][begin:end].long().cpu()] = True
+    return kept.to(i.device)
+
+
+def _index_causal(pattern, i, j, heads):
+    q_idx, k_idx = (index.clamp(-(2**31), 2**31 - 1).long() for index in (pattern.q_idx, pattern.k_idx))
+    return q_idx.unsqueeze(-1) >= k_idx.unsqueeze(-2)
+
+
+_FORMULAS = {
+    patterns.Full: _full,
+    patterns.Causal: _causal,
+    patterns.SlidingWindow: _sliding_window,
+    patterns.Streaming: _streaming,
+    patterns.BlockDiagonal: _block_diagonal,
+    patterns.Dilated: _dilated,
+    patterns.Strided: _strided,
+    patterns.Fixed: _fixed,
+    patterns.Longformer: _longformer,
+    patterns.BigBird: _big_bird,
+    patterns.BlockMask: _block_mask,
+    patterns.ElementMask: _element_mask,
+    patterns.IndexCausal: _index_causal,
+}

@@ -1,0 +1,54 @@
+"""Tensors that depend on numbers alone, kept for the next call."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+import torch
+from torch import Tensor
+
+from .checks import has_values
+
+_ENTRIES = 64
+_BYTES = 2**25
+_lock = threading.Lock()
+_kept: OrderedDict[Hashable, list[Tensor]] = OrderedDict()
+
+
+def cached(key: Hashable, make: Callable[[], list[Tensor]]) -> list[Tensor]:
+    """make(), or what it returned for the same key before; the oldest of 64 results goes.
+
+    Nothing is kept while Torch traces, fakes or captures, since such tensors mean nothing afterwards, and nothing that
+    is large.
+    """
+    if torch.compiler.is_compiling():
+        return make()
+    with _lock:
+        if key in _kept:
+            _kept.move_to_end(key)
+            return _kept[key]
+    with torch.inference_mode(False), torch.no_grad():  # inference tensors could not be saved for a backward
+        made = make()
+    lasting = all(has_values(tensor) and not (tensor.is_cuda and _is_capturing()) for tensor in made)
+    if lasting and sum(tensor.nbytes for tensor in made) <= _BYTES:
+        with _lock:
+            _kept[key] = made
+            while len(_kept) > _ENTRIES:
+                _kept.popitem(last=False)
+    return made
+
+
+def numbers_on(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """(n,) int32 on the device. The copy waits for the device, so that every stream may read the result."""
+    return cached((numbers, device), lambda: [torch.tensor(numbers, dtype=torch.int32, device=device)])[0]
+
+
+def stream_of(device: torch.device) -> int:
+    """A number that tells streams apart: what kernels wrote on one of them is not yet there for another."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+def _is_capturing() -> bool:
+    return torch.cuda.is_current_stream_capturing()

@@ -1,0 +1,82 @@
+"""Element masks as tiles of 64 x 64 scores: which keep something, which keep all, and the bits of the others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .bits import pack_bits, words
+from .checks import counted_on_host
+from .csr import Entries
+
+TILE = 64
+_EMPTY, _FULL = -1, -2
+
+
+def tiles_of_mask(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(index, words) of a bool mask (B, H, Nq, Nk).
+
+    index: (B, H, tile rows, tile columns) int32, -1 where nothing is kept, -2 where all is, else the number of a
+    partial tile. words: (partial tiles, 64, 2) int32, the bits of its rows. Where counting the partial tiles would wait
+    for a device, every tile has a number.
+    """
+    Nq, Nk = mask.shape[-2:]
+    lines = _whole_tiles(pack_bits(mask), Nq, Nk)
+    columns = _whole_tiles(pack_bits(mask.new_ones(1, 1, 1, Nk)), 1, Nk)[..., :1, :]
+    inside = torch.arange(Nq + -Nq % TILE, device=mask.device).view(-1, 1, TILE, 1) < Nq
+    full = (lines == torch.where(inside, columns, 0)).all(-1).all(-1)
+    partial = (lines != 0).any(-1).any(-1) & ~full
+    if counted_on_host(mask):
+        return _index(partial, full, partial.flatten().cumsum(0).view_as(partial) - 1), lines[partial]
+    numbers = torch.arange(partial.numel(), device=mask.device).view_as(partial)
+    return _index(partial, full, numbers), lines.flatten(0, 3)
+
+
+def tiles_of_entries(found: Entries, Nq: int, Nk: int) -> tuple[Tensor, Tensor]:
+    """The same of the entries (..., nnz) of sparse rows, each of them once or more often."""
+    lead = (1, 1, *found.row.shape[:-1])[-2:]
+    shape = (*lead, (Nq + TILE - 1) // TILE, (Nk + TILE - 1) // TILE)
+    total = shape[0] * shape[1] * shape[2] * shape[3]
+    matrix = torch.arange(lead[0] * lead[1], device=found.row.device)[:, None]
+    row, column = (index.reshape(lead[0] * lead[1], -1) for index in found)
+    tile = (matrix * shape[2] + row // TILE) * shape[3] + column // TILE
+    key = torch.where(row < Nq, tile, total) * TILE * TILE + row % TILE * TILE + column % TILE
+    key = key.flatten().sort().values
+    tile, bit = key // (TILE * TILE), key % (TILE * TILE)
+    once = torch.ones_like(key, dtype=torch.bool)
+    once[1:] = key[1:] != key[:-1]
+
+    count = key.new_zeros(total + 1).index_add(0, tile, once.long())[:-1].view(shape)
+    heights, widths = ((size - torch.arange(0, size, TILE, device=key.device)).clamp(max=TILE) for size in (Nq, Nk))
+    full = count == heights[:, None] * widths
+    partial = (count > 0) & ~full
+    number = partial.flatten().cumsum(0) - 1
+    bound = min(key.numel(), total)
+    if counted_on_host(key):
+        bound = int(partial.sum())
+    slot = torch.cat([torch.where(partial.flatten(), number, bound), number.new_full((1,), bound)])[tile]
+    bits = torch.where(once, torch.ones_like(bit, dtype=torch.int32) << (bit % 32).int(), 0)
+    lines = bits.new_zeros((bound + 1) * TILE * 2).index_add(0, slot * TILE * 2 + bit // 32, bits)
+    return _index(partial, full, number.view(shape)), lines[: bound * TILE * 2].view(bound, TILE, 2)
+
+
+def visited(index: Tensor, backward: bool) -> list[Tensor]:
+    """Bits of the tiles that keep something, by tile row and by tile column."""
+    kept = index != _EMPTY
+    by_row = pack_bits(kept)
+    if backward:
+        return [by_row, pack_bits(kept.transpose(2, 3))]
+    # The forward does not read the transpose, and "every row may see it" is a right answer for every column.
+    rows, columns = kept.shape[2:]
+    return [by_row, by_row.new_full((1, 1, columns, words(rows)), -1)]
+
+
+def _whole_tiles(lines: Tensor, Nq: int, Nk: int) -> Tensor:
+    """Words (B, H, Nq, words) as (B, H, tile rows, tile columns, 64, 2), zeros past the ends."""
+    lines = torch.nn.functional.pad(lines, (0, lines.shape[-1] % 2, 0, -Nq % TILE))
+    lines = lines.unflatten(-1, ((Nk + TILE - 1) // TILE, 2)).unflatten(-3, ((Nq + TILE - 1) // TILE, TILE))
+    return lines.transpose(3, 4).contiguous()
+
+
+def _index(partial: Tensor, full: Tensor, number: Tensor) -> Tensor:
+    return torch.where(partial, number, torch.where(full, _FULL, _EMPTY)).to(torch.int32)
