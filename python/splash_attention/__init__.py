@@ -6,14 +6,15 @@ _library.load()
 
 from . import _vmap, ops  # noqa: E402, F401
 from ._errors import NoKernelError  # noqa: E402
-from .attention import attention, merge, prepare  # noqa: E402
-from .normalizers import Entmax, Normalizer, Softmax  # noqa: E402
+from .attention import attention, attention_varlen, merge, prepare  # noqa: E402
+from .normalizers import Elastic, Entmax, Normalizer, Softmax, TopK  # noqa: E402
 from .patterns import And, BlockMask, Causal, Full, Pattern, SlidingWindow  # noqa: E402
 
 __all__ = [
     "And",
     "BlockMask",
     "Causal",
+    "Elastic",
     "Entmax",
     "Full",
     "NoKernelError",
@@ -21,7 +22,9 @@ __all__ = [
     "Pattern",
     "SlidingWindow",
     "Softmax",
+    "TopK",
     "attention",
+    "attention_varlen",
     "merge",
     "prepare",
 ]
