@@ -1,0 +1,86 @@
+// Entmax of one row at a time: the state of normalizers/entmax.hpp, driven so that few values are looked at often.
+//
+// Let a row be cut into any groups. The largest values of the groups are a subset of the row, so their own tau is at
+// most the row's: a lower bound to start from, which leaves hardly more candidates than the final support where there
+// are many groups. Newton from a lower bound then needs two or three sweeps instead of six.
+#pragma once
+
+#include "splash/normalizers/entmax.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace normalizers {
+
+/// alpha = 2 (sparsemax, Martins & Astudillo 2016): beta = 1, weights are the base itself.
+struct UnitExponent {
+  static SPLASH_HD UnitExponent from(double) { return {}; }
+  SPLASH_HD double alpha() const { return 2.0; }
+  template <class Value>
+  SPLASH_HD Value slope(Value base) const {
+    return math::select(base == Value(0), Value(0), Value(1));
+  }
+  template <class Value>
+  SPLASH_HD Value root(Value) const {
+    return Value(1);
+  }
+};
+
+/// Entmax of the numbers themselves: no scale.
+template <class Real, class Exponent>
+SPLASH_HD Entmax<Real, Exponent> entmax_of_numbers(double alpha) {
+  const Exponent exponent = Exponent::from(alpha);
+  return {Real(exponent.alpha() - 1.0), exponent};
+}
+
+/// u = p^(2 - alpha) on the support, 0 off it; NaN at NaN.
+template <class Exponent, class Value>
+SPLASH_HD Value slope_of_weight(const Exponent& exponent, Value p) {
+  return math::select(p == Value(0), Value(0), math::select(p == p, exponent.root(p), p));
+}
+
+/// The row of one Value: one row, or a row a lane. A NaN or +inf makes the whole row NaN, as softmax does; a row of
+/// nothing but -inf gets zeros. `Reduce` is max (which keeps a NaN), sum and any, over those who share the row.
+template <class Real, class Exponent, class Value>
+class EntmaxRow {
+ public:
+  using Normalizer = Entmax<Real, Exponent>;
+
+  /// max: of the values that the caller has seen, a NaN where it has seen one.
+  template <class Reduce>
+  SPLASH_HD EntmaxRow(const Normalizer& n, Value max, const Reduce& reduce) : n_(n) {
+    state_.max[0] = max;
+    state_.refine(n_, reduce);
+    const Value nan = Value(math::kInfinity<Real>) - Value(math::kInfinity<Real>);
+    state_.max[0] = math::select(state_.max[0] == Value(math::kInfinity<Real>), nan, state_.max[0]);
+  }
+
+  /// Moves tau from a lower bound to the tau of these values, which is one of any larger set.
+  template <class Fragment, class Reduce>
+  SPLASH_HD void solve(Fragment& fragment, const Reduce& reduce) {
+    state_.step = 1;
+    bool again;
+    do {
+      state_.observe(n_, fragment);
+      again = state_.refine(n_, reduce);
+    } while (reduce.any(again));
+  }
+
+  /// [z - tau]+ at the present tau.
+  SPLASH_HD Value base(Value raw) const { return n_.base(raw, state_.max[0], state_.gap[0]); }
+  SPLASH_HD Value weight(Value raw) const { return n_.weight(base(raw)); }
+
+  SPLASH_HD Value gap() const { return state_.gap[0]; }
+  SPLASH_HD void set_gap(Value gap) { state_.gap[0] = gap; }
+
+ private:
+  Normalizer n_;
+  typename Normalizer::template Rows<Value, 1> state_;
+};
+
+/// d x = u (g - sum(u g) / sum(u)), from the two sums.
+template <class Value>
+SPLASH_HD Value entmax_delta(Value mass, Value moment) {
+  return math::select(mass == Value(0), Value(0), moment / mass);
+}
+
+}  // namespace normalizers
+SPLASH_NAMESPACE_END

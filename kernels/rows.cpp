@@ -1,0 +1,64 @@
+#include "kernels/rows.hpp"
+
+#include <string>
+
+#include "kernels/row_functions.hpp"
+#include "kernels/table.hpp"
+
+namespace splash::kernels {
+namespace {
+
+Status report(StatusCode code, std::string reason) {
+  thread_local std::string kept;
+  kept = std::move(reason);
+  return {code, kept.c_str()};
+}
+
+/// Empty where this build has nothing for the architecture.
+instances::RowFunctions functions(Arch arch) {
+  using namespace instances;
+#if defined(__x86_64__)
+  if (arch == Arch::cpu) return pick(isa_v2::entmax_rows, isa_v3::entmax_rows, isa_v4::entmax_rows)();
+#else
+  if (arch == Arch::cpu) return isa_generic::entmax_rows();
+#endif
+#if defined(SPLASH_WITH_CUDA)
+  if (arch == Arch::sm90) return sm90::entmax_rows();
+#endif
+  return {};
+}
+
+template <class Arguments>
+Status run(const char* pass, Status (*function)(const Arguments&, const Execution&), const Arguments& arguments,
+           Arch arch, const Execution& execution) {
+  if (!(arguments.alpha > 1.0 && arguments.alpha <= 2.0))
+    return report(StatusCode::invalid_value,
+                  "alpha is " + std::to_string(arguments.alpha) + "; expected a number above 1, up to 2");
+  switch (arguments.dtype) {
+    case DType::float16:
+    case DType::bfloat16:
+    case DType::float32:
+    case DType::float64:
+      break;
+    default:
+      return report(StatusCode::invalid_type, std::string("dtype is ") + name_of(arguments.dtype) +
+                                                  "; expected float16, bfloat16, float32 or float64");
+  }
+  if (function) return function(arguments, execution);
+  std::string nearest = name_of(Arch::cpu);
+  if (functions(Arch::sm90).forward) nearest = name_of(Arch::sm90);
+  return report(StatusCode::no_kernel, std::string("no compiled instance for entmax rows, ") + pass + " on " +
+                                           name_of(arch) + "; the nearest one is on " + nearest + " (arch differs)");
+}
+
+}  // namespace
+
+Status entmax_rows_forward(const EntmaxRowsForward& arguments, Arch arch, const Execution& execution) {
+  return run("forward", functions(arch).forward, arguments, arch, execution);
+}
+
+Status entmax_rows_backward(const EntmaxRowsBackward& arguments, Arch arch, const Execution& execution) {
+  return run("backward", functions(arch).backward, arguments, arch, execution);
+}
+
+}  // namespace splash::kernels

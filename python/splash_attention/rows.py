@@ -1,0 +1,170 @@
+"""Entmax and sparsemax along one dimension of a tensor, with gradients: `entmax`, `entmax15`, `sparsemax`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch._C import _after_autograd_keyset, _AutoDispatchBelowAutograd
+
+from ._autograd import as_kernel
+from ._errors import translate
+
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_forward = torch.ops.splash.entmax_forward.default
+_backward = torch.ops.splash.entmax_backward.default
+_library = torch.library.Library("splash", "IMPL")
+
+
+def entmax(x: Tensor, alpha: float = 1.5, dim: int = -1) -> Tensor:
+    """alpha-entmax along one dimension: weights that sum to 1, exactly zero for all but the largest entries.
+
+    p = [(alpha - 1) x - tau]+ ^ (1 / (alpha - 1)), with tau such that the weights sum to 1. Exact at any magnitude.
+
+    Args:
+        x: scores, of any shape and strides; float16, bfloat16, float32 or float64. Sums are float32 (float64 for
+            float64).
+        alpha: a number from 1.01 to 2; 2 is sparsemax. 1 is `torch.softmax`, and computed by it.
+        dim: the dimension to normalize, -x.ndim <= dim < x.ndim.
+
+    Returns:
+        The weights: contiguous, with the shape, dtype and device of x. An entry of -inf has weight 0, and a row of
+        nothing but -inf has weights 0 (NaN with alpha 1, as in Torch). A NaN or +inf makes its whole row NaN.
+
+    Under autocast the result is float32, as that of `torch.softmax` on CUDA. The gradient is that of the paper, with
+    u = p^(2 - alpha) on the support: u (g - sum(u g) / sum(u)); it can be differentiated again.
+
+    Raises:
+        ValueError: alpha or dim is out of range.
+        TypeError: x is not floating-point, or alpha is no number.
+        NoKernelError: x is on a CUDA device that this build has no kernels for.
+
+    Source: Peters, Niculae & Martins, "Sparse Sequence-to-Sequence Models", ACL 2019.
+    """
+    _check(x, dim)
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+        raise TypeError(f"alpha is {alpha!r}; expected a number: 1, or from 1.01 to 2")
+    if alpha == 1:
+        return torch.softmax(x, dim)
+    if not 1.01 <= alpha <= 2:
+        raise ValueError(f"alpha is {alpha}; expected 1, or a number from 1.01 to 2")
+    try:
+        return _forward(x, float(alpha), dim)
+    except RuntimeError as error:
+        raise translate(error) from None
+
+
+def sparsemax(x: Tensor, dim: int = -1) -> Tensor:
+    """Sparsemax along one dimension: the point of the probability simplex that is nearest to x; `entmax` at alpha 2.
+
+    Shapes, dtypes and errors: see `entmax`.
+
+    Source: Martins & Astudillo, "From Softmax to Sparsemax: A Sparse Model of Attention and Multi-Label
+    Classification", ICML 2016.
+    """
+    return entmax(x, 2.0, dim)
+
+
+def entmax15(x: Tensor, dim: int = -1) -> Tensor:
+    """1.5-entmax along one dimension: p = [x / 2 - tau]+ ^ 2; `entmax` at alpha 1.5.
+
+    Shapes, dtypes and errors: see `entmax`.
+
+    Source: Peters, Niculae & Martins, "Sparse Sequence-to-Sequence Models", ACL 2019.
+    """
+    return entmax(x, 1.5, dim)
+
+
+def _check(x: Tensor, dim: int) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is {type(x).__name__}; expected a Tensor")
+    if x.dtype not in _FLOATING:
+        raise TypeError(f"x has dtype {x.dtype}; expected float16, bfloat16, float32 or float64")
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"dim is {dim!r}; expected an int")
+    rank = max(x.ndim, 1)
+    if not -rank <= dim < rank:
+        raise ValueError(f"dim is {dim}; x has {x.ndim} dimensions, so {-rank} to {rank - 1} are allowed")
+
+
+@torch.library.register_fake("splash::entmax_forward")
+def _(x, alpha, dim):
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("splash::entmax_backward")
+def _(grad, p, alpha, dim):
+    return p.new_empty(p.shape)
+
+
+class _Forward(torch.autograd.Function):
+    @staticmethod
+    def forward(keyset, x, alpha, dim):
+        with _AutoDispatchBelowAutograd():
+            return _forward.redispatch(keyset & _after_autograd_keyset, x, alpha, dim)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, _, ctx.alpha, ctx.dim = inputs
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (p,) = ctx.saved_tensors
+        try:
+            return None, _backward(grad, p, ctx.alpha, ctx.dim), None, None
+        except RuntimeError as error:
+            raise translate(error) from None
+
+
+class _Backward(torch.autograd.Function):
+    """With D(g) = g - sum(u g) / sum(u), the result u D(grad) is linear in grad and symmetric, and its derivative by u
+    is D(grad) D(outer); u = p^(2 - alpha)."""
+
+    @staticmethod
+    def forward(keyset, grad, p, alpha, dim):
+        with _AutoDispatchBelowAutograd():
+            return _backward.redispatch(keyset & _after_autograd_keyset, grad, p, alpha, dim)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, grad, p, ctx.alpha, ctx.dim = inputs
+        ctx.save_for_backward(grad, p)
+
+    @staticmethod
+    def backward(ctx, outer):
+        grad, p = ctx.saved_tensors
+        alpha, dim = ctx.alpha, ctx.dim
+        support = p > 0
+        base = torch.where(support, p, 1)
+        u = torch.where(support, base ** (2 - alpha), 0)
+        mass = u.sum(dim, keepdim=True)
+        mass = torch.where(mass > 0, mass, 1)
+        grad, outer = (torch.where(support, g, 0) for g in (grad, outer))
+        d_grad, d_outer = (g - (u * g).sum(dim, keepdim=True) / mass for g in (grad, outer))
+        by_p = torch.where(support, (2 - alpha) * base ** (1 - alpha) * d_grad * d_outer, 0)
+        return None, u * d_outer, by_p, None, None
+
+
+_library.impl("entmax_forward", as_kernel(_Forward), "Autograd", with_keyset=True)
+_library.impl("entmax_backward", as_kernel(_Backward), "Autograd", with_keyset=True)
+for _device in ("cpu", "cuda"):
+    torch.library.register_autocast("splash::entmax_forward", _device, torch.float32)
+
+
+def _in_front(x: Tensor, mapped: int | None, size: int) -> Tensor:
+    """The mapped dimension in front; a number an entry becomes a row of one."""
+    x = x.expand(size, *x.shape) if mapped is None else x.movedim(mapped, 0)
+    return x if x.ndim > 1 else x.unsqueeze(-1)
+
+
+@torch.library.register_vmap("splash::entmax_forward")
+def _(info, in_dims, x, alpha, dim):
+    p = _forward(_in_front(x, in_dims[0], info.batch_size), alpha, dim if dim < 0 else dim + 1)
+    return p.reshape(x.movedim(in_dims[0], 0).shape), 0
+
+
+@torch.library.register_vmap("splash::entmax_backward")
+def _(info, in_dims, grad, p, alpha, dim):
+    grad, p = (_in_front(t, at, info.batch_size) for t, at in zip((grad, p), in_dims[:2], strict=True))
+    grad_x = _backward(grad, p, alpha, dim if dim < 0 else dim + 1)
+    return grad_x, 0
