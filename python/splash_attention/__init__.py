@@ -8,23 +8,54 @@ from . import _vmap, ops  # noqa: E402, F401
 from ._errors import NoKernelError  # noqa: E402
 from .attention import attention, attention_varlen, merge, prepare  # noqa: E402
 from .normalizers import Elastic, Entmax, Normalizer, Softmax, TopK  # noqa: E402
-from .patterns import And, BlockMask, Causal, Full, Pattern, SlidingWindow  # noqa: E402
+from .patterns import (  # noqa: E402
+    And,
+    BigBird,
+    BlockDiagonal,
+    BlockMask,
+    Causal,
+    Dilated,
+    ElementMask,
+    Fixed,
+    Full,
+    IndexCausal,
+    Longformer,
+    Pattern,
+    SlidingWindow,
+    Streaming,
+    Strided,
+    top_k_blocks,
+)
+from .rows import entmax, entmax15, sparsemax  # noqa: E402
 
 __all__ = [
     "And",
+    "BigBird",
+    "BlockDiagonal",
     "BlockMask",
     "Causal",
+    "Dilated",
     "Elastic",
+    "ElementMask",
     "Entmax",
+    "Fixed",
     "Full",
+    "IndexCausal",
+    "Longformer",
     "NoKernelError",
     "Normalizer",
     "Pattern",
     "SlidingWindow",
     "Softmax",
+    "Streaming",
+    "Strided",
     "TopK",
     "attention",
     "attention_varlen",
+    "entmax",
+    "entmax15",
     "merge",
     "prepare",
+    "sparsemax",
+    "top_k_blocks",
 ]
