@@ -68,8 +68,8 @@ Gradients attention_backward(const GradientInputs& gradients, const Tensor& q, c
 
   Gradients result{allocate_like(q), allocate_like(k), allocate_like(v), {}};
   for (const Tensor& parameter : problem.normalizer_parameters) {
-    backward.grad_parameters[result.parameters.size()] =
-        output_view(result.parameters.emplace_back(torch::stable::new_empty(parameter, parameter.sizes())));
+    result.parameters.push_back(torch::stable::new_empty(parameter, parameter.sizes()));
+    backward.grad_parameters[result.parameters.size() - 1] = output_view(result.parameters.back());
   }
   backward.grad_q = output_view(result.q);
   backward.grad_k = output_view(result.k);

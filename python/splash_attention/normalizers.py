@@ -128,7 +128,7 @@ class Elastic(Normalizer):
         _check_heads("tau", self.tau, heads)
         if self.bias is not None:
             _check_heads("bias", self.bias, heads)
-        if not pattern.causal():
+        if not pattern.is_causal():
             raise ValueError(
                 f"pattern: Elastic needs one that keeps no key after the query, got {pattern!r}; "
                 f"allowed is for example {pattern!r} & Causal()"

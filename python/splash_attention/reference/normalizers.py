@@ -69,7 +69,7 @@ def elastic(
 
 def top_k(scores: Tensor, kept: Tensor, k: int) -> Tensor:
     """bool: the k largest kept scores along the last dimension, those with smaller indices first among equals."""
-    order = scores.detach().masked_fill(~kept, -torch.inf).sort(-1, descending=True, stable=True).indices
+    order = scores.detach().masked_fill(~kept, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
     first = torch.arange(scores.shape[-1], device=scores.device) < k
     return kept & torch.zeros_like(kept).scatter(-1, order, first.expand_as(order))
 
