@@ -1,11 +1,15 @@
 // Brute force of the patterns whose index formula has numbers only: keep() against SPEC, the rest against keep().
 #include <initializer_list>
+#include <vector>
 
 #include "pattern_cases.hpp"
 #include "pattern_checks.hpp"
 #include "splash/patterns/block_diagonal.hpp"
 #include "splash/patterns/dilated.hpp"
+#include "splash/patterns/fixed.hpp"
+#include "splash/patterns/longformer.hpp"
 #include "splash/patterns/streaming.hpp"
+#include "splash/patterns/strided.hpp"
 
 namespace {
 
@@ -22,7 +26,7 @@ PatternTerm term_of(std::initializer_list<int64_t> ints) {
 }
 
 template <class P, class Formula>
-void check_term(const char* name, const PatternTerm& term, const Frame& frame, bool exact, const Formula& formula) {
+void check_term(const char* name, const PatternTerm& term, const Frame& frame, Exact exact, const Formula& formula) {
   const P pattern = P::from(term);
   check_formula(name, pattern, frame, formula);
   check_pattern(name, pattern, frame, exact);
@@ -32,16 +36,16 @@ void check_streaming(const Frame& frame) {
   const int64_t numbers[][2] = {
       {0, 1}, {4, 1}, {16, 64}, {130, 20}, {3, 300}, {int64_t(1) << 40, 1}, {0, int64_t(1) << 40}};
   for (const auto& [sink, window] : numbers)
-    check_term<Streaming>("Streaming", term_of({sink, window}), frame, true,
+    check_term<Streaming>("Streaming", term_of({sink, window}), frame, Exact::yes,
                           [&](int64_t i, int64_t j) { return j <= i && (j < sink || i - j < window); });
 }
 
 void check_block_diagonal(const Frame& frame) {
   for (const int64_t block : {1, 3, 16, 64, 70, kUnlimited})
     for (const bool causal : {false, true})
-      check_term<BlockDiagonal>("BlockDiagonal", term_of({block, causal}), frame, true, [&](int64_t i, int64_t j) {
-        return div(i, block) == div(j, block) && (!causal || j <= i);
-      });
+      check_term<BlockDiagonal>(
+          "BlockDiagonal", term_of({block, causal}), frame, Exact::yes,
+          [&](int64_t i, int64_t j) { return div(i, block) == div(j, block) && (!causal || j <= i); });
 }
 
 bool dilated(int64_t i, int64_t j, int64_t window, int64_t dilation, bool causal) {
@@ -56,7 +60,7 @@ void check_dilated(const Frame& frame) {
   for (const int64_t window : {1, 7, 64, 300, kUnlimited})
     for (const bool causal : {false, true}) {
       for (const int64_t dilation : {1, 3, 8, 70, kUnlimited})
-        check_term<Dilated>("Dilated", term_of({window, dilation, causal}), frame, true,
+        check_term<Dilated>("Dilated", term_of({window, dilation, causal}), frame, Exact::yes,
                             [&](int64_t i, int64_t j) { return dilated(i, j, window, dilation, causal); });
       PatternTerm term = term_of({window, causal});
       term.num_tensors = 1;
@@ -65,9 +69,60 @@ void check_dilated(const Frame& frame) {
         Frame of_head = frame;
         of_head.head = head;
         const int64_t dilation = head == 0 ? 1 : by_head[head];  // untrusted numbers are clamped
-        check_term<Dilated>("Dilated by heads", term, of_head, true,
+        check_term<Dilated>("Dilated by heads", term, of_head, Exact::yes,
                             [&](int64_t i, int64_t j) { return dilated(i, j, window, dilation, causal); });
       }
+    }
+}
+
+void check_strided(const Frame& frame) {
+  for (const int64_t local : {0, 1, 16, 100, kUnlimited})
+    for (const int64_t stride : {1, 3, 16, 64, 90, kUnlimited})
+      check_term<Strided>("Strided", term_of({local, stride}), frame, Exact::yes,
+                          [&](int64_t i, int64_t j) { return j <= i && (i - j < local || (i - j) % stride == 0); });
+}
+
+void check_fixed(const Frame& frame) {
+  const int64_t numbers[][2] = {{1, 0},  {1, 1},   {8, 1},   {8, 3},    {16, 16},        {64, 0},
+                                {64, 8}, {70, 69}, {100, 5}, {130, 66}, {kUnlimited, 3}, {kUnlimited, kUnlimited}};
+  for (const auto& [stride, summary] : numbers)
+    check_term<Fixed>("Fixed", term_of({stride, summary}), frame, Exact::yes, [&](int64_t i, int64_t j) {
+      return j <= i && (div(j, stride) == div(i, stride) || mod(j, stride) >= stride - summary);
+    });
+}
+
+bool in_window(int64_t distance, int64_t window, int64_t dilation) {
+  return distance % dilation == 0 && (distance < 0 ? -distance : distance) / dilation <= window;
+}
+
+/// What is said of whole tiles where some, but not all, of their rows or columns are global may be less than exact.
+void check_longformer(const Frame& frame) {
+  const int64_t windows[][2] = {{0, 1}, {9, 1}, {64, 1}, {300, 1}, {5, 3}, {20, 8}, {2, 70}, {kUnlimited, 2}};
+  std::vector<uint32_t> words(10);
+  const std::vector<int> positions = {0, 31, 32, 33, 63, 65, 128, 130, 200, 205, 257, 300, 319};
+  for (const int p : positions) words[p / 32] |= 1u << (p % 32);
+  for (int p = 140; p < 190; ++p) words[p / 32] |= 1u << (p % 32);
+  for (const auto& [window, dilation] : windows)
+    for (const bool causal : {false, true}) {
+      for (const int64_t prefix : {0, 1, 16, 100, 4000}) {
+        const auto global = [&](int64_t p) { return p >= 0 && p < prefix; };
+        check_term<Longformer>(
+            "Longformer", term_of({window, prefix, dilation, causal}), frame, Exact::empty, [&](int64_t i, int64_t j) {
+              return (!causal || j <= i) && (in_window(i - j, window, dilation) || global(i) || global(j));
+            });
+      }
+      PatternTerm term = term_of({window, dilation, causal});
+      term.num_tensors = 1;
+      term.tensors[0] = {words.data(), DType::int32, 1, {int64_t(words.size())}, {1}};
+      const auto global = [&](int64_t p) {
+        if (p >= 140 && p < 190) return true;
+        for (const int position : positions)
+          if (p == position) return true;
+        return false;
+      };
+      check_term<LongformerTokens>("Longformer by tokens", term, frame, Exact::empty, [&](int64_t i, int64_t j) {
+        return (!causal || j <= i) && (in_window(i - j, window, dilation) || global(i) || global(j));
+      });
     }
 }
 
@@ -78,6 +133,9 @@ int main() {
     check_streaming(one.frame);
     check_block_diagonal(one.frame);
     check_dilated(one.frame);
+    check_strided(one.frame);
+    check_fixed(one.frame);
+    check_longformer(one.frame);
   }
   return summary("test_formulas");
 }

@@ -48,17 +48,17 @@ void check_same_keep(const char* name, const Conjunction<AnyPattern>& all, const
 }
 
 void check_bands(const Frame& frame) {
-  check_pattern("Full", Full{}, frame, true);
-  check_pattern("Causal", Causal{}, frame, true);
+  check_pattern("Full", Full{}, frame, Exact::yes);
+  check_pattern("Causal", Causal{}, frame, Exact::yes);
   const int sides[][2] = {{0, 0}, {5, 0}, {3, 7}, {64, 64}, {-1, 2}, {70, -1}, {-1, -1}};
   for (const auto& [left, right] : sides)
-    check_pattern("SlidingWindow", SlidingWindow::from(window_term(left, right)), frame, true);
+    check_pattern("SlidingWindow", SlidingWindow::from(window_term(left, right)), frame, Exact::yes);
   const SlidingWindow window{20, 4};
-  check_pattern("And<SlidingWindow, Causal>", And<SlidingWindow, Causal>{window, {}}, frame, false);
+  check_pattern("And<SlidingWindow, Causal>", And<SlidingWindow, Causal>{window, {}}, frame, Exact::no);
   check_same_keep("sliding_window & causal", conjunction({window_term(20, 4), plain_term(1)}),
                   intersect(window, Causal{}.band()), frame);
-  check_pattern("no terms", conjunction({}), frame, true);
-  check_pattern("full", conjunction({plain_term(0)}), frame, true);
+  check_pattern("no terms", conjunction({}), frame, Exact::yes);
+  check_pattern("full", conjunction({plain_term(0)}), frame, Exact::yes);
 }
 
 void check_masks(const cases::FrameCase& one, unsigned seed) {
@@ -67,17 +67,17 @@ void check_masks(const cases::FrameCase& one, unsigned seed) {
   for (const auto& [block_rows, block_columns] : blocks)
     for (const double density : {0.0, 0.3, 1.0}) {
       const cases::Mask mask(one.rows, one.columns, block_rows, block_columns, density, ++seed);
-      check_pattern("BlockMask", mask.pattern(), frame, true);
+      check_pattern("BlockMask", mask.pattern(), frame, Exact::yes);
       if (density != 0.3) continue;
       const And<BlockMask, Causal> causal{mask.pattern(), {}};
-      check_pattern("And<BlockMask, Causal>", causal, frame, false);
-      check_pattern("block_mask", conjunction({mask_term(mask)}), frame, true);
+      check_pattern("And<BlockMask, Causal>", causal, frame, Exact::no);
+      check_pattern("block_mask", conjunction({mask_term(mask)}), frame, Exact::yes);
       const auto all = conjunction({mask_term(mask), plain_term(1)});
-      check_pattern("block_mask & causal", all, frame, false);
+      check_pattern("block_mask & causal", all, frame, Exact::no);
       check_same_keep("block_mask & causal", all, causal, frame);
       const cases::Mask other(one.rows, one.columns, 32, 48, 0.5, ++seed);
       check_pattern("four terms", conjunction({mask_term(other), window_term(50, 9), plain_term(0), mask_term(mask)}),
-                    frame, false);
+                    frame, Exact::no);
     }
 }
 

@@ -1,7 +1,7 @@
 // BlockDiagonal(block, causal): i // block == j // block, and j <= i where it is causal.
 #pragma once
 
-#include "splash/patterns/arithmetic.hpp"
+#include "splash/patterns/bits.hpp"
 #include "splash/patterns/concept.hpp"
 
 SPLASH_NAMESPACE_BEGIN

@@ -1,7 +1,7 @@
 // The teeth that dilated patterns share: distances i - j that are multiples of a step and lie in a range.
 #pragma once
 
-#include "splash/patterns/arithmetic.hpp"
+#include "splash/patterns/bits.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace patterns {

@@ -1,7 +1,7 @@
 // SlidingWindow(left, right): i - left <= j <= i + right.
 #pragma once
 
-#include "splash/patterns/arithmetic.hpp"
+#include "splash/patterns/bits.hpp"
 #include "splash/patterns/concept.hpp"
 
 SPLASH_NAMESPACE_BEGIN

@@ -1,7 +1,7 @@
 // Streaming(sink, window): j <= i and (j < sink or i - j < window).
 #pragma once
 
-#include "splash/patterns/arithmetic.hpp"
+#include "splash/patterns/bits.hpp"
 #include "splash/patterns/concept.hpp"
 
 SPLASH_NAMESPACE_BEGIN

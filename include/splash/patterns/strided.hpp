@@ -1,0 +1,55 @@
+// Strided(local, stride): j <= i and (i - j < local or (i - j) % stride == 0).
+#pragma once
+
+#include "splash/patterns/comb.hpp"
+#include "splash/patterns/concept.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace patterns {
+
+struct Strided {
+  int local = 64;  ///< last keys of a query, itself included
+  Comb comb;       ///< every stride-th key before it
+
+  /// ints: local, stride.
+  static SPLASH_HD Strided from(const PatternTerm& term) {
+    return {number(term.ints[0]), {most(number(term.ints[1]), 1), 0, kUnlimited}};
+  }
+
+  static const char* misfit(const PatternTerm& term, const AttentionInputs&) {
+    if (term.ints[0] < 0) return "local must not be negative";
+    return term.ints[1] < 1 || term.ints[1] > kUnlimited ? "stride must be from 1 to 2^30" : nullptr;
+  }
+
+  SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
+    const int distance = frame.i(row) - frame.j(column);
+    return distance >= 0 && (distance < local || distance % comb.step == 0);
+  }
+
+  SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
+    const int first = frame.i(box.row_begin) - frame.j(box.column_end - 1);
+    const int last = frame.i(box.row_end - 1) - frame.j(box.column_begin);
+    if (first >= 0 && (last < local || comb.all(most(first, local), last))) return TileState::full;
+    return (most(first, 0) <= least(last, local - 1)) || comb.any(first, last) ? TileState::partial : TileState::empty;
+  }
+
+  SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
+    const int i0 = frame.i(row_begin), i1 = frame.i(row_end - 1), j = frame.j(column);
+    const int in_window = next_within(i0 - local + 1, i1, j);
+    return index_of(in_window == j ? j : least(in_window, comb.next_column(i0, i1, j)), frame.k_start);
+  }
+
+  SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
+    const int j0 = frame.j(column_begin), j1 = frame.j(column_end - 1), i = frame.i(row);
+    const int in_window = next_within(j0, j1 + local - 1, i);
+    return index_of(in_window == i ? i : least(in_window, comb.next_row(j0, j1, i)), frame.q_start);
+  }
+
+  SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
+    const int distance = frame.i(row) - frame.j(column);
+    return comb.bits(distance) | bits_between(distance - local + 1, distance);
+  }
+};
+
+}  // namespace patterns
+SPLASH_NAMESPACE_END
