@@ -15,20 +15,20 @@ def distinct(rows: list[dict], column: str) -> str:
     return ", ".join(dict.fromkeys(row[column] for row in rows))
 
 
-def by_contender(rows: list[dict]) -> str:
-    """One line a problem and pass, one column a contender; the command is that of splash's own row."""
-    contenders = list(dict.fromkeys(row["contender"] for row in rows))
+def by_peer(rows: list[dict]) -> str:
+    """One line a problem and pass, one column a peer; the command is that of splash's own row."""
+    peers = list(dict.fromkeys(row["peer"] for row in rows))
     lines: dict[tuple[str, str], dict[str, dict]] = {}
     for row in rows:
-        lines.setdefault((row["problem"], row["pass"]), {})[row["contender"]] = row
+        lines.setdefault((row["problem"], row["pass"]), {})[row["peer"]] = row
 
     def cell(row: dict | None) -> str:
         return f"{float(row['ms']):.3f} ms, {float(row['tflops']):.0f}" if row else ""
 
     return markers.markdown_table(
-        ("problem", "pass", *contenders, "repeat with"),
+        ("problem", "pass", *peers, "repeat with"),
         (
-            (*key, *(cell(found.get(name)) for name in contenders), f"`{found['splash']['command']}`")
+            (*key, *(cell(found.get(name)) for name in peers), f"`{found['splash']['command']}`")
             for key, found in lines.items()
             if "splash" in found
         ),
@@ -45,11 +45,11 @@ def as_written(rows: list[dict]) -> str:
 def section(path: Path) -> str:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    pivot = "contender" in rows[0]
+    pivot = "tflops" in rows[0]
     unit = " Cells: milliseconds, TFLOP/s over kept scores." if pivot else ""
     origin = f"{distinct(rows, 'machine')}, Torch {distinct(rows, 'torch')}, commit {distinct(rows, 'commit')}"
     source = f"[{path.name}](benchmarks/results/{path.name}): {origin}, {distinct(rows, 'date')}.{unit}"
-    return f"{source}\n\n{by_contender(rows) if pivot else as_written(rows)}"
+    return f"{source}\n\n{by_peer(rows) if pivot else as_written(rows)}"
 
 
 def results() -> str:

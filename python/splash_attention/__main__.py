@@ -1,4 +1,4 @@
-"""The command line: `python -m splash_attention info` and `python -m splash_attention demo`."""
+"""The command line: `python -m splash_attention info`, `demo` and `bench`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from .bench.commands import app as bench
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="splash: block-sparse and entmax attention.")
+
+app.add_typer(bench, name="bench")
 
 
 @app.command()

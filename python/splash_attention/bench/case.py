@@ -1,0 +1,119 @@
+"""A problem as tensors on a device."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..attention import attention
+from ..patterns import Pattern
+from .longnet import LongNet
+from .problems import DTYPES, Problem, Sizes
+
+SMALL = 2**24
+
+
+@dataclass
+class Case:
+    """q, k, v, dO (B, H, N, D), the pattern and the normalizer with its learned parameters, all on `device`."""
+
+    problem: Problem
+    device: torch.device
+    generator: torch.Generator = field(init=False)
+    q: Tensor = field(init=False)
+    k: Tensor = field(init=False)
+    v: Tensor = field(init=False)
+    grad: Tensor = field(init=False)
+    pattern: Pattern | LongNet = field(init=False)
+    parameters: list[Tensor] = field(init=False)
+
+    def __post_init__(self):
+        sizes = self.sizes
+        self.generator = torch.Generator(self.device).manual_seed(self.problem.seed)
+        dtype = DTYPES[sizes.dtype]
+        q, k, v = _INPUTS[self.problem.inputs](self._randn, sizes)
+        grad = self._randn(sizes.batch, sizes.heads, sizes.seq_len, sizes.head_dim)
+        self.q, self.k, self.v, self.grad = (t.to(dtype).contiguous() for t in (q, k, v, grad))
+        self.pattern = self.problem.family.build(self, **self.problem.numbers)
+        choice = self.problem.normalizer
+        if isinstance(self.pattern, LongNet) and choice.name != "softmax":
+            raise ValueError(f"normalizer: LongNet mixes softmax branches, got {choice.label}")
+        self.parameters = choice.parameters(sizes.heads, self.pattern, self.generator, dtype)
+        self.normalizer = choice.build(self.parameters)
+        for leaf in (self.q, self.k, self.v):
+            leaf.requires_grad_()
+
+    @property
+    def sizes(self) -> Sizes:
+        return self.problem.sizes
+
+    @property
+    def qkv(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.q, self.k, self.v
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """What the backward gives gradients of."""
+        return [*self.qkv, *self.parameters]
+
+    @property
+    def causal(self) -> bool:
+        return self.pattern.is_causal()
+
+    @property
+    def dense(self) -> bool:
+        """Whether the pattern is one that dense kernels have: everything, or all earlier keys."""
+        return isinstance(self.pattern, Pattern) and self.pattern.band() in ((None, None), (None, 0))
+
+    def _randn(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator, device=self.device)
+
+    def kept_pairs(self) -> int:
+        """Scores that the pattern keeps, over the batch and all heads."""
+        batch, heads, length = self.sizes.batch, self.sizes.heads, self.sizes.seq_len
+        if isinstance(self.pattern, LongNet):
+            return batch * self.pattern.pairs(length, heads)
+        counted = type(self.pattern).count is not Pattern.count
+        if counted or self.pattern.band() is not None or length**2 <= SMALL:
+            return round(self.pattern.density(length, length) * length**2 * batch * heads)
+        # The masks of long sequences are slow to form. Equal scores have the log-sum-exp log(count).
+        with torch.no_grad():
+            zeros = torch.zeros_like(self.q[..., :8] if self.device.type == "cpu" else self.q)
+            _, lse = attention(zeros, zeros, zeros, self.pattern, return_statistic=True)
+            return int(lse.double().exp().round().sum())
+
+    def flops(self, pairs: int, direction: str) -> int:
+        """4 D operations a kept pair forward, 10 D backward."""
+        return {"fwd": 4, "bwd": 10}[direction] * self.sizes.head_dim * pairs
+
+
+def _independent(deviation: float):
+    """Normal q, k, v, so that the scores have this standard deviation."""
+
+    def draw(randn, sizes: Sizes):
+        keys = sizes.batch, sizes.kv_heads, sizes.seq_len, sizes.head_dim
+        scale = math.sqrt(deviation)
+        q = randn(sizes.batch, sizes.heads, sizes.seq_len, sizes.head_dim) * scale
+        return q, randn(*keys) * scale, randn(*keys)
+
+    return draw
+
+
+def _local(randn, sizes: Sizes):
+    """Keys on a smooth random path with four sinks, queries on twice that path: sparse by tiles, as trained models."""
+    batch, heads, group = sizes.batch, sizes.kv_heads, sizes.heads // sizes.kv_heads
+    length, dim = sizes.seq_len, sizes.head_dim
+    control = randn(batch * heads, dim, length // 64 + 2)
+    path = F.interpolate(control, size=length, mode="linear").transpose(1, 2).unflatten(0, (batch, heads))
+    sink = randn(1, heads, 1, dim)
+    k = path + 0.3 * randn(batch, heads, length, dim)
+    k[:, :, :4] += 1.5 * sink
+    q = (2 * path + 0.5 * sink).repeat_interleave(group, 1) + 0.3 * randn(batch, heads * group, length, dim)
+    return q, k, randn(batch, heads, length, dim)
+
+
+_INPUTS = {"iid1": _independent(1), "iid4": _independent(4), "local": _local}

@@ -1,0 +1,58 @@
+"""FlexAttention, compiled, with the pattern as a mask function."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...patterns import BlockMask, Pattern
+from .base import Peer
+from .flex_masks import mask_function
+
+
+class Flex(Peer):
+    name = "flex"
+    about = "FlexAttention, compiled; forward only on the CPU"
+    package = "torch.nn.attention.flex_attention"
+
+    def refuses(self, case):
+        if not isinstance(case.pattern, Pattern):
+            return "LongNet is no mask"
+        if case.problem.normalizer.label != "softmax":
+            return "computes softmax only"
+        return mask_function(case.pattern, case)[1]
+
+    def backward(self, case):
+        return "FlexAttention has no backward on the CPU" if case.device.type == "cpu" else ""
+
+    def prepare(self, case):
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+        length = case.sizes.seq_len
+        blocks = case.pattern.block if isinstance(case.pattern, BlockMask) else None
+        if blocks == (128, 128):
+            block_mask = _from_blocks(case.pattern.mask)
+        else:
+            function, _ = mask_function(case.pattern, case)
+            batch, heads = (case.sizes.batch, case.sizes.heads) if blocks else (None, None)
+            block_mask = create_block_mask(function, batch, heads, length, length, device=case.device.type)
+        grouped = case.sizes.heads != case.sizes.kv_heads
+        torch.compiler.reset()  # past its limit of recompilations Torch would fall back to N x N scores
+        attention = torch.compile(flex_attention, dynamic=False)
+
+        def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if case.device.type == "cpu":  # tensors that want gradients are refused, even where none is asked for
+                q, k, v = (t.detach() for t in (q, k, v))
+            return attention(q, k, v, block_mask=block_mask, enable_gqa=grouped)
+
+        return call
+
+
+def _from_blocks(mask: Tensor):
+    """A block mask of full blocks alone, from (B, H, rows, columns) bool."""
+    from torch.nn.attention.flex_attention import BlockMask as FlexBlocks
+
+    counts = mask.sum(-1, dtype=torch.int32)
+    columns = mask.to(torch.int8).argsort(-1, descending=True, stable=True).to(torch.int32)
+    none = torch.zeros_like(counts)
+    return FlexBlocks.from_kv_blocks(none, columns, counts, columns.clone(), BLOCK_SIZE=128)

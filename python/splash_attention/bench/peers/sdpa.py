@@ -1,0 +1,40 @@
+"""The back ends of torch.nn.functional.scaled_dot_product_attention."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .base import Peer
+
+
+class SDPA(Peer):
+    """backend: a name of SDPBackend, None for Torch's own choice."""
+
+    def __init__(self, name: str, backend: str | None):
+        self.name, self.backend = name, backend
+        self.about = f"torch SDPA, {backend or 'the back end that Torch chooses'}; dense, causal where the pattern is"
+
+    def refuses(self, case):
+        if self.backend is None:
+            return ""
+        if case.device.type == "cpu" and self.backend != "FLASH_ATTENTION":
+            return "a CUDA back end"
+        if case.device.type == "cuda" and self.backend != "EFFICIENT_ATTENTION" and case.q.dtype is torch.float32:
+            return "takes float16 and bfloat16 only"
+        return ""
+
+    def computes(self, case):
+        return "same" if case.dense and case.problem.normalizer.label == "softmax" else "dense softmax"
+
+    def prepare(self, case):
+        causal, grouped = case.causal, case.sizes.heads != case.sizes.kv_heads
+
+        def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            with sdpa_kernel(getattr(SDPBackend, self.backend)) if self.backend else contextlib.nullcontext():
+                return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
+
+        return call

@@ -1,0 +1,170 @@
+"""The rows of one problem: every peer checked first, then timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+
+from .._errors import NoKernelError
+from . import check, measure, report
+from .case import Case
+from .peers import Peer
+from .problems import Problem
+
+COLUMNS = {
+    "problem": "problem",
+    "pass": "pass",
+    "peer": "peer",
+    "computes": "computes",
+    "ms": "ms",
+    "tflops": "TFLOP/s",
+    "gflops": "GFLOP/s",
+    "splash_speedup": "splash is x times as fast",
+    "relative_error": "error",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to measure. rounds: on the CPU, repeat_ms: on the GPU. check: also compare answers with the reference."""
+
+    device: torch.device
+    directions: list[str]
+    peers: list[Peer]
+    rounds: int = 5
+    repeat_ms: int = 100
+    check: bool = True
+
+    def words(self) -> list[str]:
+        """The options for it, without peers and directions."""
+        how = ["--rounds", self.rounds] if self.device.type == "cpu" else ["--repeat-ms", self.repeat_ms]
+        return ["--device", self.device.type, *map(str, how)]
+
+
+@dataclass
+class Runner:
+    """A peer at work on a case: its calls by direction, and their errors where they were compared."""
+
+    peer: Peer
+    computes: str
+    calls: dict[str, Callable]
+    errors: dict[str, float]
+
+
+def measure_problem(problem: Problem, plan: Plan, console: Console) -> list[dict]:
+    """One row a peer and direction; what cannot run is told on the console. Nothing else stops the other peers."""
+    case = Case(problem, plan.device)
+    pairs = case.kept_pairs()
+    share = pairs / (case.sizes.batch * case.sizes.heads * case.sizes.seq_len**2)
+    found = check.exact(case) if plan.check else None
+    console.print(f"{problem.name}: {share:.3%} of the scores kept{_sparsity(found)}", highlight=False)
+    runners = [runner for peer in plan.peers if (runner := _start(peer, case, found, plan, console))]
+    rows = []
+    for direction in plan.directions:
+        ready = {runner.peer.name: runner for runner in runners if direction in runner.calls}
+        seconds = measure.times(
+            {name: runner.calls[direction] for name, runner in ready.items()}, plan.device, plan.rounds, plan.repeat_ms
+        )
+        for name, runner in ready.items():
+            rows.append(
+                {
+                    "problem": problem.name,
+                    "pass": direction,
+                    "peer": name,
+                    "computes": runner.computes,
+                    "ms": report.number(seconds[name] * 1e3),
+                    **speed(case.flops(pairs, direction) / seconds[name], plan.device),
+                    "splash_speedup": f"{seconds[name] / seconds['splash']:.3g}" if "splash" in seconds else "",
+                    "relative_error": f"{runner.errors[direction]:.1e}" if direction in runner.errors else "",
+                    "kept_share": f"{share:.6f}",
+                    "nonzeros_a_row": _one_digit(found and found.nonzeros, 1),
+                    "active_tiles": _one_digit(found and found.active_tiles, 4),
+                    "command": report.command(
+                        [*problem.words(), *_peers(name), "--direction", direction, *plan.words()]
+                    ),
+                }
+            )
+    return rows
+
+
+def speed(flops: float, device: torch.device) -> dict[str, str]:
+    """The column of operations a second, in the unit of the device."""
+    unit, size = ("tflops", 1e12) if device.type == "cuda" else ("gflops", 1e9)
+    return {unit: report.number(flops / size)}
+
+
+def _peers(name: str) -> list[str]:
+    """A row of a peer needs splash beside it, which its ratio is taken against."""
+    return ["--peer", "splash", *(["--peer", name] if name != "splash" else [])]
+
+
+def _one_digit(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _sparsity(found: check.Exact | None) -> str:
+    if found is None or found.nonzeros is None:
+        return ""
+    return f", {found.nonzeros:.1f} non-zeros a row, {found.active_tiles:.3f} of the kept 64x64 tiles active"
+
+
+def _start(peer: Peer, case: Case, found: check.Exact | None, plan: Plan, console: Console) -> Runner | None:
+    """Checks the peer and makes its calls; None and a line on the console where it cannot run."""
+    reason = peer.why_not(case)
+    if reason:
+        console.print(f"  {peer.name}: not run: {reason}", highlight=False)
+        return None
+    computes = peer.computes(case)
+    directions = list(plan.directions)
+    if "bwd" in directions and peer.backward(case):
+        console.print(f"  {peer.name}: no backward: {peer.backward(case)}", highlight=False)
+        directions.remove("bwd")
+    runner = Runner(peer, computes, {}, {})
+    try:
+        call = peer.prepare(case)
+        for direction in directions:
+            _add(runner, direction, call, case, found)
+    except NoKernelError as error:
+        console.print(f"  {peer.name}: no kernel: {error}", highlight=False)
+    except check.WrongResult as error:
+        console.print(f"  [red]{peer.name}: {error}[/red]", highlight=False)
+        if peer.name.startswith("splash"):
+            raise
+        return None
+    except Exception as error:  # a peer may fail in any way, the others still run
+        if peer.name.startswith("splash"):
+            raise
+        console.print(f"  {peer.name}: failed: {type(error).__name__}: {str(error)[:300]}", highlight=False)
+    return runner if runner.calls else None
+
+
+def _add(runner: Runner, direction: str, call: Callable, case: Case, found: check.Exact | None) -> None:
+    if found is not None and runner.computes == "same":
+        runner.errors |= check.compare(case, found, call, [direction])
+    runner.calls[direction] = forward_only(call, case) if direction == "fwd" else backward_only(call, case)
+
+
+def forward_only(call: Callable, case: Case) -> Callable:
+    def forward():
+        with torch.no_grad():
+            return call(*case.qkv)
+
+    return forward
+
+
+def backward_only(call: Callable, case: Case) -> Callable:
+    """The backward of one forward call, again and again."""
+    out = call(*case.qkv)
+    leaves = [leaf for leaf in case.leaves if leaf.requires_grad]
+    return lambda: torch.autograd.grad(out, leaves, case.grad, retain_graph=True, allow_unused=True)
+
+
+def show(console: Console, rows: list[dict]) -> None:
+    """A table; the one problem of all rows is its title."""
+    names = {row["problem"] for row in rows}
+    title = names.pop() if len(names) == 1 else None
+    columns = {key: header for key, header in COLUMNS.items() if title is None or key != "problem"}
+    report.show(console, rows, columns, title)
