@@ -1,0 +1,1 @@
+"""Functions with the names, arguments and defaults of other libraries, to move code over without changes."""
