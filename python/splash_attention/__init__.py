@@ -7,6 +7,8 @@ _library.load()
 from . import _vmap, ops  # noqa: E402, F401
 from ._errors import NoKernelError  # noqa: E402
 from .attention import attention, attention_varlen, merge, prepare  # noqa: E402
+from .longnet import longnet_attention  # noqa: E402
+from .modules import FlashAttention, LazyAttention, SplashAttention, StandardAttention  # noqa: E402
 from .normalizers import Elastic, Entmax, Normalizer, Softmax, TopK  # noqa: E402
 from .patterns import (  # noqa: E402
     And,
@@ -39,14 +41,18 @@ __all__ = [
     "ElementMask",
     "Entmax",
     "Fixed",
+    "FlashAttention",
     "Full",
     "IndexCausal",
+    "LazyAttention",
     "Longformer",
     "NoKernelError",
     "Normalizer",
     "Pattern",
     "SlidingWindow",
     "Softmax",
+    "SplashAttention",
+    "StandardAttention",
     "Streaming",
     "Strided",
     "TopK",
@@ -54,6 +60,7 @@ __all__ = [
     "attention_varlen",
     "entmax",
     "entmax15",
+    "longnet_attention",
     "merge",
     "prepare",
     "sparsemax",
