@@ -36,7 +36,9 @@ def build_and_run(source, folder, *flags):
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["test_patterns", "test_formulas", "test_tile_mask", "test_policies"])
+@pytest.mark.parametrize(
+    "name", ["test_patterns", "test_formulas", "test_tensor_patterns", "test_tile_mask", "test_policies"]
+)
 def test_headers_of_the_repository(name, tmp_path, capsys):
     output = build_and_run(CPP / f"{name}.cpp", tmp_path, f"-I{ROOT / 'include'}")
     with capsys.disabled():

@@ -15,7 +15,7 @@ struct FrameCase {
   splash::Frame frame;
 };
 
-/// Square, short, long, shifted, right-padded and cached problems, most of them off every block size.
+/// Square, short, long, shifted, far away, right-padded and cached problems, most of them off every block size.
 inline std::vector<FrameCase> frames() {
   std::vector<FrameCase> all;
   const auto add = [&](int rows, int columns, const splash::Positions& positions) {
@@ -28,6 +28,10 @@ inline std::vector<FrameCase> frames() {
     add(rows, columns, {-30, 3, nullptr, nullptr});
     add(rows, columns, {3, -90, nullptr, nullptr});
     add(rows, columns, {1000, 0, nullptr, nullptr});
+    constexpr int kFar = splash::kMaxPosition - 1000;
+    add(rows, columns, {kFar, -kFar, nullptr, nullptr});
+    add(rows, columns, {-kFar, kFar, nullptr, nullptr});
+    add(rows, columns, {kFar + 30, kFar, nullptr, nullptr});
     static const int32_t few[] = {0, 9}, most[] = {0, 111}, none[] = {0, 0}, more[] = {0, 100000}, negative[] = {0, -5};
     for (const int32_t* lengths : {few, most, none, more, negative}) {
       add(rows, columns, {columns - rows, 0, nullptr, lengths});

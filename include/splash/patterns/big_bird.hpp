@@ -1,0 +1,76 @@
+// BigBird: blocks of positions, i // block and j // block, that neighbours, first and last blocks and a random draw
+// keep (big_bird_draw.hpp); j <= i, too, where it is causal.
+#pragma once
+
+#include "splash/patterns/block_bits.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace patterns {
+
+/// A square mask of blocks of the whole sequence, as bits by rows and by columns. Nothing is kept outside of it.
+struct BigBird {
+  BlockBits by_row, by_column;
+  int block = 64;
+  int length = 0;  ///< positions in all blocks
+  bool causal = false;
+
+  /// ints: block, causal. tensors: by_row, by_column, both (B|1, Hq|1, blocks, ceil(blocks / 32)) int32.
+  static SPLASH_HD BigBird from(const PatternTerm& term) {
+    const TensorView &by_row = term.tensors[0], &by_column = term.tensors[1];
+    const int block = most(number(term.ints[0]), 1);
+    return {BlockBits::of(by_row, by_column), BlockBits::of(by_column, by_row), block, number(by_row.shape[2] * block),
+            term.ints[1] != 0};
+  }
+
+  static const char* misfit(const PatternTerm& term, const AttentionInputs& in) {
+    if (term.ints[0] < 1 || term.ints[0] > kUnlimited) return "block must be from 1 to 2^30";
+    const int64_t blocks = term.tensors[0].shape[2];
+    if (blocks > kUnlimited || (blocks - 1) * term.ints[0] > kUnlimited) return "its blocks reach past position 2^30";
+    for (int n = 0; n < 2; ++n)
+      if (!PerHead::fits(term.tensors[n], in, {blocks, (blocks + 31) / 32}))
+        return "by_row and by_column must be contiguous int32 (B|1, Hq|1, blocks, ceil(blocks / 32))";
+    return nullptr;
+  }
+
+  SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
+    const int i = frame.i(row), j = frame.j(column);
+    if (i < 0 || j < 0 || i >= length || j >= length || (causal && j > i)) return false;
+    return by_row.keep(frame, i / block, j / block);
+  }
+
+  SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
+    const int i0 = frame.i(box.row_begin), i1 = frame.i(box.row_end - 1);
+    const int j0 = frame.j(box.column_begin), j1 = frame.j(box.column_end - 1);
+    // What can be kept lies in this part of the box.
+    const int last_row = least(i1, length - 1), last = least(j1, causal ? last_row : length - 1);
+    const int first = most(j0, 0), first_row = most(i0, causal ? first : 0);
+    if (first > last || first_row > last_row) return TileState::empty;
+    const TileState state = by_row.classify(frame, first_row / block, last_row / block, first / block, last / block);
+    const bool whole = i0 >= 0 && j0 >= 0 && i1 < length && j1 < length && (!causal || j1 <= i0);
+    return state == TileState::full && !whole ? TileState::partial : state;
+  }
+
+  SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
+    const int first = most(frame.i(row_begin), 0), last = least(frame.i(row_end - 1), length - 1);
+    if (first > last) return kEnd;
+    const int next = by_row.next(frame, first / block, last / block, block, most(frame.j(column), 0));
+    return causal && next > last ? kEnd : index_of(next, frame.k_start);
+  }
+
+  SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
+    const int first = most(frame.j(column_begin), 0), last = least(frame.j(column_end - 1), length - 1);
+    if (first > last) return kEnd;
+    const int from = most(frame.i(row), causal ? first : 0);
+    return index_of(by_column.next(frame, first / block, last / block, block, from), frame.q_start);
+  }
+
+  SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
+    const int i = frame.i(row), j = frame.j(column);
+    if (i < 0 || i >= length) return 0;
+    const uint64_t kept = by_row.bits(frame, i / block, block, j);
+    return causal ? kept & bits_between(0, i - j) : kept;
+  }
+};
+
+}  // namespace patterns
+SPLASH_NAMESPACE_END

@@ -1,0 +1,88 @@
+// IndexCausal(q_idx, k_idx): k_idx[b, h, column] <= q_idx[b, h, row].
+#pragma once
+
+#include "splash/patterns/arithmetic.hpp"
+#include "splash/patterns/concept.hpp"
+#include "splash/patterns/per_head.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace patterns {
+
+/// The indices, and the smallest and largest of every 64 of them, by which whole groups are skipped.
+struct IndexCausal {
+  static constexpr int kGroup = 64;
+
+  struct Range {
+    int low, high;
+  };
+
+  PerHead q_idx, k_idx;      ///< (B|1, Hq|1, Nq) and (B|1, Hq|1, Nk)
+  PerHead q_range, k_range;  ///< (B|1, Hq|1, groups, 2)
+
+  /// tensors: q_idx, k_idx, q_range, k_range, all int32.
+  static SPLASH_HD IndexCausal from(const PatternTerm& term) {
+    return {PerHead::of(term.tensors[0]), PerHead::of(term.tensors[1]), PerHead::of(term.tensors[2]),
+            PerHead::of(term.tensors[3])};
+  }
+
+  static const char* misfit(const PatternTerm& term, const AttentionInputs& in) {
+    if (in.positions.cu_queries) return "its indices belong to rows and columns, which packed sequences do not have";
+    const int64_t extent[] = {in.q.shape[2], in.k.shape[2]};
+    for (int n = 0; n < 2; ++n)
+      if (!PerHead::fits(term.tensors[n], in, {extent[n]}) ||
+          !PerHead::fits(term.tensors[2 + n], in, {(extent[n] + kGroup - 1) / kGroup, 2}))
+        return "q_idx and k_idx must be contiguous int32 (B|1, Hq|1, Nq) and (B|1, Hq|1, Nk), their ranges (B|1, Hq|1, "
+               "ceil(N / 64), 2)";
+    return nullptr;
+  }
+
+  SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
+    return k_idx.at(frame)[column] <= q_idx.at(frame)[row];
+  }
+
+  SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
+    const Range queries = range(q_range.at(frame), box.row_begin, box.row_end);
+    const Range keys = range(k_range.at(frame), box.column_begin, box.column_end);
+    if (keys.low > queries.high) return TileState::empty;
+    return keys.high <= queries.low ? TileState::full : TileState::partial;
+  }
+
+  SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
+    const int largest = range(q_range.at(frame), row_begin, row_end).high;
+    const int32_t* keys = k_range.at(frame);
+    SPLASH_NO_UNROLL
+    for (int n = column / kGroup; n * kGroup < frame.num_keys; ++n)
+      if (keys[2 * n] <= largest) return most(n * kGroup, column);
+    return kEnd;
+  }
+
+  SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
+    const int smallest = range(k_range.at(frame), column_begin, column_end).low;
+    const int32_t* queries = q_range.at(frame);
+    SPLASH_NO_UNROLL
+    for (int n = row / kGroup; n * kGroup < frame.num_queries; ++n)
+      if (queries[2 * n + 1] >= smallest) return most(n * kGroup, row);
+    return kEnd;
+  }
+
+  SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
+    const int32_t* keys = k_idx.at(frame) + column;
+    const int query = q_idx.at(frame)[row], count = least(frame.num_keys - column, 64);
+    uint64_t kept = 0;
+    for (int c = 0; c < count; ++c) kept |= uint64_t(keys[c] <= query) << c;
+    return kept;
+  }
+
+ private:
+  /// Of all groups that [begin, end) reaches into.
+  static SPLASH_HD Range range(const int32_t* ranges, int begin, int end) {
+    int n = begin / kGroup;
+    Range all{ranges[2 * n], ranges[2 * n + 1]};
+    SPLASH_NO_UNROLL
+    for (++n; n * kGroup < end; ++n) all = {least(all.low, ranges[2 * n]), most(all.high, ranges[2 * n + 1])};
+    return all;
+  }
+};
+
+}  // namespace patterns
+SPLASH_NAMESPACE_END

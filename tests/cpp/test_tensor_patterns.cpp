@@ -1,0 +1,237 @@
+// Brute force of the patterns that hold tensors, and of conjunctions of all patterns.
+#include <numeric>
+
+#include "pattern_cases.hpp"
+#include "pattern_checks.hpp"
+#include "splash/patterns/big_bird.hpp"
+#include "splash/patterns/block_diagonal.hpp"
+#include "splash/patterns/causal.hpp"
+#include "splash/patterns/compose.hpp"
+#include "splash/patterns/dilated.hpp"
+#include "splash/patterns/element_mask.hpp"
+#include "splash/patterns/fixed.hpp"
+#include "splash/patterns/full.hpp"
+#include "splash/patterns/index_causal.hpp"
+#include "splash/patterns/longformer.hpp"
+#include "splash/patterns/streaming.hpp"
+#include "splash/patterns/strided.hpp"
+#include "tensor_cases.hpp"
+
+namespace {
+
+using namespace brute_force;
+
+/// keep() against a function of rows and columns.
+template <class P, class Kept>
+void check_kept(const char* name, const P& pattern, const Frame& frame, const Kept& kept) {
+  for (int row = 0; row < frame.num_queries; ++row)
+    for (int column = 0; column < frame.num_keys; ++column)
+      check::that(pattern.keep(frame, row, column) == kept(row, column), "%s: keep is wrong at row %d, column %d", name,
+                  row, column);
+}
+
+/// Tiles that are the pattern's own ones are known exactly, where the frame has no padding.
+template <class P>
+void check_own_tiles(const char* name, const P& pattern, const cases::FrameCase& one) {
+  if (one.frame.num_queries < one.rows || one.frame.num_keys < one.columns) return;
+  const Transposed<P> transposed{pattern};
+  check_tiles(name, pattern, one.frame, one.rows, one.columns, 64, 64, Exact::yes);
+  check_tiles(name, transposed, one.frame, one.columns, one.rows, 64, 64, Exact::yes);
+}
+
+void check_big_bird(const cases::FrameCase& one, const patterns::BigBirdDraw& draw, int block, Exact exact) {
+  const cases::Grid blocks = cases::big_bird_blocks(draw);
+  cases::IntTensor by_row = blocks.lines(false), by_column = blocks.lines(true);
+  PatternTerm term;
+  term.ints[0] = block;
+  term.ints[1] = draw.causal;
+  term.tensors[0] = by_row.view();
+  term.tensors[1] = by_column.view();
+  const BigBird pattern = BigBird::from(term);
+  const Frame& frame = one.frame;
+  const int end = draw.blocks * block;
+  check_kept("BigBird", pattern, frame, [&](int row, int column) {
+    const int i = frame.i(row), j = frame.j(column);
+    if (i < 0 || j < 0 || i >= end || j >= end || (draw.causal && j > i)) return false;
+    return blocks.keep(frame.batch, frame.head, i / block, j / block);
+  });
+  check_pattern("BigBird", pattern, frame, exact);
+}
+
+/// Its own length, a longer sequence of which this is a slice, and a shorter one.
+void check_big_birds(const cases::FrameCase& one) {
+  const int end = clamp_to(one.frame.k_start + one.columns, 1, 3000);
+  for (const bool causal : {false, true}) {
+    for (const int block : {1, 16, 48, 64, 100}) {
+      const int blocks = std::min(cases::ceil_div(end, block), 150);
+      check_big_bird(one, {blocks, 3, 1, 1, 3, 0, false, causal}, block, Exact::yes);
+    }
+    check_big_bird(one, {cases::ceil_div(end, 64) + 11, 1, 0, 2, 4, 1234567890123456789, true, causal}, 64, Exact::yes);
+    check_big_bird(one, {cases::ceil_div(end, 32), 5, 2, 0, 100, 7, true, causal}, 16, Exact::yes);
+  }
+}
+
+/// fill() of one row after the other against the sets of the definition.
+void check_draws() {
+  for (const int blocks : {0, 1, 2, 5, 31, 32, 33, 100})
+    for (const int window : {1, 3, 7, 301})
+      for (const auto& [first, last] : {std::pair{0, 0}, {1, 1}, {3, 0}, {0, 2}, {200, 1}, {30, 40}})
+        for (const int random : {0, 1, 3, 1000})
+          for (const uint64_t seed : {uint64_t(0), uint64_t(42), ~uint64_t(0) / 3})
+            for (const bool causal : {false, true}) {
+              const BigBirdDraw draw{blocks, window, first, last, random, seed, seed != 0, causal};
+              const cases::Grid grid = cases::big_bird_blocks(draw);
+              std::vector<uint32_t> words((blocks + 31) / 32, 0xdeadbeef);
+              for (int head = 0; head < cases::kHeads; ++head)
+                for (int row = 0; row < blocks; ++row) {
+                  draw.fill(head, row, words.data());
+                  for (int column = 0; column < blocks; ++column) {
+                    check::that((words[column / 32] >> (column % 32) & 1) == grid.keep(1, head, row, column),
+                                "BigBirdDraw: %d blocks, row %d, column %d", blocks, row, column);
+                    check::that(draw.structural(row, column) == cases::big_bird_structural(draw, row, column),
+                                "BigBirdDraw: structural of %d blocks, row %d, column %d", blocks, row, column);
+                  }
+                }
+            }
+}
+
+template <class Index>
+void check_indices(const cases::FrameCase& one, const Index& index) {
+  cases::Indices indices(one.rows, one.columns);
+  indices.fill(index);
+  const IndexCausal pattern = IndexCausal::from(indices.term());
+  const Frame& frame = one.frame;
+  const int outer = frame.batch * cases::kHeads + frame.head;
+  check_kept("IndexCausal", pattern, frame, [&](int row, int column) {
+    return indices.k_idx.data[outer * one.columns + column] <= indices.q_idx.data[outer * one.rows + row];
+  });
+  check_pattern("IndexCausal", pattern, frame, Exact::no);
+  check_own_tiles("IndexCausal", pattern, one);
+}
+
+/// Sorted, reversed, constant, with ties, at random, a permutation, and in segments far from each other.
+void check_index_causal(const cases::FrameCase& one, unsigned seed) {
+  std::mt19937 random(seed);
+  check_indices(one, [](int n, int) { return n; });
+  check_indices(one, [](int n, int extent) { return extent - n; });
+  check_indices(one, [](int, int) { return 3; });
+  check_indices(one, [](int n, int) { return n / 40; });
+  check_indices(one, [&](int, int extent) { return int(random() % (extent + 1)) - extent / 2; });
+  check_indices(one, [&](int n, int extent) { return n % 128 < 64 ? n : extent + 200 - n; });
+  check_indices(one, [&](int n, int) { return n % 2 ? INT32_MAX : INT32_MIN; });
+  std::vector<int> permutation(std::max(one.rows, one.columns));
+  std::iota(permutation.begin(), permutation.end(), 0);
+  std::shuffle(permutation.begin(), permutation.end(), random);
+  check_indices(one, [&](int n, int) { return permutation[n]; });
+}
+
+template <class Kept>
+void check_elements(const cases::FrameCase& one, const Kept& kept) {
+  cases::Grid mask(one.rows, one.columns);
+  for (int outer = 0; outer < cases::kBatch * cases::kHeads; ++outer)
+    for (int row = 0; row < one.rows; ++row)
+      for (int column = 0; column < one.columns; ++column)
+        mask.bits[mask.at(outer, row, column)] = kept(outer, row, column);
+  cases::Elements elements(mask);
+  const ElementMask pattern = ElementMask::from(elements.term());
+  const Frame& frame = one.frame;
+  check_kept("ElementMask", pattern, frame,
+             [&](int row, int column) { return mask.keep(frame.batch, frame.head, row, column); });
+  check_pattern("ElementMask", pattern, frame, Exact::no);
+  check_own_tiles("ElementMask", pattern, one);
+}
+
+void check_element_mask(const cases::FrameCase& one, unsigned seed) {
+  std::mt19937 random(seed);
+  for (const double density : {0.0, 0.0005, 0.3, 1.0}) {
+    std::bernoulli_distribution keep(density);
+    check_elements(one, [&](int, int, int) { return keep(random); });
+  }
+  check_elements(one, [](int outer, int row, int column) { return (row / 64 + column / 64 + outer) % 2 == 0; });
+  check_elements(one, [](int outer, int row, int column) { return row / (20 + outer) == column / (20 + outer); });
+  check_elements(one, [](int, int row, int column) { return column <= row; });
+}
+
+/// Numbers out of range in tensors: nothing is read outside of them, and every answer stays consistent.
+void check_untrusted(const cases::FrameCase& one, unsigned seed) {
+  std::mt19937 random(seed);
+  cases::Grid mask(one.rows, one.columns);
+  for (std::size_t n = 0; n < mask.bits.size(); ++n) mask.bits[n] = random() % 2;
+  cases::Elements elements(mask);
+  for (int32_t& entry : elements.index.data) entry = int32_t(random()) >> random() % 32;
+  const ElementMask pattern = ElementMask::from(elements.term());
+  check_bits("ElementMask of nonsense", pattern, one.frame);
+}
+
+using AnyPattern = AnyOf<Full, Causal, SlidingWindow, Streaming, BlockDiagonal, Dilated, Strided, Fixed, Longformer,
+                         BigBird, IndexCausal, BlockMask, ElementMask>;
+
+PatternTerm term_of(int kind, std::initializer_list<int64_t> ints) {
+  PatternTerm term;
+  term.kind = kind;
+  for (const int64_t n : ints) term.ints[term.num_ints++] = n;
+  return term;
+}
+
+PatternTerm with_kind(int kind, PatternTerm term) {
+  term.kind = kind;
+  return term;
+}
+
+/// Two to four terms at random: kept is what each of them keeps.
+void check_conjunctions(const cases::FrameCase& one, unsigned seed) {
+  const Frame& frame = one.frame;
+  std::mt19937 random(seed);
+  const cases::Mask mask(one.rows, one.columns, 32, 48, 0.6, seed);
+  cases::Grid dense(one.rows, one.columns);
+  for (std::size_t n = 0; n < dense.bits.size(); ++n) dense.bits[n] = random() % 3 > 0;
+  cases::Elements elements(dense);
+  cases::Indices indices(one.rows, one.columns);
+  indices.fill([&](int n, int) { return n / 30 * 30 + int(random() % 60); });
+  const int blocks = cases::ceil_div(clamp_to(frame.k_start + one.columns, 1, 3000), 32);
+  const cases::Grid big = cases::big_bird_blocks({blocks, 3, 1, 1, 2, seed, true, false});
+  cases::IntTensor by_row = big.lines(false), by_column = big.lines(true);
+  PatternTerm big_bird = term_of(9, {32, 0});
+  big_bird.tensors[0] = by_row.view();
+  big_bird.tensors[1] = by_column.view();
+  const std::vector<PatternTerm> pool = {term_of(0, {}),
+                                         term_of(1, {}),
+                                         term_of(2, {70, 20}),
+                                         term_of(3, {9, 40}),
+                                         term_of(4, {50, 0}),
+                                         term_of(5, {60, 2, 0}),
+                                         term_of(6, {20, 7}),
+                                         term_of(7, {64, 10}),
+                                         term_of(8, {30, 20, 2, 0}),
+                                         big_bird,
+                                         with_kind(10, indices.term()),
+                                         with_kind(11, mask.term()),
+                                         with_kind(12, elements.term())};
+  for (int trial = 0; trial < 6; ++trial) {
+    PatternSpec spec;
+    spec.count = 2 + trial % 3;
+    for (int t = 0; t < spec.count; ++t) spec.terms[t] = pool[random() % pool.size()];
+    const auto all = Conjunction<AnyPattern>::from(spec);
+    check_kept("conjunction", all, frame, [&](int row, int column) {
+      bool kept = true;
+      for (int t = 0; t < spec.count; ++t) kept = kept && AnyPattern::from(spec.terms[t]).keep(frame, row, column);
+      return kept;
+    });
+    check_pattern("conjunction", all, frame, Exact::no);
+  }
+}
+
+}  // namespace
+
+int main() {
+  check_draws();
+  unsigned seed = 0;
+  for (const cases::FrameCase& one : cases::frames()) {
+    check_big_birds(one);
+    check_index_causal(one, ++seed);
+    check_element_mask(one, ++seed);
+    check_untrusted(one, ++seed);
+    check_conjunctions(one, ++seed);
+  }
+  return summary("test_tensor_patterns");
+}
