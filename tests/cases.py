@@ -35,7 +35,7 @@ class Case:
 
     name: str
     pattern: Callable[["Case", str], object]
-    alpha: float  # 1 is softmax
+    alpha: float | str  # of entmax, 1 is softmax; or a name of RULES
     dtype: torch.dtype
     shape: Shape
     layout: str = "bhnd"
@@ -48,7 +48,7 @@ class Case:
 
     @property
     def id(self):
-        normalizer = "softmax" if self.alpha == 1 else f"entmax{self.alpha:g}"
+        normalizer = self.alpha if self.alpha in RULES else "softmax" if self.alpha == 1 else f"entmax{self.alpha:g}"
         parts = [self.name, normalizer, NAMES[self.dtype], str(self.shape)]
         if self.layout != "bhnd":
             parts.append(self.layout)
@@ -60,7 +60,27 @@ class Case:
 
     @property
     def normalizer(self):
+        return self.normalizer_of(self.parameters())
+
+    def normalizer_of(self, parameters):
+        """The normalizer with these learned parameters."""
+        if self.alpha in RULES:
+            return RULES[self.alpha].make(*parameters)
         return sa.Softmax() if self.alpha == 1 else sa.Entmax(self.alpha)
+
+    def parameters(self, device="cpu"):
+        """float32 (float64 for float64), drawn on the CPU."""
+        if self.alpha not in RULES:
+            return []
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        generator = torch.Generator().manual_seed(7)
+        return [t.to(device, dtype) for t in RULES[self.alpha].parameters(self.shape.heads, generator)]
+
+    def full_pattern(self, device):
+        """The pattern; under a normalizer for causal patterns joined with Causal() where it is not one."""
+        pattern = self.pattern(self, device)
+        causal_only = self.alpha in RULES and RULES[self.alpha].causal
+        return pattern & sa.Causal() if causal_only and not pattern.is_causal() else pattern
 
     @property
     def runs_on_gpu(self):
@@ -96,6 +116,29 @@ class Case:
             draw(s.heads, s.queries),
         )
         return [LAYOUTS[self.layout](t) for t in (q, k, v, grad)]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A normalizer beside softmax and entmax: its learned parameters for so many heads, and what they make."""
+
+    make: Callable[..., sa.Normalizer]
+    parameters: Callable[[int, torch.Generator], list[torch.Tensor]] = lambda heads, generator: []
+    causal: bool = False  # for patterns that keep no later key
+
+
+def elastic_parameters(heads, generator):
+    return [-1 - torch.rand(heads, generator=generator), 0.5 * torch.randn(heads, 45, generator=generator)]
+
+
+RULES = {
+    "sink": Rule(sa.Softmax, lambda heads, generator: [2 * torch.randn(heads, generator=generator) + 3]),
+    "elastic": Rule(sa.Elastic, elastic_parameters, causal=True),
+    "elastic-tau": Rule(sa.Elastic, lambda heads, g: [torch.randn(heads, generator=g)], causal=True),
+    "top8": Rule(lambda: sa.TopK(8)),
+    "top5-entmax1.5": Rule(lambda: sa.TopK(5, sa.Entmax(1.5))),
+    "top20-entmax1.3": Rule(lambda: sa.TopK(20, sa.Entmax(1.3))),
+}
 
 
 def transposed(t):
@@ -141,8 +184,44 @@ def conjunction(*makers):
     return lambda case, device: reduce(operator.and_, (maker(case, device) for maker in makers))
 
 
+def per_head(case, device):
+    return sa.Dilated(9, [(1, 2, 4, 8)[head % 4] for head in range(case.shape.heads)])
+
+
+def random_indices(case, device):
+    """An IndexCausal with ties, in no order."""
+    s, generator = case.shape, torch.Generator().manual_seed(3)
+
+    def draw(*shape):
+        return torch.randint(0, 40, shape, generator=generator).to(device)
+
+    return sa.IndexCausal(draw(s.batch, 1, s.queries), draw(1, s.heads, s.keys))
+
+
+def random_elements(case, device):
+    """An ElementMask: noise, a band, a block of nothing and a block of everything."""
+    s, generator = case.shape, torch.Generator().manual_seed(4)
+    mask = torch.rand(s.batch, 1, s.queries, s.keys, generator=generator) < 0.2
+    mask |= sa.SlidingWindow(9, 3).to_dense(s.queries, s.keys)
+    mask[:, :, :64, :64] = True
+    mask[:, :, 64:140, :70] = False
+    mask[:, :, -1] = False
+    return sa.ElementMask(mask.to(device))
+
+
+def elements_from_csr(case, device):
+    s, generator = case.shape, torch.Generator().manual_seed(5)
+    sparse = (torch.rand(s.queries, s.keys, generator=generator) < 0.1).to_sparse_csr()
+    return sa.ElementMask.from_csr(sparse.crow_indices().to(device), sparse.col_indices().to(device), s.queries, s.keys)
+
+
+def chosen_blocks(case, device):
+    q, k, _, _ = case.inputs(device)
+    return sa.top_k_blocks(q, k, 32, 3)
+
+
 CAUSAL = fixed(sa.Causal)
-PATTERNS = {
+BANDS_AND_BLOCKS = {
     "full": fixed(sa.Full),
     "causal": CAUSAL,
     "window37": fixed(lambda: sa.SlidingWindow.causal(37)),
@@ -158,6 +237,34 @@ PATTERNS = {
     "causal&symmetric": conjunction(CAUSAL, fixed(lambda: sa.SlidingWindow.symmetric(70))),
     "blocks64&blocks32&causal": conjunction(random_blocks(64, 0.7), random_blocks(32, 0.7, seed=2), CAUSAL),
 }
+BY_POSITION = {
+    "streaming": fixed(lambda: sa.Streaming(5, 30)),
+    "streaming-no-sink": fixed(lambda: sa.Streaming(0, 70)),
+    "diagonal16": fixed(lambda: sa.BlockDiagonal(16)),
+    "diagonal50-causal": fixed(lambda: sa.BlockDiagonal(50, causal=True)),
+    "diagonal128": fixed(lambda: sa.BlockDiagonal(128)),
+    "dilated10x3": fixed(lambda: sa.Dilated(10, 3)),
+    "dilated6x7-both": fixed(lambda: sa.Dilated(6, 7, causal=False)),
+    "dilated4x70": fixed(lambda: sa.Dilated(4, 70)),
+    "dilated-heads": per_head,
+    "strided": fixed(lambda: sa.Strided(20, 9)),
+    "fixed": fixed(lambda: sa.Fixed(24, 5)),
+    "longformer": fixed(lambda: sa.Longformer(20, 3)),
+    "longformer-tokens": fixed(lambda: sa.Longformer(10, (2, 50, 51), dilation=2)),
+    "longformer-causal": fixed(lambda: sa.Longformer(15, 4, causal=True)),
+    "bigbird": fixed(lambda: sa.BigBird(block=16, random=2, seed=3)),
+    "bigbird-heads-causal": fixed(lambda: sa.BigBird(block=16, window=1, random=1, per_head=True, causal=True)),
+    "streaming&dilated": conjunction(fixed(lambda: sa.Streaming(70, 40)), fixed(lambda: sa.Dilated(99, 2))),
+}
+BY_ROW_AND_COLUMN = {
+    "indices": random_indices,
+    "elements": random_elements,
+    "elements-csr": elements_from_csr,
+    "chosen-blocks": chosen_blocks,
+    "elements&bigbird": conjunction(random_elements, BY_POSITION["bigbird"]),
+    "indices&longformer": conjunction(random_indices, BY_POSITION["longformer"]),
+}
+PATTERNS = {**BANDS_AND_BLOCKS, **BY_POSITION, **BY_ROW_AND_COLUMN}
 
 RAGGED = [(65, 65), (129, 129), (200, 200), (64, 192), (191, 70), (1, 130), (63, 63), (257, 257), (128, 128), (33, 300)]
 HEADS = [(2, 4, 2), (1, 2, 1), (1, 3, 3), (2, 2, 2), (1, 4, 1)]
@@ -169,6 +276,7 @@ def every_combination():
     sizes, heads, layouts = itertools.cycle(RAGGED), itertools.cycle(HEADS), itertools.cycle(LAYOUT_CYCLE)
     dims = {True: itertools.cycle((64, 128)), False: itertools.cycle((40, 64, 20, 96, 33))}
     dtypes = {1: HALVES, 1.5: HALVES, 1.25: (torch.bfloat16,), 2.0: (torch.float16,)}
+    dtypes |= dict(zip(RULES, itertools.cycle(((torch.bfloat16,), (), (torch.float16,))), strict=False))
     for (name, pattern), alpha, dtype in itertools.product(PATTERNS.items(), dtypes, (torch.float32, *HALVES)):
         if dtype not in (torch.float32, *dtypes[alpha]):
             continue
@@ -211,7 +319,13 @@ def special():
         yield replace(base, scale=-0.2)
         yield replace(base, scale=0.0, name="full", pattern=PATTERNS["full"], shape=Shape(1, 2, 2, 130, 130, dim))
         yield replace(base, scale=2.0, name="window37", pattern=PATTERNS["window37"])
-    for name, alpha in itertools.product(("causal", "symmetric20", "blocks64&causal"), (1, 1.5, 1.3, 2.0)):
+    for (name, pattern), alpha in itertools.product(BY_POSITION.items(), (1, 1.5, *RULES)):
+        base = Case(name, pattern, alpha, torch.float32, Shape(2, 4, 2, 120, 120, 24), statistic_gradient=True)
+        yield replace(base, lengths=(100, 37))
+        yield replace(base, kv_lengths=(190, 70), shape=replace(base.shape, queries=20, keys=200))
+        yield replace(base, q_start=150, k_start=67)
+        yield replace(base, q_start=-30, k_start=-45)
+    for name, alpha in itertools.product(("causal", "symmetric20", "blocks64&causal"), (1, 1.5, 1.3, 2.0, *RULES)):
         shape = Shape(1, 4, 2, 90, 110, 24)
         yield Case(name, PATTERNS[name], alpha, torch.float64, shape, statistic_gradient=True)
         yield Case(

@@ -13,49 +13,52 @@ FLOOR = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 32, torch.float64: 
 SMALLEST = {torch.float16: 1e-2, torch.bfloat16: 1e-2, torch.float32: 1, torch.float64: 1}
 
 
-def with_gradients(function, q, k, v, grad, grad_statistic=None):
-    """{out, statistic, dq, dk, dv} of function(q, k, v) -> (out, statistic)."""
-    q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
-    out, statistic = function(q, k, v)
+def with_gradients(function, q, k, v, grad, grad_statistic=None, parameters=()):
+    """{out, statistic, dq, dk, dv} of function(q, k, v, *parameters) -> (out, statistic); {d0, ...} of parameters."""
+    inputs = [t.detach().requires_grad_() for t in (q, k, v, *parameters)]
+    out, statistic = function(*inputs)
     outputs, grads = [out], [grad.to(out.dtype)]
     if grad_statistic is not None:
         outputs.append(statistic)
         grads.append(grad_statistic.to(statistic.dtype))
-    dq, dk, dv = torch.autograd.grad(outputs, (q, k, v), grads)
-    return {"out": out.detach(), "statistic": statistic.detach(), "dq": dq, "dk": dk, "dv": dv}
+    names = ["dq", "dk", "dv", *(f"d{n}" for n in range(len(parameters)))]
+    gradients = torch.autograd.grad(outputs, inputs, grads)
+    return {"out": out.detach(), "statistic": statistic.detach(), **dict(zip(names, gradients, strict=True))}
 
 
 def answers(case, device, backward=True):
     """What splash, the reference and PyTorch in the case's precision make of it: three dicts of tensors."""
     q, k, v, grad = case.inputs(device)
+    parameters = case.parameters(device)
     options = case.options(device)
-    pattern = case.pattern(case, device)
+    pattern = case.full_pattern(device)
     grad_statistic = None
     if case.statistic_gradient:
         generator = torch.Generator().manual_seed(1)
         grad_statistic = torch.randn(q.shape[:3], generator=generator).to(device)
 
-    def splash(q, k, v):
-        return sa.attention(q, k, v, pattern, case.normalizer, return_statistic=True, **options)
+    def splash(q, k, v, *parameters):
+        normalizer = case.normalizer_of(parameters)
+        return sa.attention(q, k, v, pattern, normalizer, return_statistic=True, **options)
 
-    def exact(q, k, v):
-        return reference_attention(q, k, v, pattern, case.normalizer, **options)
+    def exact(q, k, v, *parameters):
+        return reference_attention(q, k, v, pattern, case.normalizer_of(parameters), **options)
 
-    def same_precision(q, k, v):
-        return reference_attention(q, k, v, pattern, case.normalizer, dtype=None, **options)
+    def same_precision(q, k, v, *parameters):
+        return reference_attention(q, k, v, pattern, case.normalizer_of(parameters), dtype=None, **options)
 
     def run(function, *tensors):
         if backward:
-            return with_gradients(function, *tensors, grad, grad_statistic)
+            return with_gradients(function, *tensors[:3], grad, grad_statistic, tensors[3:])
         out, statistic = function(*tensors)
         return {"out": out, "statistic": statistic}
 
-    exact_answer = run(exact, q.double(), k.double(), v.double())
-    same_answer = run(same_precision, q, k, v)
+    exact_answer = run(exact, *(t.double() for t in (q, k, v, *parameters)))
+    same_answer = run(same_precision, q, k, v, *parameters)
     if q.dtype in (torch.float16, torch.bfloat16):  # statistics are float32 whatever the inputs are
-        same_answer["statistic"] = same_precision(q.float(), k.float(), v.float())[1]
+        same_answer["statistic"] = same_precision(q.float(), k.float(), v.float(), *parameters)[1]
     with threads(2):
-        return run(splash, q, k, v), exact_answer, same_answer
+        return run(splash, q, k, v, *parameters), exact_answer, same_answer
 
 
 def error_and_bound(got, want, same):

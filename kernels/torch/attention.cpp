@@ -67,9 +67,10 @@ Gradients attention_backward(const GradientInputs& gradients, const Tensor& q, c
   }
 
   Gradients result{allocate_like(q), allocate_like(k), allocate_like(v), {}};
-  for (const Tensor& parameter : problem.normalizer_parameters) {
+  for (size_t p = 0; p < problem.normalizer_parameters.size(); ++p) {
+    const Tensor& parameter = problem.normalizer_parameters[p];
     result.parameters.push_back(torch::stable::new_empty(parameter, parameter.sizes()));
-    backward.grad_parameters[result.parameters.size() - 1] = output_view(result.parameters.back());
+    backward.grad_parameters[p] = output_view(result.parameters.back());
   }
   backward.grad_q = output_view(result.q);
   backward.grad_k = output_view(result.k);
