@@ -75,7 +75,7 @@ class BigBird(Pattern):
         if extent.packed:
             if self.length is not None:
                 raise ValueError(f"length: packed sequences have their own, got {self.length} too")
-            lengths = (extent.cu_seqlens_k[1:] - extent.cu_seqlens_k[:-1]).long().clamp(0, extent.keys)
+            lengths = extent.cu_seqlens_k.long().diff().clamp(0, extent.keys)
             own = self._blocks(lengths)[:, None, None]
             return self._bits(own, self._blocks(extent.keys), heads, extent)
         blocks = self._blocks(self._length(extent.k_start + extent.keys))
