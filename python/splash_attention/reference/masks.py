@@ -116,11 +116,11 @@ def _element_mask(pattern, i, j, heads):
         for row in range(Nq):
             begin, end = int(crow[place][row]), int(crow[place][row + 1])
             kept[(*place, row)][col[place][begin:end].long().cpu()] = True
-    return kept.to(i.device)
+    return kept.to(crow.device)
 
 
 def _index_causal(pattern, i, j, heads):
-    q_idx, k_idx = (index.clamp(-(2**31), 2**31 - 1).long() for index in (pattern.q_idx, pattern.k_idx))
+    q_idx, k_idx = (index.long().clamp(-(2**31), 2**31 - 1) for index in (pattern.q_idx, pattern.k_idx))
     return q_idx.unsqueeze(-1) >= k_idx.unsqueeze(-2)
 
 
