@@ -104,16 +104,13 @@ def lazy_attention_triton(
 
     Raises ValueError (shapes, ranges), TypeError (dtypes) and NoKernelError (nothing compiled for it).
     """
-    if (
-        window_size is not None
-        and isinstance(bias, Tensor)
-        and bias.shape[-1:] not in ((window_size,), (window_size + 1,))
-    ):
+    normalizer = Elastic(tau, bias)
+    if window_size is not None and bias.shape[1] not in (window_size, window_size + 1):
         raise ValueError(
-            f"bias: expected shape (heads, {window_size}) or (heads, {window_size + 1}) for window_size {window_size}, "
-            f"got {tuple(bias.shape)}"
+            f"bias: expected {window_size} or {window_size + 1} distances for window_size {window_size}, "
+            f"got shape {tuple(bias.shape)}"
         )
-    return attention(q, k, v, Causal(), Elastic(tau, bias), lengths=varlen)
+    return attention(q, k, v, Causal(), normalizer, lengths=varlen)
 
 
 def triton_entmax(
