@@ -114,6 +114,21 @@ def test_dtypes(segments, dtype):
     assert_agree(got, want, BOUNDS[dtype])
 
 
+def test_tokens_that_no_branch_covers_are_not_read():
+    """NaN in them, and in all rows past a length, reaches no output and no gradient."""
+    segments, lengths = SEGMENTS["holes"], torch.tensor([53, 30])
+    *inputs, grad = draw((2, 2, 53, 8), 2)
+    token, head = torch.arange(53), torch.arange(2)[:, None]
+    covered = torch.stack([token % w % r == head % r for w, r in segments]).any(0)
+    read = (covered & (token < lengths[:, None, None]))[..., None]
+    assert 0 < covered.sum() < covered.numel()
+    want = with_gradients(lambda *qkv: longnet_attention(*qkv, segments, lengths=lengths), *inputs, grad)
+    poisoned = [t.masked_fill(~read, torch.nan) for t in (*inputs, grad)]
+    got = with_gradients(lambda *qkv: longnet_attention(*qkv, segments, lengths=lengths), *poisoned)
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a, b) and (a.masked_fill(read, 0) == 0).all()
+
+
 def test_strided_inputs():
     """(B, N, H, D) storage, as a projection leaves it."""
     *inputs, grad = draw((2, 4, 40, 8), 4)

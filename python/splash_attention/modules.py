@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -32,8 +34,8 @@ class SplashAttention(nn.Module):
         self.head_dim = _count("head_dim", head_dim)
         self.alpha = alpha
         self.k_keep = _count("k_keep", k_keep)
-        self.sm_scale = None if sm_scale is None else _checks.check_scale(sm_scale)
-        self._normalizer()
+        self.sm_scale = None if sm_scale is None else _finite("sm_scale", sm_scale)
+        self._normalizer()  # refuses a bad alpha here rather than in the first call
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, q_idx: Tensor | None = None, k_idx: Tensor | None = None
@@ -93,11 +95,9 @@ class LazyAttention(nn.Module):
         self.window_size = _count("window_size", window_size, least=0)
         if dim % num_heads or dim // num_heads % 2:
             raise ValueError(f"dim: expected a multiple of num_heads {num_heads} with an even quotient, got {dim}")
-        if isinstance(rope_base, bool) or not isinstance(rope_base, (int, float)):
-            raise TypeError(f"rope_base: expected a number, got {type(rope_base).__name__}")
-        if not 0 < rope_base < torch.inf:
-            raise ValueError(f"rope_base: expected a positive, finite number, got {rope_base}")
-        self.rope_base = rope_base
+        self.rope_base = _finite("rope_base", rope_base)
+        if rope_base <= 0:
+            raise ValueError(f"rope_base: expected a positive number, got {rope_base}")
         for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
             self.add_module(name, nn.Linear(dim, dim, bias=False, device=device, dtype=dtype))
         learned = self.q_proj.weight.new_empty(0, dtype=_at_least_float32(self.q_proj.weight.dtype))
@@ -206,4 +206,12 @@ def _count(name: str, number: int, least: int = 1) -> int:
         raise TypeError(f"{name}: expected an int, got {type(number).__name__}")
     if number < least:
         raise ValueError(f"{name}: expected at least {least}, got {number}")
+    return number
+
+
+def _finite(name: str, number: float) -> float:
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise TypeError(f"{name}: expected a number, got {type(number).__name__}")
+    if not -math.inf < number < math.inf:
+        raise ValueError(f"{name}: expected a finite number, got {number}")
     return number
