@@ -11,12 +11,16 @@ pytest.importorskip("typer", reason="the command line needs the extra `demo`")
 pytest.importorskip("matplotlib", reason="the demo needs the extra `demo`")
 
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 import splash_attention as sa
 from splash_attention import _library
 from splash_attention.__main__ import app
-from splash_attention.demo import cuda, main, maps, variants
+from splash_attention.bench.case import Case
+from splash_attention.bench.choices import NORMALIZERS
+from splash_attention.bench.longnet import LongNet
+from splash_attention.demo import cuda, main, maps, survey, survey_table, variants
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -31,25 +35,64 @@ def code_blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def test_short_demo(tmp_path):
+def test_short_demo(tmp_path, one_thread):
     text = tmp_path / "text.txt"
     text.write_text("".join(f"line {n} of a text that repeats itself\n" for n in range(100)))
-    result = invoke("demo", "--steps", 3, "--text", text, "--output", tmp_path / "out")
+    result = invoke("demo", "--steps", 3, "--text", text, "--length", 130, "--output", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert "The losses agree" in result.output
+    assert "The losses agree" in result.output and "All answers agree" in result.output
     for variant in variants.VARIANTS:
         assert variant.name in result.output
-    for name in ("losses.png", "attention_maps.png"):
+    for name in (*survey.PATTERNS[1:], *(choice.label for choice in survey.NORMALIZERS)):
+        assert name in result.output
+    for name in ("losses.png", "attention_maps.png", "patterns.png", "speedup.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
         assert str(tmp_path / "out" / name) in result.output
 
 
-def test_demo_fails_where_losses_deviate(tmp_path, monkeypatch):
+def test_demo_fails_where_losses_deviate(tmp_path, monkeypatch, one_thread):
+    monkeypatch.setattr(survey, "problems", lambda sizes, seed: survey.windows(sizes, seed)[:1])
     wrong = variants.Variant("wrong window", sa.SlidingWindow.causal(2), sa.Softmax())
     monkeypatch.setattr(variants.Variant, "reference", lambda self, q, k, v: wrong.splash(q, k, v))
-    result = invoke("demo", "--steps", 2, "--output", tmp_path)
+    result = invoke("demo", "--steps", 2, "--length", 64, "--output", tmp_path)
     assert result.exit_code == 1, result.output
     assert "deviate" in result.output
+
+
+def test_survey_covers_everything(one_thread):
+    sizes = survey.sizes_for(torch.device("cpu"), 130)
+    chosen = survey.problems(sizes, seed=0)
+    kinds = set()
+    for problem in chosen:
+        pattern = Case(problem, torch.device("cpu")).pattern
+        kinds |= {type(term) for term in getattr(pattern, "terms", (pattern,))}
+    every = {kind for kind in vars(sa.patterns).values() if isinstance(kind, type) and issubclass(kind, sa.Pattern)}
+    assert kinds == (every - {sa.Pattern, sa.And, sa.patterns.Prepared}) | {LongNet}
+    assert {problem.normalizer.name for problem in chosen} == set(NORMALIZERS)
+
+
+def test_survey_sees_a_wrong_answer(monkeypatch, one_thread):
+    right = survey.PEERS["splash"].prepare
+    monkeypatch.setattr(
+        survey.PEERS["splash"], "prepare", lambda case: lambda q, k, v: right(case)(q, k, v) * 1.001, raising=True
+    )
+    sizes = survey.sizes_for(torch.device("cpu"), 64)
+    entries = list(survey.run(survey.windows(sizes, seed=0)[-1:], torch.device("cpu"), lambda problem: None))
+    console = Console(record=True, width=200)
+    assert not survey_table.show(entries, [], torch.device("cpu"), console)
+    assert "deviates" in console.export_text()
+
+
+def test_survey_names_what_has_no_kernel(monkeypatch, one_thread):
+    def refuse(case):
+        raise sa.NoKernelError("nearest is another")
+
+    monkeypatch.setattr(survey.PEERS["splash"], "prepare", refuse)
+    sizes = survey.sizes_for(torch.device("cpu"), 64)
+    entries = list(survey.run(survey.windows(sizes, seed=0)[-1:], torch.device("cpu"), lambda problem: None))
+    console = Console(record=True, width=200)
+    assert survey_table.show(entries, [], torch.device("cpu"), console)
+    assert "no kernel: nearest is another" in console.export_text()
 
 
 def test_demo_names_a_missing_or_short_text(tmp_path):

@@ -30,9 +30,13 @@ def demo(
         int, typer.Option(min=1, help="Training steps of each model. The tolerance is meant for some hundreds.")
     ] = 200,
     seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
+    length: Annotated[
+        int | None,
+        typer.Option(min=64, help="Positions in the table of patterns. Default: 2048 on the CPU, 8192 on a GPU."),
+    ] = None,
     output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("splash-demo"),
 ) -> None:
-    """Train a small byte-level transformer on splash beside the reference and compare them.
+    """Train a small byte-level transformer on splash beside the reference, and try every pattern and normalizer.
 
     Exit code 1 where losses or checks deviate beyond their tolerance, 2 where the text cannot be used.
     """
@@ -40,7 +44,7 @@ def demo(
 
     console = Console()
     try:
-        agreed = run(text, steps, seed, output, console)
+        agreed = run(text, steps, seed, length, output, console)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
     if not agreed:

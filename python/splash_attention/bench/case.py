@@ -79,7 +79,7 @@ class Case:
             return batch * self.pattern.pairs(length, heads)
         counted = type(self.pattern).count is not Pattern.count
         if counted or self.pattern.band() is not None or length**2 <= SMALL:
-            return round(self.pattern.density(length, length) * length**2 * batch * heads)
+            return round(self.pattern.density(length, length, heads=heads) * length**2 * batch * heads)
         # The masks of long sequences are slow to form. Equal scores have the log-sum-exp log(count).
         with torch.no_grad():
             zeros = torch.zeros_like(self.q[..., :8] if self.device.type == "cpu" else self.q)

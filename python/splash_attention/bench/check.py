@@ -124,7 +124,7 @@ class _Sparsity:
         if choice.name not in ("softmax", "softmax-sink", "entmax"):
             self.known = False
             return
-        kept = pattern.to_dense(q.shape[2], k.shape[2], q_start=begin, device=q.device)
+        kept = pattern.to_dense(q.shape[2], k.shape[2], q.shape[1], q_start=begin, device=q.device)
         kept = kept.expand(1, q.shape[1], -1, -1)
         weighty = kept
         if choice.alpha != 1:

@@ -127,7 +127,7 @@ def add_max_batch(group: typer.Typer, family: Family) -> None:
             memory_limit = torch.cuda.get_device_properties(0).total_memory / 2**30 if cuda else 2
         problem = make_problem(family, values | {"batch": 1}, plan.device.type)
         found = limits.batch_rows(problem, plan, memory_limit * 1024, screen)
-        report.show(screen, found, limits.BATCH_COLUMNS, f"Largest batch under {memory_limit:g} GiB")
+        report.show(screen, found, limits.BATCH_COLUMNS)
         finish(found, plan.device, out)
 
     def limit(

@@ -103,6 +103,8 @@ def dilated(
     causal: CausalFlag = True,
 ):
     """A window with gaps: keys at multiples of a distance."""
+    if len(dilation) not in (1, case.sizes.heads):
+        raise ValueError(f"dilation: expected one, or one for each of {case.sizes.heads} heads, got {len(dilation)}")
     return patterns.Dilated(window, dilation[0] if len(dilation) == 1 else tuple(dilation), causal)
 
 

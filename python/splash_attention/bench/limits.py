@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from rich.console import Console
 
 from . import memory, report
@@ -19,7 +17,14 @@ MEMORY_COLUMNS = {
     "splash_share": "splash uses x times less beyond that",
     "note": "",
 }
-BATCH_COLUMNS = {"problem": "problem", "pass": "pass", "peer": "peer", "max_batch": "largest batch", "note": ""}
+BATCH_COLUMNS = {
+    "problem": "problem",
+    "pass": "pass",
+    "peer": "peer",
+    "limit_gib": "limit GiB",
+    "max_batch": "largest batch",
+    "note": "",
+}
 PASSES = {"fwd": "fwd", "bwd": "fwd+bwd"}
 
 
@@ -52,6 +57,7 @@ def memory_rows(problem: Problem, plan: Plan, console: Console) -> list[dict]:
 def batch_rows(problem: Problem, plan: Plan, limit_mib: float, console: Console) -> list[dict]:
     """The largest batch of each peer whose fresh process stays under the limit."""
     rows = []
+    sizes = str(problem.sizes).split(maxsplit=1)[1]
     for direction in plan.directions:
         for peer in plan.peers:
             with console.status(f"{problem.label}: {peer.name}, {PASSES[direction]}"):
@@ -59,7 +65,7 @@ def batch_rows(problem: Problem, plan: Plan, limit_mib: float, console: Console)
             command = _command("max-batch", problem, peer.name, direction, plan)
             rows.append(
                 {
-                    "problem": problem.name,
+                    "problem": f"{problem.label} {sizes}",
                     "pass": PASSES[direction],
                     "peer": peer.name,
                     "limit_gib": f"{limit_mib / 1024:g}",
@@ -96,7 +102,10 @@ def _largest_batch(problem: Problem, peer: str, direction: str, plan: Plan, limi
 
 
 def _command(verb: str, problem: Problem, peer: str, direction: str, plan: Plan) -> str:
-    words = [verb, *replace(problem, named=False).words(), "--peer", "splash", "--direction", direction]
+    words = [verb, *problem.words(), "--peer", "splash", "--direction", direction]
     if peer != "splash":
         words += ["--peer", peer]
+    if verb == "max-batch":
+        at = words.index("--batch")
+        del words[at : at + 2]
     return report.command([*words, "--device", plan.device.type])

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from . import measure, problems
+from .check import WrongResult
 from .choices import NORMALIZERS, Choice
 from .families import Family
 from .peers import choose
@@ -98,7 +99,7 @@ def parameters(*functions: Callable) -> list[inspect.Parameter]:
 def command(app: typer.Typer, name: str, help: str, options: list[inspect.Parameter], run: Callable) -> None:
     """Adds a command whose options are `options`; `run` is called with their values by name.
 
-    ValueErrors, of numbers that make no sense together, become usage errors.
+    ValueErrors, of numbers that make no sense together, become usage errors; a wrong answer of splash is exit code 1.
     """
 
     def wrapper(**values):
@@ -106,6 +107,9 @@ def command(app: typer.Typer, name: str, help: str, options: list[inspect.Parame
             run(**{key: value.value if isinstance(value, Enum) else value for key, value in values.items()})
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
+        except WrongResult as error:
+            typer.echo(f"splash: {error}", err=True)
+            raise typer.Exit(1) from None
 
     wrapper.__signature__ = inspect.Signature(
         [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]

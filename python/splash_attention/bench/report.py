@@ -29,7 +29,12 @@ def write(path: Path, rows: list[dict]) -> None:
 
 
 def show(console: Console, rows: list[dict], columns: dict[str, str], title: str | None = None) -> None:
-    """A table of some columns: {key of a row: header}. Keys that no row has are left out."""
+    """A table of some columns: {key of a row: header}. Keys that no row has are left out; a problem that all rows share
+    becomes the title."""
+    names = {row["problem"] for row in rows}
+    if title is None and len(names) == 1:
+        title = names.pop()
+        columns = {key: header for key, header in columns.items() if key != "problem"}
     columns = {key: header for key, header in columns.items() if any(row.get(key) not in (None, "") for row in rows)}
     table = Table(title=title)
     for key, header in columns.items():

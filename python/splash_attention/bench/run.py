@@ -163,8 +163,4 @@ def backward_only(call: Callable, case: Case) -> Callable:
 
 
 def show(console: Console, rows: list[dict]) -> None:
-    """A table; the one problem of all rows is its title."""
-    names = {row["problem"] for row in rows}
-    title = names.pop() if len(names) == 1 else None
-    columns = {key: header for key, header in COLUMNS.items() if title is None or key != "problem"}
-    report.show(console, rows, columns, title)
+    report.show(console, rows, COLUMNS)

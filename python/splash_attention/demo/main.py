@@ -1,4 +1,4 @@
-"""The demo as a whole: train, compare, draw, and say whether everything agreed."""
+"""The demo as a whole: train, compare, survey patterns and normalizers, draw, and say whether everything agreed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from . import corpus, cuda, figures, maps
+from ..bench import measure
+from . import corpus, cuda, figures, maps, survey, survey_figures, survey_table
 from .training import Pair, train
 from .variants import VARIANTS
 
@@ -23,8 +24,11 @@ FIRST_TOLERANCE = 1e-5
 TOLERANCE = 0.02
 
 
-def run(text: Path | None, steps: int, seed: int, output: Path, console: Console) -> bool:
-    """Runs the demo and prints what it found; True where all losses and checks lie within their tolerances."""
+def run(text: Path | None, steps: int, seed: int, length: int | None, output: Path, console: Console) -> bool:
+    """Runs the demo and prints what it found; True where all losses and checks lie within their tolerances.
+
+    length: of the sequences in the table of patterns and normalizers, None for one that suits the device.
+    """
     begin = time.perf_counter()
     source = corpus.load(text, at_least=2 * LENGTH)
     batches = source.batches(steps, BATCH, LENGTH, seed)
@@ -49,10 +53,18 @@ def run(text: Path | None, steps: int, seed: int, output: Path, console: Console
     if device is not None:
         agreed &= _print_cuda(cuda.check_forward(calls, device), console)
 
+    device = measure.pick_device("auto")
+    sizes = survey.sizes_for(device, length)
+    entries = survey_table.run(survey.problems(sizes, seed), device, "patterns and normalizers", console)
+    windows = survey_table.run(survey.windows(sizes, seed), device, "causal windows", console)
+    agreed &= survey_table.show(entries, windows, device, console)
+
     output.mkdir(parents=True, exist_ok=True)
     figures.draw_losses(pairs, TOLERANCE, output / "losses.png")
     figures.draw_maps(found, output / "attention_maps.png")
-    for name in ("losses.png", "attention_maps.png"):
+    survey_figures.draw_patterns(output / "patterns.png")
+    survey_figures.draw_speedups(entries, windows, output / "speedup.png")
+    for name in ("losses.png", "attention_maps.png", "patterns.png", "speedup.png"):
         console.print(f"Wrote {output / name}", highlight=False, soft_wrap=True)
     console.print(f"{time.perf_counter() - begin:.0f} s in all", highlight=False)
     return agreed

@@ -112,8 +112,8 @@ def _big_bird(pattern, case: Case):
     line = torch.arange(count, device=case.device) * block
     # The last query and the first key of each block: what these see of each other, the blocks do.
     row, column = (line + block - 1)[:, None], line[None, :]
-    table = pattern.keep(Grid(row, column, row, column, case.sizes.seq_len, case.sizes.heads))[0]
-    table = table.expand(case.sizes.heads, count, count)
+    table = pattern.keep(Grid(row, column, row, column, case.sizes.seq_len, case.sizes.heads))
+    table = table.reshape(-1, count, count).expand(case.sizes.heads, count, count)
     if pattern.causal:
         return lambda b, h, i, j: table[h, i // block, j // block] & (j <= i)
     return lambda b, h, i, j: table[h, i // block, j // block]

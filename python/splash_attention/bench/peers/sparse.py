@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -23,9 +25,11 @@ class TorchSparse(Peer):
         return dense_scores_refusal(case, 1)  # the dense mask that the CSR form is made from
 
     def prepare(self, case):
+        torch.sparse.check_sparse_tensor_invariants.disable()
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
         sizes = case.sizes
         length, group, scale = sizes.seq_len, sizes.heads // sizes.kv_heads, sizes.head_dim**-0.5
-        masks = case.pattern.to_dense(length, length, device=case.device)
+        masks = case.pattern.to_dense(length, length, sizes.heads, device=case.device)
         masks = [[_CSR(head, case.q.dtype) for head in entry] for entry in masks]
 
         def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
