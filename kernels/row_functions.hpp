@@ -26,7 +26,10 @@ RowFunctions entmax_rows();
 }
 #endif
 namespace sm90 {
-RowFunctions entmax_rows();
-}
+RowFunctions entmax_rows_float16();
+RowFunctions entmax_rows_bfloat16();
+RowFunctions entmax_rows_float32();
+RowFunctions entmax_rows_float64();
+}  // namespace sm90
 
 }  // namespace splash::instances

@@ -15,7 +15,7 @@ Status report(StatusCode code, std::string reason) {
 }
 
 /// Empty where this build has nothing for the architecture.
-instances::RowFunctions functions(Arch arch) {
+instances::RowFunctions functions(Arch arch, [[maybe_unused]] DType dtype) {
   using namespace instances;
 #if defined(__x86_64__)
   if (arch == Arch::cpu) return pick(isa_v2::entmax_rows, isa_v3::entmax_rows, isa_v4::entmax_rows)();
@@ -23,7 +23,11 @@ instances::RowFunctions functions(Arch arch) {
   if (arch == Arch::cpu) return isa_generic::entmax_rows();
 #endif
 #if defined(SPLASH_WITH_CUDA)
-  if (arch == Arch::sm90) return sm90::entmax_rows();
+  if (arch == Arch::sm90) {
+    if (dtype == DType::float16) return sm90::entmax_rows_float16();
+    if (dtype == DType::bfloat16) return sm90::entmax_rows_bfloat16();
+    return dtype == DType::float32 ? sm90::entmax_rows_float32() : sm90::entmax_rows_float64();
+  }
 #endif
   return {};
 }
@@ -46,7 +50,7 @@ Status run(const char* pass, Status (*function)(const Arguments&, const Executio
   }
   if (function) return function(arguments, execution);
   std::string nearest = name_of(Arch::cpu);
-  if (functions(Arch::sm90).forward) nearest = name_of(Arch::sm90);
+  if (functions(Arch::sm90, arguments.dtype).forward) nearest = name_of(Arch::sm90);
   return report(StatusCode::no_kernel, std::string("no compiled instance for entmax rows, ") + pass + " on " +
                                            name_of(arch) + "; the nearest one is on " + nearest + " (arch differs)");
 }
@@ -54,11 +58,11 @@ Status run(const char* pass, Status (*function)(const Arguments&, const Executio
 }  // namespace
 
 Status entmax_rows_forward(const EntmaxRowsForward& arguments, Arch arch, const Execution& execution) {
-  return run("forward", functions(arch).forward, arguments, arch, execution);
+  return run("forward", functions(arch, arguments.dtype).forward, arguments, arch, execution);
 }
 
 Status entmax_rows_backward(const EntmaxRowsBackward& arguments, Arch arch, const Execution& execution) {
-  return run("backward", functions(arch).backward, arguments, arch, execution);
+  return run("backward", functions(arch, arguments.dtype).backward, arguments, arch, execution);
 }
 
 }  // namespace splash::kernels

@@ -21,7 +21,7 @@ Status dispatch(double alpha, DType dtype, const Run& run) {
   };
   if (alpha == 1.5) return with_exponent(normalizers::SquareExponent{});
   if (alpha == 2.0) return with_exponent(normalizers::UnitExponent{});
-  return with_exponent(normalizers::GeneralExponent{alpha});
+  return with_exponent(normalizers::PowerExponent{});
 }
 
 Status forward(const EntmaxRowsForward& arguments, const Execution& execution) {

@@ -61,14 +61,20 @@ struct AcrossLanes {
     for (int l = 1; l < Value::kLanes; ++l) all = all > x.lanes[l] || all != all ? all : x.lanes[l];
     return Value(all);
   }
-  SPLASH_HD Value sum(Value x) const {
+  SPLASH_HD void sums(Value& a, Value& b) const {
+    a = sum(a);
+    b = sum(b);
+  }
+  SPLASH_HD bool any(bool again) const { return again; }
+
+ private:
+  static SPLASH_HD Value sum(Value x) {
     Real part[Value::kLanes];
     x.store(part);
     for (int half = Value::kLanes / 2; half > 0; half /= 2)
       for (int l = 0; l < half; ++l) part[l] += part[l + half];
     return Value(part[0]);
   }
-  SPLASH_HD bool any(bool again) const { return again; }
 };
 
 /// A lane is a row: nothing to combine.
@@ -78,9 +84,7 @@ struct WithinLanes {
     return x;
   }
   template <class Value>
-  SPLASH_HD Value sum(Value x) const {
-    return x;
-  }
+  SPLASH_HD void sums(Value&, Value&) const {}
   SPLASH_HD bool any(bool again) const { return again; }
 };
 
@@ -137,8 +141,7 @@ class EntmaxRowsWorker {
     for (int g = 0; g < kLaneGroups; ++g) max = max_or_nan(max, Value::load(maxima + g * kLanes));
     const WithinLanes reduce;
     normalizers::EntmaxRow<Real, Exponent, Value> row(n_, max, reduce);
-    VectorLine<Real> groups{maxima, kLaneGroups};
-    row.solve(groups, reduce);
+    solve(row, {maxima, kLaneGroups}, reduce);
 
     int64_t count = 0;
     for (int64_t j = 0; j < length_; ++j) {
@@ -148,8 +151,7 @@ class EntmaxRowsWorker {
       count += some(row.base(raw)) ? 1 : 0;
     }
     if (length_ > kLaneGroups) {
-      VectorLine<Real> kept{scratch_, int(count)};
-      row.solve(kept, reduce);
+      solve(row, {scratch_, int(count)}, reduce);
     }
     int64_t next = 0;
     for (int64_t j = 0; j < length_; ++j) {
@@ -179,6 +181,11 @@ class EntmaxRowsWorker {
   static bool some(Value x) { return bits_of<Real>({~(x == Value(Real(0))).lanes}) != 0; }
   static Value product(Value u, Value x) { return math::select(u == Value(Real(0)), Value(Real(0)), u * x); }
   Value slope(Value p) const { return normalizers::slope_of_weight(n_.exponent, p); }
+
+  template <class Row, class Reduce>
+  static void solve(Row& row, const VectorLine<Real>& line, const Reduce& reduce) {
+    row.solve([&](const auto& observe) { observe(line); }, reduce);
+  }
 
   static Value load(const Element* from, int count, Real fill) {
     if (count == kLanes) return load_vector<Real>(from);
@@ -221,16 +228,14 @@ class EntmaxRowsWorker {
       max = max_or_nan(max, maxima[g]);
     }
     normalizers::EntmaxRow<Real, Exponent, Value> row(n_, max, reduce);
-    VectorLine<Real> groups{stored, kLineGroups};
-    row.solve(groups, reduce);
+    solve(row, {stored, kLineGroups}, reduce);
     if (length_ > kLineGroups * kLanes) {
-      VectorLine<Real> kept{scratch_, gather(x, row)};
-      row.solve(kept, reduce);
+      solve(row, {scratch_, gather(x, row)}, reduce);
     }
     along_line([&](int64_t j, int count) __attribute__((always_inline)) {
       const Value base = row.base(load(x + j, count, -math::kInfinity<Real>));
       // A power costs more than the look at whether there is any.
-      const bool zero = std::is_same_v<Exponent, normalizers::GeneralExponent> && !some(base);
+      const bool zero = std::is_same_v<Exponent, normalizers::PowerExponent> && !some(base);
       store(p + j, zero ? base : n_.weight(base), count);
     });
   }
@@ -256,7 +261,9 @@ class EntmaxRowsWorker {
     }
     template <class Reduce>
     Value delta(const Reduce& reduce) const {
-      return normalizers::entmax_delta(reduce.sum(mass), reduce.sum(moment));
+      Value all_mass = mass, all_moment = moment;
+      reduce.sums(all_mass, all_moment);
+      return normalizers::entmax_delta(all_mass, all_moment);
     }
   };
 

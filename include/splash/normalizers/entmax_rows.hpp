@@ -24,6 +24,21 @@ struct UnitExponent {
   }
 };
 
+/// 1 < alpha < 2, with the powers worked out once.
+struct PowerExponent {
+  double alpha_, of_base, of_total;
+  static SPLASH_HD PowerExponent from(double alpha) { return {alpha, (2.0 - alpha) / (alpha - 1.0), 2.0 - alpha}; }
+  SPLASH_HD double alpha() const { return alpha_; }
+  template <class Value>
+  SPLASH_HD Value slope(Value base) const {
+    return math::power(base, math::Scalar<Value>(of_base));
+  }
+  template <class Value>
+  SPLASH_HD Value root(Value total) const {
+    return math::power(total, math::Scalar<Value>(of_total));
+  }
+};
+
 /// Entmax of the numbers themselves: no scale.
 template <class Real, class Exponent>
 SPLASH_HD Entmax<Real, Exponent> entmax_of_numbers(double alpha) {
@@ -38,7 +53,8 @@ SPLASH_HD Value slope_of_weight(const Exponent& exponent, Value p) {
 }
 
 /// The row of one Value: one row, or a row a lane. A NaN or +inf makes the whole row NaN, as softmax does; a row of
-/// nothing but -inf gets zeros. `Reduce` is max (which keeps a NaN), sum and any, over those who share the row.
+/// nothing but -inf gets zeros. `Reduce` combines those who share the row: max(x) keeps a NaN, sums(a, b) adds up both,
+/// any(again) is the same for all who must go on together.
 template <class Real, class Exponent, class Value>
 class EntmaxRow {
  public:
@@ -47,20 +63,22 @@ class EntmaxRow {
   /// max: of the values that the caller has seen, a NaN where it has seen one.
   template <class Reduce>
   SPLASH_HD EntmaxRow(const Normalizer& n, Value max, const Reduce& reduce) : n_(n) {
-    state_.max[0] = max;
-    state_.refine(n_, reduce);
-    const Value nan = Value(math::kInfinity<Real>) - Value(math::kInfinity<Real>);
-    state_.max[0] = math::select(state_.max[0] == Value(math::kInfinity<Real>), nan, state_.max[0]);
+    state_.max[0] = reduce.max(max);
+    state_.refine(n_, Combined{});
+    const Value infinity(math::kInfinity<Real>);
+    state_.max[0] = math::select(state_.max[0] == infinity, infinity - infinity, state_.max[0]);
   }
 
-  /// Moves tau from a lower bound to the tau of these values, which is one of any larger set.
-  template <class Fragment, class Reduce>
-  SPLASH_HD void solve(Fragment& fragment, const Reduce& reduce) {
+  /// Moves tau from a lower bound to the tau of these values, which is a lower bound of any larger set.
+  /// fragments(observe) hands all of the caller's values to observe(fragment).
+  template <class Fragments, class Reduce>
+  SPLASH_HD void solve(const Fragments& fragments, const Reduce& reduce) {
     state_.step = 1;
     bool again;
     do {
-      state_.observe(n_, fragment);
-      again = state_.refine(n_, reduce);
+      fragments([this](const auto& fragment) { state_.observe(n_, fragment); });
+      reduce.sums(state_.total[0], state_.slope[0]);
+      again = state_.refine(n_, Combined{});
     } while (reduce.any(again));
   }
 
@@ -68,10 +86,13 @@ class EntmaxRow {
   SPLASH_HD Value base(Value raw) const { return n_.base(raw, state_.max[0], state_.gap[0]); }
   SPLASH_HD Value weight(Value raw) const { return n_.weight(base(raw)); }
 
-  SPLASH_HD Value gap() const { return state_.gap[0]; }
-  SPLASH_HD void set_gap(Value gap) { state_.gap[0] = gap; }
-
  private:
+  /// The reduction of values that are combined already.
+  struct Combined {
+    SPLASH_HD Value max(Value x) const { return x; }
+    SPLASH_HD Value sum(Value x) const { return x; }
+  };
+
   Normalizer n_;
   typename Normalizer::template Rows<Value, 1> state_;
 };
