@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import splash_attention as sa
 from splash_attention import reference
-from splash_attention.reference import reference_attention
+from splash_attention.reference import normalizers, reference_attention
 
 PUBLISHED = {
     1.5: lambda x: published.entmax15(x, dim=-1),
