@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from ..attention import attention, attention_varlen
-from ..normalizers import Normalizer, Softmax, as_normalizer
+from ..normalizers import Elastic, Normalizer, Softmax, as_normalizer
 from ..patterns import And, Causal, Dilated, ElementMask, Full, Pattern, SlidingWindow, Strided, as_pattern
 from .transformers_masks import Mask, Packing, describe, require
 
@@ -130,8 +130,10 @@ def splash_attention_forward(
             raise ValueError(f"{name}: {reason}; use another attn_implementation where the model needs it")
     layer = getattr(module, "splash", _PLAIN)
     mask = _mask(module, query, key, attention_mask, sliding_window, is_causal)
-    packing, pattern = _combine(mask, layer.pattern, kwargs)
     normalizer = _normalizer(layer.normalizer, s_aux)
+    if not mask.origin:
+        _check_relative(layer.pattern, normalizer)
+    packing, pattern = _combine(mask, layer.pattern, kwargs)
     if packing is None:
         positions = {"q_start": mask.q_start, "k_start": mask.k_start, "kv_lengths": mask.kv_lengths}
         out = attention(query, key, value, pattern, normalizer, scale=scaling, **positions)
@@ -202,11 +204,6 @@ def _combine(mask: Mask, chosen: Pattern | None, kwargs: dict[str, Any]) -> tupl
             f"pattern: {chosen!r} needs rows that stand at the keys; {mask.shape[2]} queries of a layer that is not "
             f"causal and {mask.shape[3]} padded keys do not"
         )
-    if not mask.origin and not _is_relative(chosen):
-        raise ValueError(
-            f"pattern: {chosen!r} counts from the first real token, which a 4D mask, padding between real tokens, or "
-            "a sliding cache together with padding do not tell"
-        )
     if isinstance(mask.pattern, Full) or (isinstance(mask.pattern, Causal) and chosen.is_causal()):
         return packing, chosen
     return packing, mask.pattern & chosen
@@ -221,6 +218,18 @@ def _given_packing(mask: Mask, kwargs: dict[str, Any]) -> Packing:
         )
     cu_seqlens = [kwargs[f"cu_seq_lens_{side}"] for side in "qk"]
     return Packing(*cu_seqlens, *(int(kwargs[f"max_length_{side}"]) for side in "qk"))
+
+
+def _check_relative(pattern: Pattern | None, normalizer: Normalizer) -> None:
+    for name, chosen, relative in (
+        ("pattern", pattern, pattern is None or _is_relative(pattern)),
+        ("normalizer", normalizer, not isinstance(normalizer, Elastic)),
+    ):
+        if not relative:
+            raise ValueError(
+                f"{name}: {chosen!r} counts from the first real token, which a 4D mask, padding between real tokens, "
+                "or a sliding cache of padded sequences do not tell"
+            )
 
 
 def _is_relative(pattern: Pattern) -> bool:

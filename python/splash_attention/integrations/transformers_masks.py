@@ -108,12 +108,15 @@ def describe(
     real = None if attention_mask is None else _columns(attention_mask, shape, kv_offset)
     if kept is not None and kept.segments is not None:
         return replace(mask, pattern=kept.pattern(), packing=_pack_segments(kept.segments))
-    if kept is not None and real is None:
-        return replace(mask, pattern=kept.pattern())
-    if kept is not None and (kept.chunk is None or kv_offset == 0):
+    # A sliding cache has dropped the padding on the left, and with it where a sequence begins.
+    origin = kv_offset == 0 or attention_mask is None or _is_true(attention_mask[:, 0].all())
+    if kept is not None and (origin or kept.chunk is None):
+        if real is None:
+            return replace(mask, pattern=kept.pattern(), origin=origin)
         free_rows = bidirectional and q_length != kv_length
-        span = _span(real)
-        if span is not None and not (free_rows and kept.left is not None):
+        absolute = kept.chunk is not None and kv_offset != 0
+        span = None if absolute or (free_rows and kept.left is not None) else _span(real)
+        if span is not None:
             return replace(
                 mask,
                 pattern=kept.pattern(),
@@ -127,7 +130,7 @@ def describe(
         use_vmap=use_vmap,
         device=device,
     )
-    return replace(mask, pattern=ElementMask(scores), origin=real is None)
+    return replace(mask, pattern=ElementMask(scores), origin=origin and real is None)
 
 
 class _Kept(NamedTuple):
@@ -237,6 +240,11 @@ def _guess(
     return kept._replace(segments=(~keeps(-1)).cumsum(1).expand(batch, queries))
 
 
+def _is_true(condition: Tensor) -> bool:
+    """Whether the condition is known to hold, which it never is under torch.compile."""
+    return not torch.compiler.is_compiling() and bool(condition)
+
+
 def require(condition: Tensor, text: str) -> bool:
     """Whether the condition holds. Under torch.compile True; the compiled code raises RuntimeError where it fails."""
     if not torch.compiler.is_compiling():
@@ -250,7 +258,7 @@ def _columns(attention_mask: Tensor, shape: tuple[int, int, int, int], kv_offset
     batch, _, _, keys = shape
     known = attention_mask[:, kv_offset : kv_offset + keys]
     real = torch.nn.functional.pad(known, (0, keys - known.shape[1])).expand(batch, keys)
-    return None if not torch.compiler.is_compiling() and bool(real.all()) else real
+    return None if _is_true(real.all()) else real
 
 
 def _span(real: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -284,14 +292,14 @@ def _pack_segments(segments: Tensor) -> Packing:
     """(B, N) numbers, where a change begins a new sequence, as each row of the batch does."""
     batch, length = segments.shape
     begins = torch.nn.functional.pad(segments.diff(dim=1) != 0, (1, 0), value=True).flatten()
+    total = torch.full((1,), batch * length, device=segments.device)
     if torch.compiler.is_compiling():  # as many sequences as there could be, most of them empty
         index = torch.arange(batch * length, device=segments.device)
-        ends = torch.where(begins, index, batch * length).sort().values[1:]
+        ends = torch.cat((torch.where(begins, index, total).sort().values[1:], total))
         longest = length
-        ends = torch.nn.functional.pad(ends, (0, 1), value=batch * length)
     else:
-        ends = torch.nn.functional.pad(begins.nonzero()[1:, 0], (0, 1), value=batch * length)
-        longest = int(ends.diff(prepend=ends.new_zeros(1)).max())
+        ends = torch.cat((begins.nonzero()[1:, 0], total))
+        longest = int(ends.diff(prepend=torch.zeros_like(total)).max())
     cu_seqlens = _cumulative(ends)
     return Packing(cu_seqlens, cu_seqlens, longest, longest)
 
