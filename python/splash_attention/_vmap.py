@@ -1,7 +1,7 @@
 """torch.vmap over the operators: the mapped dimension joins the batch, so one call serves all of it.
 
-Calls with parameters (their gradients are sums over the batch) or packed sequences (they have no batch) are made one
-after the other.
+Calls with parameters (their gradients are sums over the batch), with tensors of a pattern that are no tables with an
+own batch, or with packed sequences (they have no batch) are made one after the other.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from torch import Tensor
 from .ops import Problem
 
 _PROBLEM = len(Problem._fields)
+_BATCHED = ("full", "causal", "sliding_window", "block_mask")
+"""Patterns without tensors, or with tensors whose first dimension is the batch."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ def _fold(info, q: Tensor, dim: int | None) -> _Fold:
 
 def _one_by_one(arguments) -> bool:
     problem = Problem(*arguments[-_PROBLEM:])
-    return bool(problem.normalizer_parameters) or problem.cu_seqlens_q is not None
+    if problem.normalizer_parameters or problem.cu_seqlens_q is not None:
+        return True
+    return any(name not in _BATCHED for name in problem.pattern.split("&")) and bool(problem.pattern_tensors)
 
 
 def _loop(operator, info, dims, arguments):

@@ -16,8 +16,8 @@ from torch._C import (
     _AutoDispatchBelowAutograd,
     _ExcludeDispatchKeyGuard,
 )
-from torch._functorch.autograd_function import enable_single_level_autograd_function
 
+from ._autograd import as_kernel
 from ._errors import NoKernelError, translate
 from .normalizers import SAVED
 
@@ -139,17 +139,7 @@ def _split(rest) -> tuple[Problem, list[Tensor]]:
 
 def _autograd(function, tensors: int):
     """The kernel of an operator that has so many tensors before the shared arguments."""
-    # Function.apply wants to see torch.func transforms first, and inspects signatures at each call. Here the dispatcher
-    # has already taken the transforms apart, as for any other operator: the plain apply below it is the right one.
-    apply = super(torch.autograd.Function, function).apply
-
-    def run(keyset, *args):
-        if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
-            return function.forward(keyset, *args)
-        if not torch._C._are_functorch_transforms_active():
-            return apply(keyset, *args)
-        with enable_single_level_autograd_function():
-            return apply(keyset, *args)
+    run = as_kernel(function)
 
     def kernel(keyset, *args):
         problem = Problem(*args[tensors:])
