@@ -147,7 +147,7 @@ class TopK(Normalizer):
     """
 
     k: int
-    then: Normalizer = Softmax()
+    then: Normalizer | str | float = "softmax"
 
     def __post_init__(self):
         if isinstance(self.k, bool) or not isinstance(self.k, int):

@@ -1,17 +1,20 @@
-// Elastic softmax ("Lazy attention"): a = softmax(s + b), weights ReLU(a + tau / (i + 1)) that are not normalized
-// again.
+// Elastic softmax (Fu et al. 2026, "Lazy Attention"): a = softmax(s + b), weights ReLU(a + tau / (i + 1)) that are not
+// normalized again.
 #pragma once
 
-#include "splash/normalizers/softmax.hpp"
+#include "splash/normalizers/concept.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace normalizers {
 
 /// For patterns that keep no key after the query. A row at a position i < 0 counts as one that keeps nothing. The
-/// statistic is the log-sum-exp of s + b. Saved: the shift of the exponents and 1 / sum, from which the backward forms
-/// the very weights of the forward, and so the same support. The mainloop adds b and collects its gradient from dS.
+/// statistic is the log-sum-exp of s + b. The mainloop adds b and collects its gradient from dS.
+///
+/// Saved: the row maximum of the raw scores and 1 / sum, from which the backward forms the very weights of the forward,
+/// and so the same support. Exponents are (raw - max) * factor, which is 0 at the maximum: a row of n equal scores has
+/// weights of just 1 / n, and with tau = -1 is exactly 0, where any rounding would decide about the gradient of tau.
 template <class Real>
-struct Elastic : Softmax<Real> {
+struct Elastic {
   static constexpr bool kScoreSweeps = true;
   static constexpr bool kRescales = false;
   static constexpr bool kDeltaSweep = true;
@@ -19,6 +22,7 @@ struct Elastic : Softmax<Real> {
   static constexpr bool kBias = true;
   static constexpr int kRowGradients = 1;
 
+  Real factor;         ///< raw score -> exponent of 2
   const Real* taus;    ///< (Hq,)
   const Real* biases;  ///< (Hq, distances); that of this head after of_head()
   int distances;
@@ -26,7 +30,7 @@ struct Elastic : Softmax<Real> {
 
   static SPLASH_HD Elastic from(const NormalizerSpec& spec, double scale) {
     const TensorView &tau = spec.parameters[0], &bias = spec.parameters[1];
-    return {Softmax<Real>::from(spec, scale), static_cast<const Real*>(tau.data), static_cast<const Real*>(bias.data),
+    return {Real(scale * math::kLog2E), static_cast<const Real*>(tau.data), static_cast<const Real*>(bias.data),
             int(bias.shape[1])};
   }
 
@@ -39,6 +43,12 @@ struct Elastic : Softmax<Real> {
   SPLASH_HD const Real* bias() const { return biases; }
   SPLASH_HD int bias_count() const { return distances; }
 
+  /// The statistic of a row that kept nothing.
+  template <class Value>
+  static SPLASH_HD Value empty_statistic() {
+    return Value(-math::kInfinity<Real>);
+  }
+
   /// 1 / (i + 1), or 0 before the first position.
   template <class Value>
   static SPLASH_HD Value reciprocal(Value i) {
@@ -47,8 +57,8 @@ struct Elastic : Softmax<Real> {
 
   /// a * sum of a raw score, 0 for a masked one.
   template <class Value>
-  SPLASH_HD Value exponential(Value raw, Value shift) const {
-    return math::exp2(math::fma(raw, Value(this->factor), -shift));
+  SPLASH_HD Value exponential(Value raw, Value max) const {
+    return math::exp2((raw - max) * Value(factor));
   }
 
   /// The weight of a kept key.
@@ -62,54 +72,57 @@ struct Elastic : Softmax<Real> {
     return raw == Value(-math::kInfinity<Real>);
   }
 
-  /// Scores to look at only.
-  template <class Fragment>
-  struct View {
-    const Fragment& fragment;
-    SPLASH_HD int columns() const { return fragment.columns(); }
-    SPLASH_HD auto get(int r, int c) const { return fragment.get(r, c); }
-    template <class Value>
-    SPLASH_HD void set(int, int, Value) {}
-  };
-  /// Every thread for itself.
-  struct Apart {
-    template <class Value>
-    SPLASH_HD Value max(Value x) const {
-      return x;
-    }
-  };
+  template <class Value>
+  static SPLASH_HD Value finite(Value max) {
+    return math::select(masked(max), Value(0), max);
+  }
 
   template <class Value, int R>
-  struct Rows : Softmax<Real>::template Rows<Value, R> {
-    using Base = typename Softmax<Real>::template Rows<Value, R>;
+  struct Rows {
     Value per_position[R];  ///< 1 / (i + 1)
-    Value shift[R], inverse[R];
+    Value max[R];           ///< of the raw scores
+    Value sum[R];           ///< this thread's share of the sum of exponentials
+    Value inverse[R];
 
     SPLASH_HD Rows() {
       SPLASH_UNROLL
-      for (int r = 0; r < R; ++r) per_position[r] = shift[r] = inverse[r] = Value(0);
+      for (int r = 0; r < R; ++r) {
+        max[r] = Value(-math::kInfinity<Real>);
+        per_position[r] = sum[r] = inverse[r] = Value(0);
+      }
     }
 
     SPLASH_HD void place(const Elastic&, int r, Value i) { per_position[r] = reciprocal(i); }
 
     template <class Fragment>
     SPLASH_HD void observe(const Elastic& n, Fragment& fragment) {
-      View<Fragment> view{fragment};
-      Value unused[R];
-      Base::weigh(n, view, unused, Apart{});
+      Value shift[R];
+      SPLASH_UNROLL
+      for (int r = 0; r < R; ++r) {
+        Value next = max[r];
+        SPLASH_UNROLL
+        for (int c = 0; c < fragment.columns(); ++c) next = math::max(next, fragment.get(r, c));
+        shift[r] = finite(next);
+        sum[r] = sum[r] * n.exponential(max[r], shift[r]);
+        max[r] = next;
+      }
+      SPLASH_UNROLL
+      for (int c = 0; c < fragment.columns(); ++c) {
+        SPLASH_UNROLL
+        for (int r = 0; r < R; ++r) sum[r] = sum[r] + n.exponential(fragment.get(r, c), shift[r]);
+      }
     }
 
     template <class Reduce>
-    SPLASH_HD bool refine(const Elastic&, const Reduce& reduce) {
+    SPLASH_HD bool refine(const Elastic& n, const Reduce& reduce) {
       SPLASH_UNROLL
       for (int r = 0; r < R; ++r) {
-        const Value max = reduce.max(Base::max[r]);
-        shift[r] = math::select(max == Value(-math::kInfinity<Real>), Value(0), max);
-        const Value sum = reduce.sum(Base::sum[r] * math::exp2(Base::max[r] - shift[r]));
+        const Value shift = finite(reduce.max(max[r]));
+        const Value all = reduce.sum(sum[r] * n.exponential(max[r], shift));
         const auto before = per_position[r] == Value(0);
-        Base::max[r] = shift[r] = math::select(before, Value(0), shift[r]);
-        Base::sum[r] = math::select(before, Value(0), sum);
-        inverse[r] = math::select(Base::sum[r] == Value(0), Value(0), Value(1) / Base::sum[r]);
+        max[r] = math::select(before, Value(0), shift);
+        sum[r] = math::select(before, Value(0), all);
+        inverse[r] = math::select(sum[r] == Value(0), Value(0), Value(1) / sum[r]);
       }
       return false;
     }
@@ -121,7 +134,7 @@ struct Elastic : Softmax<Real> {
         SPLASH_UNROLL
         for (int r = 0; r < R; ++r) {
           const Value raw = fragment.get(r, c);
-          const Value kept = weight(n.exponential(raw, shift[r]), inverse[r], Value(n.tau) * per_position[r]);
+          const Value kept = weight(n.exponential(raw, max[r]), inverse[r], Value(n.tau) * per_position[r]);
           fragment.set(r, c, math::select(masked(raw), Value(0), kept));
         }
       }
@@ -131,7 +144,10 @@ struct Elastic : Softmax<Real> {
     SPLASH_HD void finish(const Elastic&, const Reduce&) {}
 
     SPLASH_HD Value output_factor(int) const { return Value(1); }
-    SPLASH_HD Value saved(int r, int s) const { return s == 0 ? shift[r] : inverse[r]; }
+    SPLASH_HD Value statistic(const Elastic& n, int r) const {
+      return max[r] * Value(n.factor) * Value(Real(math::kLn2)) + math::log(sum[r]);
+    }
+    SPLASH_HD Value saved(int r, int s) const { return s == 0 ? max[r] : inverse[r]; }
   };
 
   /// With M = 1 where the weight is not 0 and a = softmax(s + b): delta = sum a M dP, dS = a (M dP - delta), and
@@ -139,14 +155,14 @@ struct Elastic : Softmax<Real> {
   template <class Value, int R>
   struct Gradient {
     Value per_position[R];
-    Value shift[R], inverse[R];
+    Value max[R], inverse[R];
     Value delta[R];
     Value mass[R];    ///< sum of M dP
     Value moment[R];  ///< sum of a M dP
 
     template <class Saved>
     SPLASH_HD void load(const Elastic&, int r, Value, const Saved& saved) {
-      shift[r] = saved(0);
+      max[r] = saved(0);
       inverse[r] = saved(1);
       per_position[r] = delta[r] = mass[r] = moment[r] = Value(0);
     }
@@ -159,7 +175,7 @@ struct Elastic : Softmax<Real> {
       for (int c = 0; c < scores.columns(); ++c) {
         SPLASH_UNROLL
         for (int r = 0; r < R; ++r) {
-          const Value raw = scores.get(r, c), exponential = n.exponential(raw, shift[r]);
+          const Value raw = scores.get(r, c), exponential = n.exponential(raw, max[r]);
           const Value kept = supported(n, r, raw, exponential, dp.get(r, c));
           mass[r] = mass[r] + kept;
           moment[r] = math::fma(exponential * inverse[r], kept, moment[r]);
@@ -181,7 +197,7 @@ struct Elastic : Softmax<Real> {
       for (int c = 0; c < scores.columns(); ++c) {
         SPLASH_UNROLL
         for (int r = 0; r < R; ++r) {
-          const Value raw = scores.get(r, c), exponential = n.exponential(raw, shift[r]);
+          const Value raw = scores.get(r, c), exponential = n.exponential(raw, max[r]);
           const Value kept = weight(exponential, inverse[r], Value(n.tau) * per_position[r]);
           const Value slope = supported(n, r, raw, exponential, dp.get(r, c)) - delta[r];
           scores.set(r, c, math::select(masked(raw), Value(0), kept));
