@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.autograd.gradcheck import GradcheckError
 
 from splash_attention.longnet import longnet_attention
@@ -85,6 +87,25 @@ def test_every_length(segments, N):
     assert got[0].shape == inputs[0].shape
     if N:
         assert_agree(got, with_gradients(lambda q, k, v: oracle(q, k, v, segments), *inputs, grad), 1e-12)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    segments=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 9)), min_size=1, max_size=4),
+    groups=st.tuples(st.integers(1, 4), st.integers(1, 6)),
+    N=st.integers(1, 70),
+    causal=st.booleans(),
+    scale=st.sampled_from([None, 0.0, -0.4, 3.0]),
+    seed=st.integers(0, 100),
+)
+def test_any_segments(segments, groups, N, causal, scale, seed):
+    kv_heads, group = groups
+    *inputs, grad = draw((2, kv_heads * group, N, 5), kv_heads, seed=seed)
+    lengths = None if seed % 2 else torch.tensor([N - seed % N, seed % N])
+    options = {"causal": causal, "scale": scale, "lengths": lengths}
+    got = with_gradients(lambda *qkv: longnet_attention(*qkv, segments, **options), *inputs, grad)
+    want = with_gradients(lambda *qkv: oracle(*qkv, segments, **options), *inputs, grad)
+    assert_agree(got, want, 1e-11)
 
 
 @pytest.mark.parametrize("lengths", [(53, 0, 1, 20, 37)], ids=str)
