@@ -9,8 +9,12 @@ namespace normalizers {
 
 /// The statistic is the log-sum-exp of the keys alone, so the weights are exp(s - lse) * share, where
 /// share = 1 / (1 + exp(sink - lse)) is what the sink leaves to the keys. Neither factor can overflow.
+///
+/// The gradient of the sink is a sum of rowsum(dO * O) over all rows. An output that was rounded to 16 bits loses more
+/// there than the sum may, so the backward sweeps over the scores for the same number.
 template <class Real>
 struct SoftmaxSink : Softmax<Real> {
+  static constexpr bool kDeltaSweep = true;
   static constexpr int kRowGradients = 1;
 
   const Real* sinks;  ///< (Hq,)
@@ -48,16 +52,32 @@ struct SoftmaxSink : Softmax<Real> {
     using Base = typename Softmax<Real>::template Gradient<Value, R>;
     Value share[R];
     Value of_sink[R];
+    Value mean[R];  ///< sum exp(s - lse) dP
 
     template <class Saved>
     SPLASH_HD void load(const SoftmaxSink& n, int r, Value statistic, const Saved& saved) {
       Base::load(n, r, statistic, saved);
+      mean[r] = Value(0);
       share[r] = Value(1) / (Value(1) + math::exp2(Value(n.sink) - Base::lse[r]));
+    }
+
+    template <class Scores, class Dp>
+    SPLASH_HD void observe(const SoftmaxSink& n, const Scores& scores, const Dp& dp) {
+      SPLASH_UNROLL
+      for (int c = 0; c < scores.columns(); ++c) {
+        SPLASH_UNROLL
+        for (int r = 0; r < R; ++r) {
+          const Value among_keys = math::exp2(math::fma(scores.get(r, c), Value(n.factor), -Base::lse[r]));
+          const Value term = math::select(among_keys == Value(0), Value(0), among_keys * dp.get(r, c));
+          mean[r] = mean[r] + term;
+        }
+      }
     }
 
     /// With q = exp(s - lse), dS = q (share (dP - dO.O) + dstatistic): delta is all of it that belongs to the row.
     template <class Reduce>
-    SPLASH_HD void close(const SoftmaxSink& n, int r, Value output_dot, Value dstatistic, const Reduce&) {
+    SPLASH_HD void close(const SoftmaxSink& n, int r, Value, Value dstatistic, const Reduce& reduce) {
+      const Value output_dot = share[r] * reduce.sum(mean[r]);
       const Value taken = Value(1) / (Value(1) + math::exp2(Base::lse[r] - Value(n.sink)));
       const auto kept_none = Base::lse[r] == Value(math::kInfinity<Real>);
       of_sink[r] = math::select(kept_none, Value(0), -(taken * output_dot));
