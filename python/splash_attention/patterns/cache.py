@@ -23,7 +23,7 @@ def cached(key: Hashable, make: Callable[[], list[Tensor]]) -> list[Tensor]:
     Nothing is kept while Torch traces, fakes or captures, since such tensors mean nothing afterwards, and nothing that
     is large.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
         return make()
     with _lock:
         if key in _kept:
@@ -31,7 +31,7 @@ def cached(key: Hashable, make: Callable[[], list[Tensor]]) -> list[Tensor]:
             return _kept[key]
     with torch.inference_mode(False), torch.no_grad():  # inference tensors could not be saved for a backward
         made = make()
-    lasting = all(has_values(tensor) and not (tensor.is_cuda and _is_capturing()) for tensor in made)
+    lasting = all(has_values(tensor) and not _is_capturing(tensor) for tensor in made)
     if lasting and sum(tensor.nbytes for tensor in made) <= _BYTES:
         with _lock:
             _kept[key] = made
@@ -50,5 +50,5 @@ def stream_of(device: torch.device) -> int:
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
-def _is_capturing() -> bool:
-    return torch.cuda.is_current_stream_capturing()
+def _is_capturing(tensor: Tensor) -> bool:
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()

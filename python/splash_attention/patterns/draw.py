@@ -25,9 +25,10 @@ def stream(seed: int, head: int | Tensor, row: int | Tensor) -> int | Tensor:
     return mix(_plus(word, _times(row, 0xC2B2AE35)))
 
 
-def draw(word: int | Tensor, number: int) -> int | Tensor:
-    """Draw `number` (from 0) of a stream: 32 bits."""
-    return mix(_plus(word, (number + 1) * 0x27D4EB2F & _MASK))
+def draws(word: Tensor, count: int) -> Tensor:
+    """The first `count` draws of each stream, (count, *word.shape): 32 bits each."""
+    number = torch.arange(1, count + 1, device=word.device).view(-1, *[1] * word.dim())
+    return mix(_plus(word, _times(number, 0x27D4EB2F)))
 
 
 def sample(word: Tensor, candidates: Tensor, count: int) -> Tensor:
@@ -36,13 +37,14 @@ def sample(word: Tensor, candidates: Tensor, count: int) -> Tensor:
     word, candidates: int64, broadcastable to a shape S. Returns (count, *S); -1 stands for "no number".
     """
     taken = candidates.clamp(max=count)
-    chosen = torch.full((count, *torch.broadcast_shapes(word.shape, candidates.shape)), -1, device=word.device)
-    for number in range(count):
+    chosen: list[Tensor] = []
+    for number, drawn in enumerate(draws(word, count)):
         last = candidates - taken + number
-        drawn = (draw(word, number) * (last + 1)) >> 32
-        drawn = torch.where((chosen[:number] == drawn).any(0), last, drawn)
-        chosen[number] = torch.where(number < taken, drawn, -1)
-    return chosen
+        drawn = (drawn * (last + 1)) >> 32
+        if chosen:
+            drawn = torch.where((torch.stack(chosen) == drawn).any(0), last, drawn)
+        chosen.append(torch.where(number < taken, drawn, -1))
+    return torch.stack(chosen) if chosen else draws(word, 0).expand(0, *torch.broadcast_shapes(word.shape, taken.shape))
 
 
 def _plus(a: int | Tensor, b: int | Tensor) -> int | Tensor:
@@ -50,5 +52,5 @@ def _plus(a: int | Tensor, b: int | Tensor) -> int | Tensor:
 
 
 def _times(a: int | Tensor, b: int) -> int | Tensor:
-    """The low 32 bits of a * b by halves, so that no product leaves int64."""
-    return (((((a >> 16) * b) & 0xFFFF) << 16) + (a & 0xFFFF) * b) & _MASK
+    """The low 32 bits of a * b. The factor is taken as signed, so that no product leaves int64."""
+    return (a * (b if b < 2**31 else b - 2**32)) & _MASK
