@@ -239,14 +239,28 @@ def test_mask_of_four_dimensions(mistrals):
         assert_close(splash(input_ids=ids(), attention_mask=mask).logits, wanted)
 
 
-def test_sequences_packed_by_their_positions(mistrals):
+def test_sequences_flattened_into_one(mistrals):
+    """By positions that start again, or by cu_seq_lens, which is all that says so where there is a cache."""
     eager, splash = mistrals
     cuts = [0, 11, 12, 40, TOKENS]
-    packed = torch.cat([torch.arange(b - a) for a, b in pairwise(cuts)])[None]
-    got = splash(input_ids=ids()[:1], position_ids=packed, use_cache=False).logits
-    for begin, end in pairwise(cuts):
-        wanted = eager(input_ids=ids()[:1, begin:end], use_cache=False).logits
-        assert_close(got[:, begin:end], wanted)
+    flat = {"input_ids": ids()[:1], "position_ids": torch.cat([torch.arange(b - a) for a, b in pairwise(cuts)])[None]}
+    cu_seqlens = torch.tensor(cuts, dtype=torch.int32)
+    ends = {"cu_seq_lens_q": cu_seqlens, "cu_seq_lens_k": cu_seqlens, "max_length_q": 30, "max_length_k": 30}
+    for given in ({"use_cache": False}, {"use_cache": False, **ends}, {"use_cache": True, **ends}):
+        got = splash(**flat, **given).logits
+        for begin, end in pairwise(cuts):
+            assert_close(got[:, begin:end], eager(input_ids=ids()[:1, begin:end], use_cache=False).logits)
+
+
+def test_a_decoder_without_causality(mistrals):
+    for side in ("none", "left"):
+        mask = padding(side)
+        wanted, got = (
+            m(input_ids=ids(), attention_mask=mask, is_causal=False, use_cache=False).logits for m in mistrals
+        )
+        real = torch.ones(BATCH, TOKENS, dtype=torch.bool) if mask is None else mask.bool()
+        assert_close(got[real], wanted[real])
+        assert (got[:, 0] - mistrals[1](input_ids=ids(), use_cache=False).logits[:, 0]).abs().max() > 0.1
 
 
 def test_cross_attention():
