@@ -163,6 +163,84 @@ void check_untrusted(const cases::FrameCase& one, unsigned seed) {
   check_bits("ElementMask of nonsense", pattern, one.frame);
 }
 
+/// A term that fits is accepted; with one tensor or number spoilt, or with packed sequences, it is refused.
+template <class P>
+void check_misfits(const char* name, const PatternTerm& term, AttentionInputs in, bool packs) {
+  check::that(P::misfit(term, in) == nullptr, "%s: refused: %s", name, P::misfit(term, in));
+  for (int n = 0; n < term.num_tensors; ++n) {
+    const auto refused = [&](const char* what, auto spoil) {
+      PatternTerm spoilt = term;
+      spoil(spoilt.tensors[n]);
+      check::that(P::misfit(spoilt, in) != nullptr, "%s: tensor %d with %s is accepted", name, n, what);
+    };
+    refused("another dtype", [](TensorView& t) { t.dtype = DType::int64; });
+    refused("one dimension less", [](TensorView& t) { --t.rank; });
+    refused("gaps", [](TensorView& t) {
+      int d = t.rank - 1;
+      while (t.shape[d] == 1) --d;
+      ++t.stride[d];
+    });
+    refused("another last extent", [](TensorView& t) { ++t.shape[t.rank - 1]; });
+    if (term.tensors[n].rank == 4) {
+      refused("three batch entries", [](TensorView& t) { t.shape[0] = 3; });
+      refused("two heads", [](TensorView& t) { t.shape[1] = 2; });
+      refused("another number of lines", [](TensorView& t) { t.shape[2] += 40; });
+    }
+  }
+  static const int32_t ends[] = {0, 1, 2};
+  in.positions.cu_queries = in.positions.cu_keys = ends;
+  in.positions.sequences = cases::kBatch;
+  check::that((P::misfit(term, in) == nullptr) == packs, "%s: packed sequences", name);
+}
+
+template <class P>
+void check_ints(const char* name, std::initializer_list<int64_t> fine, std::initializer_list<int> from_one) {
+  PatternTerm term;
+  for (const int64_t n : fine) term.ints[term.num_ints++] = n;
+  const AttentionInputs in;
+  check::that(P::misfit(term, in) == nullptr, "%s: refused", name);
+  for (const int n : from_one)
+    for (const int64_t wrong : {int64_t(0), int64_t(-1), int64_t(kUnlimited) + 1}) {
+      PatternTerm spoilt = term;
+      spoilt.ints[n] = wrong;
+      check::that(P::misfit(spoilt, in) != nullptr, "%s: number %d may be %lld", name, n, (long long)wrong);
+    }
+}
+
+void check_all_misfits() {
+  AttentionInputs in;
+  in.q.shape[0] = in.k.shape[0] = cases::kBatch;
+  in.q.shape[1] = cases::kHeads;
+  in.q.shape[2] = 130;
+  in.k.shape[2] = 200;
+  cases::Mask mask(130, 200, 48, 16, 0.5, 1);
+  check_misfits<BlockMask>("BlockMask", mask.term(), in, false);
+  cases::Elements elements{cases::Grid(130, 200)};
+  elements.words.shape[0] = 1;
+  elements.words.data.assign(128, 1);
+  check_misfits<ElementMask>("ElementMask", elements.term(), in, false);
+  cases::Indices indices(130, 200);
+  check_misfits<IndexCausal>("IndexCausal", indices.term(), in, false);
+  cases::IntTensor by_row{cases::kBatch, 1, 13, 1}, by_column{1, cases::kHeads, 13, 1};
+  PatternTerm big_bird;
+  big_bird.ints[0] = 16;
+  big_bird.num_tensors = 2;
+  big_bird.tensors[0] = by_row.view();
+  big_bird.tensors[1] = by_column.view();
+  check_misfits<BigBird>("BigBird", big_bird, in, true);
+  cases::IntTensor dilations{cases::kHeads};
+  PatternTerm dilated;
+  dilated.num_tensors = 1;
+  dilated.tensors[0] = dilations.view();
+  check_misfits<Dilated>("Dilated by heads", dilated, in, true);
+  check_ints<Streaming>("Streaming", {0, 1}, {});
+  check_ints<BlockDiagonal>("BlockDiagonal", {64, 0}, {0});
+  check_ints<Dilated>("Dilated", {0, 1, 0}, {1});
+  check_ints<Strided>("Strided", {0, 8}, {1});
+  check_ints<Fixed>("Fixed", {8, 0}, {0});
+  check_ints<Longformer>("Longformer", {0, 0, 3, 0}, {2});
+}
+
 using AnyPattern = AnyOf<Full, Causal, SlidingWindow, Streaming, BlockDiagonal, Dilated, Strided, Fixed, Longformer,
                          BigBird, IndexCausal, BlockMask, ElementMask>;
 
@@ -225,6 +303,7 @@ void check_conjunctions(const cases::FrameCase& one, unsigned seed) {
 
 int main() {
   check_draws();
+  check_all_misfits();
   unsigned seed = 0;
   for (const cases::FrameCase& one : cases::frames()) {
     check_big_birds(one);

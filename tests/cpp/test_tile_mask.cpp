@@ -8,7 +8,11 @@
 #include "splash/patterns/causal.hpp"
 #include "splash/patterns/compose.hpp"
 #include "splash/patterns/dilated.hpp"
+#include "splash/patterns/element_mask.hpp"
+#include "splash/patterns/fixed.hpp"
+#include "splash/patterns/index_causal.hpp"
 #include "splash/patterns/streaming.hpp"
+#include "tensor_cases.hpp"
 
 namespace {
 
@@ -89,6 +93,14 @@ int main() {
   for (const cases::FrameCase& one : cases::frames()) {
     const Frame& frame = one.frame;
     const cases::Mask mask(one.rows, one.columns, 48, 16, 0.4, ++seed);
+    cases::Grid grid(one.rows, one.columns);
+    for (std::size_t n = 0; n < grid.bits.size(); ++n) grid.bits[n] = n % 7 < 3;
+    cases::Elements elements(grid);
+    cases::Indices indices(one.rows, one.columns);
+    indices.fill([](int n, int) { return n * 37 % 101; });
+    check_masks("ElementMask", ElementMask::from(elements.term()), frame);
+    check_masks("IndexCausal", IndexCausal::from(indices.term()), frame);
+    check_masks("Fixed", Fixed{20, 3}, frame);
     check_masks("Causal", Causal{}, frame);
     check_masks("Streaming", Streaming{10, 30}, frame);
     check_masks("BlockDiagonal", BlockDiagonal{70, true}, frame);

@@ -35,15 +35,8 @@ using TileBits = uint64_t[kTile];
 /// Clears what a pattern that is no conjunction drops.
 template <class P>
 [[gnu::noinline]] void drop_bits(const P& pattern, const Frame& frame, const Box& tile, TileBits& kept) {
-  for (int row = tile.row_begin; row < tile.row_end; ++row) {
-    uint64_t bits = 0;
-    if constexpr (patterns::BitsPattern<P>)
-      bits = pattern.kept_bits(frame, row, tile.column_begin);
-    else
-      for (int column = tile.column_begin; column < tile.column_end; ++column)
-        bits |= uint64_t(pattern.keep(frame, row, column)) << (column - tile.column_begin);
-    kept[row - tile.row_begin] &= bits;
-  }
+  for (int row = tile.row_begin; row < tile.row_end; ++row)
+    kept[row - tile.row_begin] &= patterns::kept_bits(pattern, frame, row, tile.column_begin);
 }
 
 /// Exchanges rows and columns: squares of half the side change places, and so on inside of them.

@@ -14,6 +14,18 @@ SPLASH_HD constexpr TileState both(TileState a, TileState b) {
                                                         : TileState::partial;
 }
 
+/// A number of which the compiler forgets where it came from. What a list of patterns forms of rows and columns would
+/// otherwise move out of the loops over tiles, all of it at once, and take a GPU thread's registers for good.
+SPLASH_HD int opaque(int value) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+SPLASH_HD Box opaque(const Box& box) {
+  return {opaque(box.row_begin), opaque(box.row_end), opaque(box.column_begin), opaque(box.column_end)};
+}
+
 // Every conjunction offers each_term(f): f(term) for its terms, so that code for tiles can treat each by its own type.
 
 /// a & b.
@@ -32,6 +44,9 @@ struct And {
   }
   SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
     return both(a.classify(frame, box), b.classify(frame, box));
+  }
+  SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
+    return patterns::kept_bits(a, frame, row, column) & patterns::kept_bits(b, frame, row, column);
   }
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
     while (column < frame.num_keys) {
@@ -78,6 +93,9 @@ class AnyOf {
   SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
     return visit<TileState>([&](const auto& p) { return p.classify(frame, box); });
   }
+  SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
+    return visit<uint64_t>([&](const auto& p) { return patterns::kept_bits(p, frame, row, column); });
+  }
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
     return visit<int>([&](const auto& p) { return p.next_column(frame, row_begin, row_end, column); });
   }
@@ -123,29 +141,40 @@ struct Conjunction {
     for (int t = 0; t < count; ++t) terms[t].each_term(f);
   }
   SPLASH_HD_LONG bool keep(const Frame& frame, int row, int column) const {
+    SPLASH_NO_UNROLL
     for (int t = 0; t < count; ++t)
-      if (!terms[t].keep(frame, row, column)) return false;
+      if (!terms[t].keep(frame, opaque(row), opaque(column))) return false;
     return true;
   }
   SPLASH_HD_LONG TileState classify(const Frame& frame, const Box& box) const {
     TileState state = TileState::full;
-    for (int t = 0; t < count && state != TileState::empty; ++t) state = both(state, terms[t].classify(frame, box));
+    SPLASH_NO_UNROLL
+    for (int t = 0; t < count && state != TileState::empty; ++t)
+      state = both(state, terms[t].classify(frame, opaque(box)));
     return state;
+  }
+  SPLASH_HD_LONG uint64_t kept_bits(const Frame& frame, int row, int column) const {
+    uint64_t bits = ~uint64_t(0);
+    SPLASH_NO_UNROLL
+    for (int t = 0; t < count; ++t) bits &= terms[t].kept_bits(frame, opaque(row), opaque(column));
+    return bits;
   }
   /// Leapfrog: every term moves the candidate on until all agree.
   SPLASH_HD_LONG int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
+    SPLASH_NO_UNROLL
     for (int agreed = 0, t = 0; agreed < count; t = t + 1 == count ? 0 : t + 1) {
       if (column >= frame.num_keys) return kEnd;
-      const int next = terms[t].next_column(frame, row_begin, row_end, column);
+      const int next = terms[t].next_column(frame, opaque(row_begin), opaque(row_end), column);
       agreed = next == column ? agreed + 1 : 1;
       column = next;
     }
     return column;
   }
   SPLASH_HD_LONG int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
+    SPLASH_NO_UNROLL
     for (int agreed = 0, t = 0; agreed < count; t = t + 1 == count ? 0 : t + 1) {
       if (row >= frame.num_queries) return kEnd;
-      const int next = terms[t].next_row(frame, column_begin, column_end, row);
+      const int next = terms[t].next_row(frame, opaque(column_begin), opaque(column_end), row);
       agreed = next == row ? agreed + 1 : 1;
       row = next;
     }

@@ -23,13 +23,27 @@ concept Pattern = requires(const P pattern, const Frame& frame, const Box& box, 
   { pattern.next_row(frame, n, n, n) } -> std::same_as<int>;
 };
 
-/// Optional: 64 answers of keep() at once, with which the host masks tiles.
+/// Optional: 64 answers of keep() at once, with which tiles are masked.
 ///   kept_bits(frame, row, column)       bit c is keep(frame, row, column + c) for every column + c inside the frame;
 ///                                       the bits of columns outside mean nothing.
 template <class P>
 concept BitsPattern = Pattern<P> && requires(const P pattern, const Frame& frame, int n) {
   { pattern.kept_bits(frame, n, n) } -> std::same_as<uint64_t>;
 };
+
+/// The bits of any pattern.
+template <Pattern P>
+SPLASH_HD uint64_t kept_bits(const P& pattern, const Frame& frame, int row, int column) {
+  if constexpr (BitsPattern<P>) {
+    return pattern.kept_bits(frame, row, column);
+  } else {
+    uint64_t bits = 0;
+    SPLASH_NO_UNROLL
+    for (int c = 0; c < 64 && column + c < frame.num_keys; ++c)
+      bits |= uint64_t(pattern.keep(frame, row, column + c)) << c;
+    return bits;
+  }
+}
 
 /// Says by kUnrollKeep = true that keep() is so cheap that a GPU may inline it for every score of a partial tile.
 template <class P>

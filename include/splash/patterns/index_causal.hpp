@@ -69,7 +69,19 @@ struct IndexCausal {
     const int32_t* keys = k_idx.at(frame) + column;
     const int query = q_idx.at(frame)[row], count = least(frame.num_keys - column, 64);
     uint64_t kept = 0;
+#if defined(__CUDA_ARCH__)
+    SPLASH_NO_UNROLL
     for (int c = 0; c < count; ++c) kept |= uint64_t(keys[c] <= query) << c;
+#else
+    // Compilers make vectors of this loop; the product then gathers the low bits of 8 bytes in the highest byte.
+    unsigned char kept_bytes[64] = {};
+    for (int c = 0; c < count; ++c) kept_bytes[c] = keys[c] <= query;
+    for (int c = 0; c < 64; c += 8) {
+      uint64_t eight;
+      __builtin_memcpy(&eight, kept_bytes + c, 8);
+      kept |= (eight * 0x0102040810204080u >> 56) << c;
+    }
+#endif
     return kept;
   }
 
