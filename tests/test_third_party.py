@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import PATTERNS, Case, Shape
 from test_attention import read_weights
 from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, create_mask, flex_attention
 
@@ -59,6 +60,21 @@ MASK_FUNCTIONS = {
     "symmetric": (sa.SlidingWindow.symmetric(20), lambda b, h, q, k: (q - k).abs() <= 20),
     "one-sided": (sa.SlidingWindow(None, 7), lambda b, h, q, k: k <= q + 7),
     "conjunction": (sa.Causal() & sa.SlidingWindow(50, 50), lambda b, h, q, k: (k <= q) & (q - k <= 50)),
+    "streaming": (sa.Streaming(4, 30), lambda b, h, q, k: (k <= q) & ((k < 4) | (q - k < 30))),
+    "diagonal": (sa.BlockDiagonal(48), lambda b, h, q, k: q // 48 == k // 48),
+    "diagonal-causal": (sa.BlockDiagonal(16, causal=True), lambda b, h, q, k: (q // 16 == k // 16) & (k <= q)),
+    "dilated": (sa.Dilated(9, 4), lambda b, h, q, k: (k <= q) & ((q - k) % 4 == 0) & (q - k < 36)),
+    "dilated-both": (
+        sa.Dilated(5, 3, causal=False),
+        lambda b, h, q, k: ((q - k) % 3 == 0) & ((q - k).abs() <= 15),
+    ),
+    "dilated-heads": (
+        sa.Dilated(9, (1, 2, 4, 8)),
+        lambda b, h, q, k: (k <= q) & ((q - k) % (2**h) == 0) & (q - k < 9 * 2**h),
+    ),
+    "strided": (sa.Strided(12, 7), lambda b, h, q, k: (k <= q) & ((q - k < 12) | ((q - k) % 7 == 0))),
+    "fixed": (sa.Fixed(20, 3), lambda b, h, q, k: (k <= q) & ((q // 20 == k // 20) | (k % 20 >= 17))),
+    "longformer": (sa.Longformer(16, 2), lambda b, h, q, k: ((q - k).abs() <= 16) | (k < 2) | (q < 2)),
 }
 
 
@@ -81,6 +97,20 @@ def test_flex_attention(name):
     pattern, function = MASK_FUNCTIONS[name]
     inputs = tensors(160, 160)
     assert_same_as_flex(pattern, function, inputs)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_sdpa_with_the_mask_of_every_pattern(name):
+    """Outputs and gradients against SDPA with to_dense(), on the rows that keep something."""
+    shape = Shape(2, 4, 2, 150, 170, 32)
+    case = Case(name, PATTERNS[name], 1, torch.float64, shape)
+    inputs = [t.requires_grad_() for t in case.inputs("cpu")[:3]]
+    pattern = case.pattern(case, "cpu")
+    mask = pattern.to_dense(150, 170, heads=4, batch=2)
+    real = mask.any(-1, keepdim=True)
+    got = sa.attention(*inputs, pattern)
+    want = F.scaled_dot_product_attention(*inputs, attn_mask=mask | ~real, enable_gqa=True).masked_fill(~real, 0)
+    assert_same(got, want, inputs, rtol=1e-9, atol=1e-10)
 
 
 def test_flex_block_mask():
