@@ -46,9 +46,10 @@ def left_padding(real):
     return (real.cumsum(1) == 0).sum(1)
 
 
-def functions(real):
+def functions(real=None):
     """Name: (mask function, whether it is bidirectional)."""
     segments = torch.tensor([[0] * 5 + [1] * 8, [0] * 13, [0] + [1] * 11 + [2], [0, 1, 2, 3, 4] + [5] * 8])
+    real = torch.ones(BATCH, TOKENS, dtype=torch.bool) if real is None else real
     first = torch.stack([torch.searchsorted(row, row) for row in segments])
     positions = torch.arange(TOKENS) - first
     packed = masking_utils.packed_sequence_compatibility_function
@@ -107,8 +108,16 @@ def dense(mask: Mask, packing):
 
 def kept_scores():
     """Name, padding, rows, keys, offsets: transformers packs without caches and padding only."""
-    sizes = [(13, 13, 0, 0), (1, 13, 12, 0), (4, 13, 9, 0), (4, 9, 9, 4), (6, 13, torch.tensor(3), 0), (4, 7, 2, 0)]
-    for name, (_, bidirectional) in functions(real_tokens("none")).items():
+    sizes = [
+        (13, 13, 0, 0),
+        (1, 13, 12, 0),
+        (4, 13, 9, 0),
+        (4, 9, 9, 4),
+        (6, 13, torch.tensor(3), 0),
+        (4, 7, 2, 0),
+        (6, 16, 3, 0),
+    ]
+    for name, (_, bidirectional) in functions().items():
         if name.startswith("packed"):
             yield name, "none", *sizes[0]
             continue
@@ -123,7 +132,7 @@ def test_kept_scores(name, padding, rows, keys, q_offset, kv_offset):
     wanted = masking_utils.sdpa_mask(**given)[:, 0]
     mask = describe(**given)
     assert mask.shape == (BATCH, 1, rows, keys)
-    if padding == "none" or name not in ("chunked", "near"):
+    if name not in ("chunked", "near"):
         assert isinstance(mask.pattern, ElementMask) == (name == "union")
     real_rows = real[:, int(q_offset) : int(q_offset) + rows]
     if mask.packing is not None:
@@ -141,6 +150,19 @@ def test_padding_between_real_tokens():
     mask = describe(**given)
     assert isinstance(mask.pattern, ElementMask) and not mask.origin
     assert torch.equal(dense(mask, None), masking_utils.sdpa_mask(**given)[:, 0])
+
+
+def test_padding_among_packed_sequences():
+    """transformers never says both; if it did, neither would be ignored."""
+    given = arguments("packed", None, TOKENS, TOKENS, 0, 0)
+    given |= {"attention_mask": real_tokens("left"), "config": MistralConfig()}
+    assert torch.equal(dense(describe(**given), None), masking_utils.sdpa_mask(**given)[:, 0])
+
+    def layer(q, k, v):
+        return splash_attention_forward(Attention(), q, k, v, describe(**given))[0]
+
+    with pytest.raises(RuntimeError, match="not what its arguments say"):
+        torch.compile(layer, backend="eager", fullgraph=True)(*inputs())
 
 
 def test_a_mask_moves_between_devices():

@@ -102,15 +102,16 @@ def describe(
     elif use_vmap:
         kept = None
     else:
-        one_segment = allow_is_causal_skip or bidirectional or q_length != kv_length
+        # transformers looks for several sequences in a row only where nothing else says which tokens are real.
+        one_segment = allow_is_causal_skip or bidirectional or q_length != kv_length or attention_mask is not None
         kept = _guess(mask_function, shape, device, local_size, others.get("config"), bidirectional, one_segment)
 
     real = None if attention_mask is None else _columns(attention_mask, shape, kv_offset)
-    if kept is not None and kept.segments is not None:
+    if kept is not None and kept.segments is not None and real is None:
         return replace(mask, pattern=kept.pattern(), packing=_pack_segments(kept.segments))
     # A sliding cache has dropped the padding on the left, and with it where a sequence begins.
     origin = kv_offset == 0 or attention_mask is None or _is_true(attention_mask[:, 0].all())
-    if kept is not None and (origin or kept.chunk is None):
+    if kept is not None and kept.segments is None and (origin or kept.chunk is None):
         if real is None:
             return replace(mask, pattern=kept.pattern(), origin=origin)
         free_rows = bidirectional and q_length != kv_length
@@ -231,13 +232,13 @@ def _guess(
         inside = (columns >= 0) & (columns < queries)
         return mask_function(entries, torch.zeros_like(rows), rows, columns.clamp(0, queries - 1)) & inside
 
-    outside = keeps(kept.right + 1)
+    inside, outside, joined = keeps(0), keeps(kept.right + 1), keeps(-1)
     if kept.left is not None:
         outside = outside | keeps(-kept.left - 1)
-    require(keeps(0).all() & ~outside.any(), "attention_mask: the mask function is not what its arguments say")
-    if one_segment:
-        return kept
-    return kept._replace(segments=(~keeps(-1)).cumsum(1).expand(batch, queries))
+    if one_segment and kept.left != 0:
+        inside = inside & (joined | (rows == 0))
+    require(inside.all() & ~outside.any(), "attention_mask: the mask function is not what its arguments say")
+    return kept if one_segment else kept._replace(segments=(~joined).cumsum(1).expand(batch, queries))
 
 
 def _is_true(condition: Tensor) -> bool:
