@@ -44,7 +44,7 @@ def sample(word: Tensor, candidates: Tensor, count: int) -> Tensor:
         if chosen:
             drawn = torch.where((torch.stack(chosen) == drawn).any(0), last, drawn)
         chosen.append(torch.where(number < taken, drawn, -1))
-    return torch.stack(chosen) if chosen else draws(word, 0).expand(0, *torch.broadcast_shapes(word.shape, taken.shape))
+    return torch.stack(chosen) if chosen else word.new_empty((0, *torch.broadcast_shapes(word.shape, taken.shape)))
 
 
 def _plus(a: int | Tensor, b: int | Tensor) -> int | Tensor:
