@@ -6,6 +6,7 @@ import json
 
 import markers
 
+LARGEST_ALPHA = 2  # other numbers, such as the k of top-k, may be anything that makes sense
 DEVICES = {"cpu": "CPU", "sm90": "CUDA, Hopper (sm_90a)"}
 
 
@@ -25,7 +26,7 @@ def normalizer_names(table: dict, value) -> str:
         name = f"`{entry.get('serves', entry['name'])}`"
         if "at" in entry:
             return f"{name} at {entry['at'][0]:g}"
-        if "above" in entry:
+        if "above" in entry and entry["up_to"][0] <= LARGEST_ALPHA:
             return f"{name} above {entry['above'][0]:g} up to {entry['up_to'][0]:g}"
         return name
 
