@@ -184,7 +184,13 @@ class EntmaxRowsWorker {
 
   template <class Row, class Reduce>
   static void solve(Row& row, const VectorLine<Real>& line, const Reduce& reduce) {
-    row.solve([&](const auto& observe) { observe(line); }, reduce);
+    constexpr int kPart = 64;
+    row.solve(
+        [&](const auto& observe) {
+          for (int c = 0; c < line.count; c += kPart)
+            observe(VectorLine<Real>{line.data + int64_t(c) * kLanes, line.count - c < kPart ? line.count - c : kPart});
+        },
+        reduce);
   }
 
   static Value load(const Element* from, int count, Real fill) {
@@ -253,17 +259,27 @@ class EntmaxRowsWorker {
     return int((next - scratch_ + kLanes - 1) / kLanes);
   }
 
+  /// Sums of sums, as one long chain of additions would lose digits.
   struct Sums {
     Value mass = Value(Real(0)), moment = Value(Real(0));
+    Value part_mass = Value(Real(0)), part_moment = Value(Real(0));
+    int added = 0;
+
     void add(Value u, Value gradient) {
-      mass = mass + u;
-      moment = moment + product(u, gradient);
+      part_mass = part_mass + u;
+      part_moment = part_moment + product(u, gradient);
+      if (++added % 64 == 0) close_part();
+    }
+    void close_part() {
+      mass = mass + part_mass;
+      moment = moment + part_moment;
+      part_mass = part_moment = Value(Real(0));
     }
     template <class Reduce>
-    Value delta(const Reduce& reduce) const {
-      Value all_mass = mass, all_moment = moment;
-      reduce.sums(all_mass, all_moment);
-      return normalizers::entmax_delta(all_mass, all_moment);
+    Value delta(const Reduce& reduce) {
+      close_part();
+      reduce.sums(mass, moment);
+      return normalizers::entmax_delta(mass, moment);
     }
   };
 

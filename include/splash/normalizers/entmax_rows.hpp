@@ -70,16 +70,29 @@ class EntmaxRow {
   }
 
   /// Moves tau from a lower bound to the tau of these values, which is a lower bound of any larger set.
-  /// fragments(observe) hands all of the caller's values to observe(fragment).
+  /// fragments(observe) hands all of the caller's values to observe(fragment), a short fragment at a time.
   template <class Fragments, class Reduce>
   SPLASH_HD void solve(const Fragments& fragments, const Reduce& reduce) {
     state_.step = 1;
+    Value total, slope;
     bool again;
     do {
-      fragments([this](const auto& fragment) { state_.observe(n_, fragment); });
-      reduce.sums(state_.total[0], state_.slope[0]);
+      // Sums of sums: one long chain of additions would lose digits.
+      total = slope = Value(Real(0));
+      fragments([&](const auto& fragment) {
+        state_.observe(n_, fragment);
+        total = total + state_.total[0];
+        slope = slope + state_.slope[0];
+        state_.total[0] = state_.slope[0] = Value(Real(0));
+      });
+      reduce.sums(total, slope);
+      state_.total[0] = total;
+      state_.slope[0] = slope;
       again = state_.refine(n_, Combined{});
     } while (reduce.any(again));
+    // The rounding of the first, long steps may have passed the root; they never go back, so this does.
+    const Value zero(Real(0)), change = math::select(slope > zero, (total - n_.exponent.root(total)) / slope, zero);
+    state_.gap[0] = math::select(change < zero, state_.gap[0] - change, state_.gap[0]);
   }
 
   /// [z - tau]+ at the present tau.
