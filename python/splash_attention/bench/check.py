@@ -25,6 +25,8 @@ PAIRS = {"cpu": 2**24, "cuda": 2**28}
 # Relative errors of outputs and gradients, in the norm. Half precision: one rounding of the weights and one of the
 # result; gradients see the rounded output as well.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 1.5e-2, torch.float16: 4e-3}
+# Where rounding decides on which side of a threshold a score lies, one score in millions takes the other side.
+THRESHOLD_TOLERANCE = 1e-2
 
 
 @dataclass
@@ -151,7 +153,7 @@ def _tiles(mask: Tensor) -> Tensor:
 
 def compare(case: Case, found: Exact, call: Callable, directions: list[str]) -> dict[str, float]:
     """{direction: largest relative error} of a forward call of (q, k, v); WrongResult beyond the tolerance."""
-    tolerance = TOLERANCES[case.q.dtype]
+    allowed = tolerance(case)
     errors = {}
     if "fwd" in directions:
         with torch.no_grad():
@@ -165,10 +167,18 @@ def compare(case: Case, found: Exact, call: Callable, directions: list[str]) -> 
         names = ("dq", "dk", "dv", *(f"gradient of parameter {n}" for n in range(len(others))))
         errors["bwd"] = {name: _error(a, b) for name, (a, b) in zip(names, pairs, strict=True)}
     for direction, values in errors.items():
-        if not all(error <= tolerance for error in values.values()):  # a NaN fails too
+        if not all(error <= allowed for error in values.values()):  # a NaN fails too
             text = ", ".join(f"{name} {error:.2e}" for name, error in values.items())
-            raise WrongResult(f"wrong {direction}: relative errors {text}, allowed {tolerance:g}")
+            raise WrongResult(f"wrong {direction}: relative errors {text}, allowed {allowed:g}")
     return {direction: max(values.values()) for direction, values in errors.items()}
+
+
+def tolerance(case: Case) -> float:
+    """The largest relative error that is accepted."""
+    choice = case.problem.normalizer
+    # top-k selects, ReLU and sparsemax have a gradient that jumps.
+    threshold = choice.name in ("elastic", "top-k") or choice.alpha == 2
+    return max(TOLERANCES[case.q.dtype], THRESHOLD_TOLERANCE if threshold else 0)
 
 
 class WrongResult(RuntimeError):

@@ -180,8 +180,8 @@ def element_mask(
     ends = torch.rand(documents - 1, generator=case.generator, device=case.device).mul(count).long()
     document = torch.zeros(count + 1, dtype=torch.long, device=case.device)
     document = document.index_add_(0, ends, torch.ones_like(ends))[:count].cumsum(0)
-    kept = document[:, None] == document
-    return patterns.ElementMask((kept.tril() if causal else kept)[None, None])
+    same = patterns.ElementMask(document[:, None] == document)
+    return same & patterns.Causal() if causal else same
 
 
 @family("index-causal")

@@ -61,7 +61,7 @@ class Entry:
         numbers = self.problem.numbers
         if self.problem.family.name == "dense":
             return "causal" if numbers["causal"] else "full"
-        per_head = len(numbers.get("dilation", ())) > 1
+        per_head = self.problem.family.name == "dilated" and len(numbers["dilation"]) > 1
         return f"{self.problem.family.name}{' per head' if per_head else ''}"
 
 
