@@ -25,7 +25,8 @@ struct Problem {
     splash::AttentionInputs& in = forward.in;
     in.q = view(q, rows), in.k = view(k, columns), in.v = view(v, columns);
     in.scale = 0.5;
-    in.normalizer = {1, {alpha}};
+    in.normalizer.num_floats = 1;
+    in.normalizer.floats[0] = alpha;
     in.positions.q_start = columns - rows;
     forward.out = view(out, rows);
     forward.statistic.data = statistic.data();
