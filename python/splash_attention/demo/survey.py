@@ -56,6 +56,12 @@ class Entry:
     wrong: bool = False
 
     @property
+    def name(self) -> str:
+        """What is computed."""
+        normalizer = self.problem.normalizer
+        return self.pattern if normalizer.name == "softmax" else f"{self.pattern}, {normalizer.label}"
+
+    @property
     def pattern(self) -> str:
         """The name of its family, and what sets it apart from another line of that family."""
         numbers = self.problem.numbers

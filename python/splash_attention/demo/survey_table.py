@@ -35,22 +35,20 @@ def show(entries: list[Entry], windows: list[Entry], device: torch.device, conso
     """Prints the table and what has no kernel; True where no answer was wrong."""
     sizes = entries[0].problem.sizes
     table = Table(title=f"Every pattern and normalizer, {sizes}, on {measure.machine(device)}")
-    for header in ("pattern", "normalizer", "kept"):
-        table.add_column(header, justify="right" if header == "kept" else "left")
+    table.add_column("pattern, normalizer", overflow="fold")
+    table.add_column("kept", justify="right", no_wrap=True)
     for title in PASSES.values():
-        for header in ("ms", "error", "dense SDPA / splash"):
-            table.add_column(f"{title}\n{header}", justify="right")
-    table.add_column("")
+        table.add_column(f"{title}\nms", justify="right", no_wrap=True)
+        table.add_column("speed-\nup", justify="right", no_wrap=True)
+    table.add_column("largest\nerror", justify="right", no_wrap=True)
     for entry in entries:
         cells = []
         for direction in PASSES:
-            if direction in entry.speedup:
-                cells.append(f"{entry.milliseconds[direction]:.3g}")
-                cells += [f"{entry.errors[direction]:.1e}", f"{entry.speedup[direction]:.2f}"]
-            else:
-                cells += ["", "", ""]
-        verdict = "[red]deviates[/red]" if entry.wrong else "[green]ok[/green]" if entry.speedup else ""
-        table.add_row(entry.pattern, entry.problem.normalizer.label, f"{entry.kept_share:.2%}", *cells, verdict)
+            known = direction in entry.speedup
+            cells += [f"{entry.milliseconds[direction]:.3g}", f"{entry.speedup[direction]:.2f}"] if known else ["", ""]
+        error = f"{max(entry.errors.values()):.1e}" if entry.errors else ""
+        verdict = "[red]deviates[/red]" if entry.wrong else f"[green]{error}[/green]"
+        table.add_row(entry.name, f"{entry.kept_share:.2%}", *cells, verdict)
     console.print(table)
     for note in dict.fromkeys(entry.note for entry in (*entries, *windows) if entry.note):
         names = ", ".join(entry.problem.label for entry in entries if entry.note == note) or "windows"
