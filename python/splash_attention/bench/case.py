@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, field
 
@@ -9,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._errors import NoKernelError
 from ..attention import attention
-from ..patterns import Pattern
+from ..patterns import And, Pattern
 from .longnet import LongNet
 from .problems import DTYPES, Problem, Sizes
 
@@ -77,14 +79,18 @@ class Case:
         batch, heads, length = self.sizes.batch, self.sizes.heads, self.sizes.seq_len
         if isinstance(self.pattern, LongNet):
             return batch * self.pattern.pairs(length, heads)
-        counted = type(self.pattern).count is not Pattern.count
-        if counted or self.pattern.band() is not None or length**2 <= SMALL:
-            return round(self.pattern.density(length, length, heads=heads) * length**2 * batch * heads)
-        # The masks of long sequences are slow to form. Equal scores have the log-sum-exp log(count).
-        with torch.no_grad():
-            zeros = torch.zeros_like(self.q[..., :8] if self.device.type == "cpu" else self.q)
-            _, lse = attention(zeros, zeros, zeros, self.pattern, return_statistic=True)
-            return int(lse.double().exp().round().sum())
+        formula = type(self.pattern).count not in (Pattern.count, And.count) or self.pattern.band() is not None
+        if not formula and length**2 > SMALL:
+            with contextlib.suppress(NoKernelError):
+                return self._count_by_attention()
+        return round(self.pattern.density(length, length, heads=heads) * length**2 * batch * heads)
+
+    @torch.no_grad()
+    def _count_by_attention(self) -> int:
+        """Where the masks of long sequences are slow to form: equal scores have the log-sum-exp log(count)."""
+        zeros = torch.zeros_like(self.q[..., :8] if self.device.type == "cpu" else self.q)
+        _, lse = attention(zeros, zeros, zeros, self.pattern, return_statistic=True)
+        return int(lse.double().exp().round().sum())
 
     def flops(self, pairs: int, direction: str) -> int:
         """4 D operations a kept pair forward, 10 D backward."""
