@@ -128,7 +128,7 @@ class TestSink:
         inputs = [t.requires_grad_() for t in qkv(33, 70, dtype=torch.float32)]
         plain, lse = sa.attention(*inputs, "causal", return_statistic=True)
         out, statistic = sa.attention(*inputs, "causal", sa.Softmax(torch.full((HEADS,), sink)), return_statistic=True)
-        assert torch.equal(out, plain) and torch.equal(statistic, lse)
+        torch.testing.assert_close((out, statistic), (plain, lse))
         gradients = [torch.autograd.grad(result.sum(), inputs) for result in (out, plain)]
         torch.testing.assert_close(*gradients)
 
@@ -353,10 +353,9 @@ class TestTopK:
             sa.attention(*inputs, "causal", normalizer, return_statistic=True)
             for normalizer in (sa.TopK(k, INNER[inner]), INNER[inner])
         ]
-        assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+        torch.testing.assert_close(*results)
         gradients = [torch.autograd.grad([t.sum() for t in result], inputs) for result in results]
-        for a, b in zip(*gradients, strict=True):
-            assert torch.equal(a, b)
+        torch.testing.assert_close(*gradients)
 
     @pytest.mark.parametrize("dim", [24, 64, 130])
     @pytest.mark.parametrize("scale", [0.125, -0.3])

@@ -61,10 +61,16 @@ struct Elastic {
     return math::exp2((raw - max) * Value(factor));
   }
 
-  /// The weight of a kept key.
+  /// a, rounded before anything is added to it: the choice keeps compilers from fusing the two in one place and not in
+  /// the other, which would give the backward other weights than the forward.
   template <class Value>
-  static SPLASH_HD Value weight(Value exponential, Value inverse, Value offset) {
-    return math::relu(math::fma(exponential, inverse, offset));
+  SPLASH_HD Value share(Value raw, Value max, Value inverse) const {
+    return math::select(masked(raw), Value(0), exponential(raw, max) * inverse);
+  }
+
+  template <class Value>
+  static SPLASH_HD Value weight(Value raw, Value share, Value offset) {
+    return math::select(masked(raw), Value(0), math::relu(share + offset));
   }
 
   template <class Value>
@@ -133,9 +139,8 @@ struct Elastic {
       for (int c = 0; c < fragment.columns(); ++c) {
         SPLASH_UNROLL
         for (int r = 0; r < R; ++r) {
-          const Value raw = fragment.get(r, c);
-          const Value kept = weight(n.exponential(raw, max[r]), inverse[r], Value(n.tau) * per_position[r]);
-          fragment.set(r, c, math::select(masked(raw), Value(0), kept));
+          const Value raw = fragment.get(r, c), share = n.share(raw, max[r], inverse[r]);
+          fragment.set(r, c, weight(raw, share, Value(n.tau) * per_position[r]));
         }
       }
     }
@@ -175,10 +180,11 @@ struct Elastic {
       for (int c = 0; c < scores.columns(); ++c) {
         SPLASH_UNROLL
         for (int r = 0; r < R; ++r) {
-          const Value raw = scores.get(r, c), exponential = n.exponential(raw, max[r]);
-          const Value kept = supported(n, r, raw, exponential, dp.get(r, c));
+          const Value raw = scores.get(r, c), share = n.share(raw, max[r], inverse[r]);
+          const Value weight = Elastic::weight(raw, share, Value(n.tau) * per_position[r]);
+          const Value kept = math::select(weight == Value(0), Value(0), dp.get(r, c));
           mass[r] = mass[r] + kept;
-          moment[r] = math::fma(exponential * inverse[r], kept, moment[r]);
+          moment[r] = math::fma(share, kept, moment[r]);
         }
       }
     }
@@ -197,20 +203,13 @@ struct Elastic {
       for (int c = 0; c < scores.columns(); ++c) {
         SPLASH_UNROLL
         for (int r = 0; r < R; ++r) {
-          const Value raw = scores.get(r, c), exponential = n.exponential(raw, max[r]);
-          const Value kept = weight(exponential, inverse[r], Value(n.tau) * per_position[r]);
-          const Value slope = supported(n, r, raw, exponential, dp.get(r, c)) - delta[r];
-          scores.set(r, c, math::select(masked(raw), Value(0), kept));
-          dp.set(r, c, math::select(masked(raw), Value(0), exponential * inverse[r] * slope));
+          const Value raw = scores.get(r, c), share = n.share(raw, max[r], inverse[r]);
+          const Value weight = Elastic::weight(raw, share, Value(n.tau) * per_position[r]);
+          const Value kept = math::select(weight == Value(0), Value(0), dp.get(r, c));
+          scores.set(r, c, weight);
+          dp.set(r, c, math::select(masked(raw), Value(0), share * (kept - delta[r])));
         }
       }
-    }
-
-   private:
-    /// M dP
-    SPLASH_HD Value supported(const Elastic& n, int r, Value raw, Value exponential, Value dp) const {
-      const Value kept = weight(exponential, inverse[r], Value(n.tau) * per_position[r]);
-      return math::select(masked(raw), Value(0), math::select(kept == Value(0), Value(0), dp));
     }
   };
 };
