@@ -135,9 +135,13 @@ class BigBird(Pattern):
         for begin, end in (lines.head, lines.near, lines.tail):
             begin, end = (bound[..., None] if isinstance(bound, Tensor) else bound for bound in (begin, end))
             kept = kept | ((row >= begin) & (row < end))
-        for column in lines.drawn:
-            kept = kept | (column[..., None] == row)
-        return kept & (row < own)[..., None]
+        kept = kept & (row < own)[..., None]
+        if len(lines.drawn) == 0:
+            return kept
+        places = torch.where(lines.drawn >= 0, lines.drawn, blocks).movedim(0, -1)
+        places = places[(None,) * (4 - places.dim())]
+        drawn = kept.new_zeros((*places.shape[:-1], blocks + 1)).scatter(-1, places, True)
+        return kept | drawn[..., :blocks]
 
     def _lines(self, row: Tensor, blocks: Tensor, most: int, heads: int) -> _Lines:
         """What the block rows `row` (n,) keep of `blocks` blocks (at most `most`); broadcastable to (B, heads, n)."""
