@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .base import Extent, Grid, Pattern, Rows
 from .bits import pack_bits, words
-from .checks import check_block, check_broadcast, check_device, check_tensor, four, shape_of
+from .checks import check_block, check_broadcast, check_device, check_number, check_tensor, four, shape_of
 from .csr import check_csr, dense, entries
 from .flex import dense_blocks
 
@@ -51,8 +51,12 @@ class BlockMask(Pattern):
         with `validate`, which waits for the device; entries outside of the shape keep nothing. TypeError for dtypes,
         ValueError for the rest.
         """
+        if not isinstance(shape, (tuple, list)):
+            raise TypeError(f"shape: expected (block rows, block columns), got {type(shape).__name__}")
         if len(shape) != 2:
             raise ValueError(f"shape: expected (block rows, block columns), got {tuple(shape)}")
+        for size in shape:
+            check_number("shape", size, 0)
         check_csr(crow, col, *shape, validate)
         return cls(dense(entries(crow, col, shape[1]), *shape), block)
 

@@ -37,11 +37,16 @@ def check_flag(name: str, value: bool) -> None:
         raise TypeError(f"{name}: expected True or False, got {type(value).__name__}")
 
 
-def check_numbers(name: str, values, low: int, high: int) -> tuple[int, ...]:
-    """A list or tuple of ints as a tuple."""
-    for value in values:
-        check_number(name, value, low, high)
-    return tuple(values)
+def check_numbers(name: str, given, low: int, high: int, high_of_one: int | None) -> int | tuple[int, ...]:
+    """An int, up to `high_of_one`, or a list or tuple of ints up to `high` as a tuple."""
+    if not isinstance(given, (int, tuple, list)):
+        raise TypeError(f"{name}: expected an int or a tuple of ints, got {type(given).__name__}")
+    if isinstance(given, int):
+        check_number(name, given, low, high_of_one)
+        return given
+    for number in given:
+        check_number(name, number, low, high)
+    return tuple(given)
 
 
 def check_broadcast(name: str, sizes, target, what: str) -> None:

@@ -34,16 +34,13 @@ class Dilated(Pattern):
     def __post_init__(self):
         check_flag("causal", self.causal)
         check_number("window", self.window, 1 if self.causal else 0)
-        if not self._by_head:
-            check_number("dilation", self.dilation, 1, UNLIMITED)
-            return
-        if not self.dilation:
+        object.__setattr__(self, "dilation", check_numbers("dilation", self.dilation, 1, UNLIMITED, UNLIMITED))
+        if self.dilation == ():
             raise ValueError("dilation: expected one for each query head, got none")
-        object.__setattr__(self, "dilation", check_numbers("dilation", self.dilation, 1, UNLIMITED))
 
     @property
     def _by_head(self) -> bool:
-        return isinstance(self.dilation, (tuple, list))
+        return isinstance(self.dilation, tuple)
 
     def encode(self, extent: Extent) -> Encoded:
         return Encoded(self.name_by_head if self._by_head else self.name, self.ints(), self.tensors(extent))

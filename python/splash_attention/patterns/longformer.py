@@ -39,14 +39,12 @@ class Longformer(Pattern):
         check_number("window", self.window, 0)
         check_number("dilation", self.dilation, 1, UNLIMITED)
         check_flag("causal", self.causal)
-        if not self._by_token:
-            check_number("global_tokens", self.global_tokens, 0)
-            return
-        object.__setattr__(self, "global_tokens", check_numbers("global_tokens", self.global_tokens, 0, _MAX_POSITION))
+        tokens = check_numbers("global_tokens", self.global_tokens, 0, _MAX_POSITION, None)
+        object.__setattr__(self, "global_tokens", tokens)
 
     @property
     def _by_token(self) -> bool:
-        return isinstance(self.global_tokens, (tuple, list))
+        return isinstance(self.global_tokens, tuple)
 
     def encode(self, extent: Extent) -> Encoded:
         return Encoded(self.name_by_token if self._by_token else self.name, self.ints(), self.tensors(extent))

@@ -10,6 +10,8 @@ from .base import Pattern
 from .block_mask import BlockMask
 from .checks import check_block, check_device, check_flag, check_number, check_tensor, shape_of
 
+_MAX_POSITION = 2**29
+
 
 @torch.no_grad()
 def top_k_blocks(
@@ -40,6 +42,8 @@ def top_k_blocks(
     check_number("top", top, 1)
     check_flag("share_group", share_group)
     check_flag("causal", causal)
+    check_number("q_start", q_start, -_MAX_POSITION, _MAX_POSITION, optional=True)
+    check_number("k_start", k_start, -_MAX_POSITION, _MAX_POSITION)
     _check_inputs(q, k)
     (rows, columns), heads, kv_heads = pair, q.shape[1], k.shape[1]
     q_start = k_start + k.shape[2] - q.shape[2] if q_start is None else q_start
