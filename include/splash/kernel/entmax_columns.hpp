@@ -54,6 +54,9 @@ entmax_columns_forward(const EntmaxColumnsParams<Element, Exponent> params) {
   SPLASH_UNROLL
   for (int v = 0; v < kValues; ++v) values[v] = access.load(params.in, v, -math::kInfinity<Real>);
   auto row = start_row<Exponent>(params.normalizer, largest(values[0], values), group);
+  const Real max = row.center();
+  SPLASH_UNROLL
+  for (int v = 0; v < kValues; ++v) values[v] -= max;
   row.solve([&](const auto& observe) { observe(RegisterFragment<Real, kValues>{values}); }, group);
   SPLASH_UNROLL
   for (int v = 0; v < kValues; ++v) access.store(params.out, v, row.weight(values[v]));

@@ -73,6 +73,9 @@ entmax_rows_forward(const EntmaxRowsParams<Element, Exponent> params) {
   Real values[kValues];
   access.template load<kChunks>(params.in + first, 0, -math::kInfinity<Real>, values);
   auto row = start_row<Exponent>(params.normalizer, largest(values[0], values), group);
+  const Real max = row.center();
+  SPLASH_UNROLL
+  for (int v = 0; v < kValues; ++v) values[v] -= max;
   row.solve([&](const auto& observe) { observe(RegisterFragment<Real, kValues>{values}); }, group);
   SPLASH_UNROLL
   for (int v = 0; v < kValues; ++v) values[v] = row.weight(values[v]);

@@ -69,6 +69,13 @@ class EntmaxRow {
     state_.max[0] = math::select(state_.max[0] == infinity, infinity - infinity, state_.max[0]);
   }
 
+  /// The row's maximum; values are handed over less this from now on, which saves a subtraction at each look at them.
+  SPLASH_HD Value center() {
+    const Value max = state_.max[0];
+    state_.max[0] = Value(Real(0));
+    return max;
+  }
+
   /// Moves tau from a lower bound to the tau of these values, which is a lower bound of any larger set.
   /// fragments(observe) hands all of the caller's values to observe(fragment), a short fragment at a time.
   template <class Fragments, class Reduce>
