@@ -36,13 +36,6 @@ SPLASH_HD int lowest_bit(uint32_t word) {
   return __builtin_ctz(word);
 #endif
 }
-SPLASH_HD int highest_bit(uint32_t word) {
-#if defined(__CUDA_ARCH__)
-  return 31 - __clz(int(word));
-#else
-  return 31 - __builtin_clz(word);
-#endif
-}
 
 }  // namespace patterns
 SPLASH_NAMESPACE_END

@@ -16,11 +16,6 @@ struct GlobalPrefix {
   SPLASH_HD bool all(int first, int last) const { return first >= 0 && last < length; }
   /// The first one from `position` on, kEnd where there is none.
   SPLASH_HD int next(int position) const { return next_within(0, length - 1, position); }
-  /// The last one of [first, last], kEnd where there is none.
-  SPLASH_HD int last_within(int first, int last) const {
-    const int position = least(last, length - 1);
-    return position >= most(first, 0) ? position : kEnd;
-  }
   /// Bit c: contains(position + c).
   SPLASH_HD uint64_t bits(int position) const { return bits_between(-position, length - 1 - position); }
 };
@@ -42,13 +37,6 @@ struct GlobalBits {
     SPLASH_NO_UNROLL
     for (int n = from >> 5; n < count; ++n)
       if (const uint32_t found = words[n] & word_between(from - 32 * n, 31)) return 32 * n + lowest_bit(found);
-    return kEnd;
-  }
-  SPLASH_HD int last_within(int first, int last) const {
-    SPLASH_NO_UNROLL
-    for (int n = last >> 5; n >= first >> 5; --n)
-      if (const uint32_t found = word(n) & word_between(first - 32 * n, last - 32 * n))
-        return 32 * n + highest_bit(found);
     return kEnd;
   }
   SPLASH_HD uint64_t bits(int position) const {

@@ -31,8 +31,9 @@ struct LongformerOf {
 
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
     const int i0 = frame.i(row_begin), i1 = frame.i(row_end - 1), j = frame.j(column);
-    const int global_row = globals.last_within(i0, i1);
-    if (global_row != kEnd && (!causal || j <= global_row)) return column;
+    if (causal && j > i1) return kEnd;
+    // A global row keeps what comes before it, and every row itself.
+    if (globals.next(i0) <= i1) return column;
     const int next = least(window.next_column(i0, i1, j), globals.next(j));
     return causal && next > i1 ? kEnd : index_of(next, frame.k_start);
   }
