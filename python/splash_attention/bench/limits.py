@@ -13,8 +13,8 @@ MEMORY_COLUMNS = {
     "pass": "pass",
     "peer": "peer",
     "peak_mib": "peak MiB",
-    "inputs_mib": "of that before the call",
-    "splash_share": "splash uses x times less beyond that",
+    "call_mib": "of the call alone",
+    "splash_share": "times that of splash",
     "note": "",
 }
 BATCH_COLUMNS = {
@@ -38,15 +38,15 @@ def memory_rows(problem: Problem, plan: Plan, console: Console) -> list[dict]:
                 peaks[peer.name] = memory.peak(problem, peer.name, direction, plan.device)
         ours = peaks.get("splash")
         for name, peak in peaks.items():
-            known = ours is not None and not ours.error and not peak.error and ours.all > ours.before
+            known = ours is not None and not ours.error and not peak.error and ours.call > 0
             rows.append(
                 {
                     "problem": problem.name,
                     "pass": PASSES[direction],
                     "peer": name,
                     "peak_mib": "" if peak.error else f"{peak.all:.0f}",
-                    "inputs_mib": "" if peak.error else f"{peak.before:.0f}",
-                    "splash_share": f"{(peak.all - peak.before) / (ours.all - ours.before):.3g}" if known else "",
+                    "call_mib": "" if peak.error else f"{peak.call:.0f}",
+                    "splash_share": f"{peak.call / ours.call:.3g}" if known else "",
                     "note": peak.error,
                     "command": _command("memory", problem, name, direction, plan),
                 }

@@ -16,11 +16,13 @@ import torch
 from .. import _library
 
 
-def times(functions: dict[str, Callable], device: torch.device, rounds: int, repeat_ms: int) -> dict[str, float]:
-    """{name: median seconds of one call}."""
+def times(
+    functions: dict[str, Callable], device: torch.device, rounds: int, repeat_ms: int, warm: bool = False
+) -> dict[str, float]:
+    """{name: median seconds of one call}. warm: each was called before."""
     if device.type == "cuda":
         return {name: device_seconds(function, repeat_ms) for name, function in functions.items()}
-    return interleaved(functions, rounds)
+    return interleaved(functions, rounds, warm)
 
 
 def device_seconds(function: Callable, repeat_ms: int = 100) -> float:
@@ -30,15 +32,17 @@ def device_seconds(function: Callable, repeat_ms: int = 100) -> float:
     return do_bench(function, warmup=25, rep=repeat_ms, return_mode="median") / 1e3
 
 
-def interleaved(functions: dict[str, Callable], rounds: int) -> dict[str, float]:
+def interleaved(functions: dict[str, Callable], rounds: int, warm: bool = False) -> dict[str, float]:
     """Median times of calls on the CPU, in turns, so that all of them meet the same machine."""
     taken = {name: [] for name in functions}
-    for round_ in range(rounds + 1):
+    if not warm:
+        for function in functions.values():
+            function()
+    for _ in range(rounds):
         for name, function in functions.items():
             start = time.perf_counter()
             function()
-            if round_:  # the first round warms up
-                taken[name].append(time.perf_counter() - start)
+            taken[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in taken.items()}
 
 

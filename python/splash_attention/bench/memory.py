@@ -25,10 +25,10 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Peak:
-    """MiB: `all` of the process (CUDA: of Torch's allocator), `before` with the inputs alone. error: why no figures."""
+    """MiB: `all` of the process (CUDA: of Torch's allocator), `call` beyond the inputs. error: why no figures."""
 
     all: float = 0
-    before: float = 0
+    call: float = 0
     error: str = ""
 
 
@@ -71,24 +71,38 @@ def _answer(request: dict) -> Peak:
     reason = peer.why_not(case) or (backward and peer.backward(case))
     if reason:
         return Peak(error=f"not run: {reason}")
-    before = _used(device)
+    first = _reset(device)
+    before = _memory(device, peak=False)
     call = peer.prepare(case)
     if backward:
         torch.autograd.grad(call(*case.qkv), case.leaves, case.grad, allow_unused=True)
     else:
         with torch.no_grad():
             call(*case.qkv)
-    return Peak(_used(device), before)
+    last = _memory(device, peak=True)
+    return Peak(max(first, last), last - before)
 
 
-def _used(device: torch.device) -> float:
-    """The peak up to now, in MiB."""
+def _reset(device: torch.device) -> float:
+    """The peak up to now, MiB; from here on the peak starts anew."""
+    peak = _memory(device, peak=True)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    return peak
+
+
+def _memory(device: torch.device, peak: bool) -> float:
+    """What is in use, or the most that was, MiB."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() / MIB
+        return (torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()) / MIB
     # Not getrusage(): its figure starts with that of the process which started this one.
+    name = "VmHWM:" if peak else "VmRSS:"
     with open("/proc/self/status") as file:
-        (line,) = (line for line in file if line.startswith("VmHWM:"))
+        (line,) = (line for line in file if line.startswith(name))
     return int(line.split()[1]) / 1024
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from torch import Tensor
 
 from .. import reference
+from .._errors import NoKernelError
 from . import measure, report
 from .check import TOLERANCES, WrongResult
 from .problems import DTYPES
@@ -77,7 +78,12 @@ def rows(
             console.print(f"  {peer}: not run: {reason}", highlight=False)
             continue
         if peer != "torch-softmax" or alpha == 1:
-            errors |= {(peer, key): error for key, error in _check(peer, function, x, grad, alpha).items()}
+            try:
+                checked = _check(peer, function, x, grad, alpha)
+            except NoKernelError as error:
+                console.print(f"  {peer}: no kernel: {error}", highlight=False)
+                continue
+            errors |= {(peer, key): error for key, error in checked.items()}
         if "fwd" in directions:
             calls["fwd"][peer] = _forward(function, x)
         if "bwd" in directions:

@@ -12,6 +12,7 @@ from .._errors import NoKernelError
 from . import check, measure, report
 from .case import Case
 from .peers import Peer
+from .peers.splash import Splash
 from .problems import Problem
 
 COLUMNS = {
@@ -66,7 +67,11 @@ def measure_problem(problem: Problem, plan: Plan, console: Console) -> list[dict
     for direction in plan.directions:
         ready = {runner.peer.name: runner for runner in runners if direction in runner.calls}
         seconds = measure.times(
-            {name: runner.calls[direction] for name, runner in ready.items()}, plan.device, plan.rounds, plan.repeat_ms
+            {name: runner.calls[direction] for name, runner in ready.items()},
+            plan.device,
+            plan.rounds,
+            plan.repeat_ms,
+            warm=True,
         )
         for name, runner in ready.items():
             rows.append(
@@ -130,12 +135,12 @@ def _start(peer: Peer, case: Case, found: check.Exact | None, plan: Plan, consol
     except NoKernelError as error:
         console.print(f"  {peer.name}: no kernel: {error}", highlight=False)
     except check.WrongResult as error:
-        console.print(f"  [red]{peer.name}: {error}[/red]", highlight=False)
-        if peer.name.startswith("splash"):
+        if isinstance(peer, Splash):
             raise
+        console.print(f"  [red]{peer.name}: {error}[/red]", highlight=False)
         return None
     except Exception as error:  # a peer may fail in any way, the others still run
-        if peer.name.startswith("splash"):
+        if isinstance(peer, Splash):
             raise
         console.print(f"  {peer.name}: failed: {type(error).__name__}: {str(error)[:300]}", highlight=False)
     return runner if runner.calls else None
@@ -144,7 +149,10 @@ def _start(peer: Peer, case: Case, found: check.Exact | None, plan: Plan, consol
 def _add(runner: Runner, direction: str, call: Callable, case: Case, found: check.Exact | None) -> None:
     if found is not None and runner.computes == "same":
         runner.errors |= check.compare(case, found, call, [direction])
-    runner.calls[direction] = forward_only(call, case) if direction == "fwd" else backward_only(call, case)
+    timed = forward_only(call, case) if direction == "fwd" else backward_only(call, case)
+    # What cannot run fails here, where it stops no other peer. This is the warm-up, too.
+    timed()
+    runner.calls[direction] = timed
 
 
 def forward_only(call: Callable, case: Case) -> Callable:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from .._errors import NoKernelError
 from ..bench import measure
 from . import corpus, cuda, figures, maps, survey, survey_figures, survey_table
 from .training import Pair, train
@@ -51,7 +52,10 @@ def run(text: Path | None, steps: int, seed: int, length: int | None, output: Pa
         calls[variant.name] = maps.record_calls(model, variant.splash, batches[0, :, :-1])[0]
     agreed = _print_losses(pairs, found, console)
     if device is not None:
-        agreed &= _print_cuda(cuda.check_forward(calls, device), console)
+        try:
+            agreed &= _print_cuda(cuda.check_forward(calls, device), console)
+        except NoKernelError as error:
+            console.print(f"No forward on {torch.cuda.get_device_name(device)}: {error}", highlight=False)
 
     device = measure.pick_device("auto")
     sizes = survey.sizes_for(device, length)

@@ -55,10 +55,10 @@ def show(entries: list[Entry], windows: list[Entry], device: torch.device, conso
         console.print(f"{names}: {note}", highlight=False, markup=False)
     wrong = any(entry.wrong for entry in (*entries, *windows))
     if not wrong:
-        tolerance = check.TOLERANCES[DTYPES[sizes.dtype]]
+        dtype = DTYPES[sizes.dtype]
         console.print(
-            f"[green]All answers agree[/green] with the reference: relative errors within {tolerance:g} "
-            f"({check.THRESHOLD_TOLERANCE:g} for elastic, top-k and entmax2), on a sample of rows. "
+            f"[green]All answers agree[/green] with the reference: relative errors within {check.TOLERANCES[dtype]:g} "
+            f"({check.THRESHOLD_TOLERANCES[dtype]:g} for elastic, top-k and entmax2), on a sample of rows. "
             "Speed-ups are over dense softmax by SDPA, causal where the pattern is."
         )
     return not wrong

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from .base import Peer
 
 
@@ -20,7 +22,13 @@ class Adasplash(Peer):
             return "" if case.dense else "has dense patterns only"
         if choice.name == "elastic":
             lazy = case.problem.family.name == "lazy"
-            return "" if lazy else "its lazy attention has a causal window only"
+            if not lazy:
+                return "its lazy attention has a causal window only"
+            return (
+                ""
+                if hasattr(import_module("adasplash"), "lazy_attention_triton")
+                else "this release has no lazy attention"
+            )
         return f"has no {choice.label}"
 
     def prepare(self, case):

@@ -37,6 +37,7 @@ class Flex(Peer):
             batch, heads = (case.sizes.batch, case.sizes.heads) if blocks else (None, None)
             block_mask = create_block_mask(function, batch, heads, length, length, device=case.device.type)
         grouped = case.sizes.heads != case.sizes.kv_heads
+        torch._functorch.config.donated_buffer = False  # buffers that the first backward would overwrite
         torch.compiler.reset()  # past its limit of recompilations Torch would fall back to N x N scores
         attention = torch.compile(flex_attention, dynamic=False)
 
@@ -53,6 +54,6 @@ def _from_blocks(mask: Tensor):
     from torch.nn.attention.flex_attention import BlockMask as FlexBlocks
 
     counts = mask.sum(-1, dtype=torch.int32)
-    columns = mask.to(torch.int8).argsort(-1, descending=True, stable=True).to(torch.int32)
+    columns = mask.to(torch.int8).sort(dim=-1, descending=True, stable=True).indices.to(torch.int32)
     none = torch.zeros_like(counts)
     return FlexBlocks.from_kv_blocks(none, columns, counts, columns.clone(), BLOCK_SIZE=128)
