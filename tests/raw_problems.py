@@ -126,7 +126,7 @@ class Draw:
     def tensor(self, shape, dtype):
         """Usually what was asked for, with any values; after a mistake of another rank, shape, dtype or layout."""
         if self.mistake():
-            shape = [self.one_of(SIZES) for _ in range(self.int(0, 5))]
+            shape = self.other_shape(shape)
         if self.mistake():
             dtype = self.one_of((*FLOATS, *INTS, torch.bool))
         if dtype in INTS:
@@ -139,6 +139,14 @@ class Draw:
                 made *= self.one_of(ODD)
             made = made.to(dtype)
         return made.transpose(0, -1) if made.dim() and self.mistake() else made
+
+    def other_shape(self, shape):
+        """One dimension less, more, or of another length."""
+        shape, dim = [*shape], self.int(0, len(shape))
+        if dim == len(shape) or self.maybe():
+            shape.insert(dim, self.int(0, 2))
+            return shape
+        return [*shape[:dim], *([] if self.maybe() else [self.one_of(SIZES)]), *shape[dim + 1 :]]
 
     def term(self, name, sizes):
         """Numbers and tensors of one pattern."""
