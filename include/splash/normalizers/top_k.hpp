@@ -71,7 +71,13 @@ struct TopK : Inner {
     Value ties[R];  ///< how many of the scores equal to the threshold are taken, +inf for all
     Selection<Value, R> selection;
 
-    SPLASH_HD Rows() : phase(Phase::scores), sweep(0) {}
+    SPLASH_HD Rows() : phase(Phase::scores), sweep(0) {
+      SPLASH_UNROLL
+      for (int r = 0; r < R; ++r) {
+        selection.threshold[r] = Value(-math::kInfinity<Real>);
+        selection.last[r] = ties[r] = Value(math::kInfinity<Real>);
+      }
+    }
 
     template <class Fragment>
     SPLASH_HD void observe(const TopK& n, Fragment& fragment) {
