@@ -125,6 +125,43 @@ def test_nothing_looks_at_values_where_there_are_none(name):
     assert all(type(t) is torch.Tensor for t in real)
 
 
+def same_tensors(name, length, on_device, on_cpu):
+    on_device = [t.cpu() for t in on_device]
+    if name in ("element mask", "sparse rows"):  # devices do not count the partial tiles
+        assert torch.equal(decode(on_device, length), decode(on_cpu, length))
+        on_device, on_cpu = on_device[:2], on_cpu[:2]
+    assert all(torch.equal(a, b) for a, b in zip(on_device, on_cpu, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", BUILDS)
+def test_nothing_waits_for_the_device(name):
+    make_tensors, make = BUILDS[name]
+    q = torch.randn(1, 4, 700, 8, device="cuda")
+    encode(make, q[:, :, :640], *(t.cuda() for t in make_tensors(640)))  # numbers travel once, and that waits
+    tensors = [t.cuda() for t in make_tensors(700)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = encode(make, q, *tensors)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    same_tensors(name, 700, found, encode(make, q.cpu(), *make_tensors(700)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", BUILDS)
+def test_metadata_is_captured_in_a_graph(name):
+    make_tensors, make = BUILDS[name]
+    q = torch.randn(1, 4, 500, 8, device="cuda")
+    tensors = [t.cuda() for t in make_tensors(500)]
+    encode(make, q, *tensors)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = encode(make, q, *tensors)
+    graph.replay()
+    same_tensors(name, 500, found, encode(make, q.cpu(), *make_tensors(500)))
+
+
 @pytest.mark.parametrize(
     "make", [lambda: Dilated(3, (1, 5)), lambda: Longformer(3, (2, 9)), lambda: BigBird(8, seed=77)]
 )
