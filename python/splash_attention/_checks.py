@@ -19,6 +19,8 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
             raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
         if tensor.dtype not in _FLOATS:
             raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {tensor.dtype}")
+        if tensor.layout is not torch.strided:
+            raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
         if tensor.dim() != 4:
             raise ValueError(
                 f"{name}: expected 4 dimensions (batch, heads, length, head_dim), got shape {_shape(tensor)}"
@@ -48,6 +50,26 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
             raise ValueError(
                 f"{name}: expected stride 1 in the last dimension, got {tensor.stride(3)}; pass {name}.contiguous()"
             )
+
+
+def check_parts(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> None:
+    """Outputs (..., D) of one shape and dtype, and their statistics (...), all on one device."""
+    for name, tensor in (("o1", o1), ("lse1", lse1), ("o2", o2), ("lse2", lse2)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name}: expected a floating dtype, got {tensor.dtype}")
+        if tensor.device != o1.device:
+            raise ValueError(f"{name}: expected o1's device {o1.device}, got {tensor.device}")
+    if o1.dim() < 1:
+        raise ValueError(f"o1: expected shape (..., head_dim), got {_shape(o1)}")
+    if o1.shape != o2.shape:
+        raise ValueError(f"o2: expected o1's shape {_shape(o1)}, got {_shape(o2)}")
+    if o1.dtype != o2.dtype:
+        raise TypeError(f"o2: expected o1's dtype {o1.dtype}, got {o2.dtype}")
+    for name, lse in (("lse1", lse1), ("lse2", lse2)):
+        if lse.shape != o1.shape[:-1]:
+            raise ValueError(f"{name}: expected shape {tuple(o1.shape[:-1])}, got {_shape(lse)}")
 
 
 def check_packed(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -164,6 +164,7 @@ def prepare(pattern: Pattern | str, q: Tensor, k: Tensor, backward: bool = True,
     """
     pattern = as_pattern(pattern)
     _checks.check_inputs(q, k, k)
+    _checks.check_positions(0, k.shape[2], 0, k_start)
     extent = Extent(*q.shape[:3], k.shape[2], q.device, k_start=k_start, backward=backward)
     return Prepared(pattern, pattern.encode(extent), extent)
 
@@ -172,13 +173,10 @@ def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, T
     """Softmax attention over the union of two disjoint sets of keys, from the results over each.
 
     o1, o2: (..., D) outputs, one shape and dtype. lse1, lse2: (...) natural log-sum-exps, -inf in a row without keys.
-    Returns (out, lse) of the same shapes and dtypes; differentiable in all four. ValueError where shapes differ.
+    Returns (out, lse) of the same shapes and dtypes; differentiable in all four. ValueError where shapes or
+    devices differ, TypeError for other dtypes.
     """
-    if o1.shape != o2.shape:
-        raise ValueError(f"o2: expected o1's shape {tuple(o1.shape)}, got {tuple(o2.shape)}")
-    for name, lse in (("lse1", lse1), ("lse2", lse2)):
-        if lse.shape != o1.shape[:-1]:
-            raise ValueError(f"{name}: expected shape {tuple(o1.shape[:-1])}, got {tuple(lse.shape)}")
+    _checks.check_parts(o1, lse1, o2, lse2)
     larger = torch.maximum(lse1, lse2).detach()
     empty = larger == -torch.inf
     shift = larger.masked_fill(empty, 0)

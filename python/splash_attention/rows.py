@@ -79,6 +79,8 @@ def _check(x: Tensor, dim: int) -> None:
         raise TypeError(f"x is {type(x).__name__}; expected a Tensor")
     if x.dtype not in _FLOATING:
         raise TypeError(f"x has dtype {x.dtype}; expected float16, bfloat16, float32 or float64")
+    if x.layout is not torch.strided:
+        raise TypeError(f"x has layout {x.layout}; expected a dense tensor")
     if isinstance(dim, bool) or not isinstance(dim, int):
         raise TypeError(f"dim is {dim!r}; expected an int")
     rank = max(x.ndim, 1)

@@ -104,6 +104,8 @@ def lazy_attention_triton(
 
     Raises ValueError (shapes, ranges), TypeError (dtypes) and NoKernelError (nothing compiled for it).
     """
+    if bias is None:  # which Elastic takes
+        raise TypeError("bias: expected a tensor (Hq, distances), got NoneType")
     normalizer = Elastic(tau, bias)
     if window_size is not None and bias.shape[1] not in (window_size, window_size + 1):
         raise ValueError(
