@@ -143,6 +143,21 @@ def test_absent_peers_are_named(monkeypatch):
     assert "not installed" in invoke("list").output
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)  # minutes on a slow machine
+    for words in (("window", "--window", 20), ("block-mask", "--block", 64), ("bigbird", "--block", 32)):
+        rows = run(tmp_path, *words, *SHORT, "--seq-len", 256, "--peer", "splash", "--peer", "flex")
+        assert [(row["pass"], row["peer"]) for row in rows] == [("fwd", "splash"), ("fwd", "flex"), ("bwd", "splash")]
+        assert all(row["computes"] == "same" and float(row["relative_error"]) < 1e-5 for row in rows)
+
+
+def test_causal_sdpa_beside_a_pattern_that_is_not(tmp_path):
+    words = ("bigbird", *options("bigbird"), *SHORT, "--peer", "splash", "--peer", "sdpa", "--peer", "sdpa-causal")
+    computes = {row["peer"]: row["computes"] for row in run(tmp_path, *words)}
+    assert computes == {"splash": "same", "sdpa": "dense softmax", "sdpa-causal": "causal softmax"}
+
+
 def test_a_failing_peer_stops_no_other(monkeypatch):
     def fail(self, case):
         raise RuntimeError("broken")

@@ -36,7 +36,7 @@ class Exact:
     rows: Tensor
     out: Tensor
     gradients: list[Tensor]
-    nonzeros: float | None  # weights above 0 in a row, where the normalizer says
+    nonzeros: float | None  # weights above 0 in a row, of entmax
     active_tiles: float | None  # share of the kept 64 x 64 tiles that hold one
 
 
@@ -114,7 +114,7 @@ def _first(tensor: Tensor, dimensions: int) -> Tensor:
 
 
 class _Sparsity:
-    """Counts of weights above 0, over the checked rows."""
+    """Counts of entmax's weights above 0, over the checked rows."""
 
     def __init__(self):
         self.weights = self.rows = self.active = self.kept = 0
@@ -123,16 +123,14 @@ class _Sparsity:
     @torch.no_grad()
     def add(self, case: Case, q: Tensor, k: Tensor, pattern: Pattern, statistic: Tensor, begin: int) -> None:
         choice = case.problem.normalizer
-        if choice.name not in ("softmax", "softmax-sink", "entmax"):
+        if choice.name != "entmax":
             self.known = False
             return
         kept = pattern.to_dense(q.shape[2], k.shape[2], q.shape[1], q_start=begin, device=q.device)
         kept = kept.expand(1, q.shape[1], -1, -1)
-        weighty = kept
-        if choice.alpha != 1:
-            group = q.shape[1] // k.shape[1]
-            z = (choice.alpha - 1) * q.shape[-1] ** -0.5 * q @ k.repeat_interleave(group, 1).transpose(-1, -2)
-            weighty = kept & (z > statistic[..., None])
+        group = q.shape[1] // k.shape[1]
+        z = (choice.alpha - 1) * q.shape[-1] ** -0.5 * q @ k.repeat_interleave(group, 1).transpose(-1, -2)
+        weighty = kept & (z > statistic[..., None])
         self.weights += int(weighty.sum())
         self.rows += q.shape[1] * q.shape[2]
         self.active += int(_tiles(weighty).sum())

@@ -85,8 +85,8 @@ def measure_problem(problem: Problem, plan: Plan, console: Console) -> list[dict
                     "splash_speedup": f"{seconds[name] / seconds['splash']:.3g}" if "splash" in seconds else "",
                     "relative_error": f"{runner.errors[direction]:.1e}" if direction in runner.errors else "",
                     "kept_share": f"{share:.6f}",
-                    "nonzeros_a_row": _one_digit(found and found.nonzeros, 1),
-                    "active_tiles": _one_digit(found and found.active_tiles, 4),
+                    "nonzeros_a_row": _digits(found and found.nonzeros, 1),
+                    "active_tiles": _digits(found and found.active_tiles, 4),
                     "command": report.command(
                         [*problem.words(), *_peers(name), "--direction", direction, *plan.words()]
                     ),
@@ -106,7 +106,7 @@ def _peers(name: str) -> list[str]:
     return ["--peer", "splash", *(["--peer", name] if name != "splash" else [])]
 
 
-def _one_digit(value: float | None, digits: int) -> str:
+def _digits(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 

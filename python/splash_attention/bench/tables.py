@@ -57,7 +57,7 @@ def _problem(family: str, name: str, sizes: Sizes, normalizer: Choice | None = N
 
 def _compared(name: str, family: str, length: int, wanted: float, **numbers) -> Comparison:
     name = f"{name} N{length}"
-    return Comparison(name, _problem(family, name, Sizes(seq_len=length), **numbers), "sdpa", wanted)
+    return Comparison(name, _problem(family, name, Sizes(seq_len=length), **numbers), "sdpa-causal", wanted)
 
 
 COMPARISONS = (
@@ -98,7 +98,7 @@ def _ratios(comparison: Comparison, plan: Plan, console: Console) -> list[dict]:
     peers = [PEERS["splash"], PEERS[comparison.peer]]
     own = Plan(plan.device, list(comparison.directions), peers, plan.rounds)
     found = {(row["pass"], row["peer"]): row for row in measure_problem(comparison.problem, own, console)}
-    label = {"sdpa": "causal SDPA", "splash-dense": "splash softmax"}[comparison.peer]
+    label = {"sdpa-causal": "causal SDPA", "splash-dense": "splash softmax"}[comparison.peer]
     for direction in comparison.directions:
         ours, theirs = (found[direction, peer.name] for peer in peers)
         yield {

@@ -17,6 +17,7 @@ PEERS: dict[str, Peer] = {
         Splash(),
         SplashDense(),
         SDPA("sdpa", None),
+        SDPA("sdpa-causal", None, causal=True),
         SDPA("sdpa-flash", "FLASH_ATTENTION"),
         SDPA("sdpa-efficient", "EFFICIENT_ATTENTION"),
         SDPA("sdpa-cudnn", "CUDNN_ATTENTION"),

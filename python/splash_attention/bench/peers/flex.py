@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch._functorch.config as functorch_config
 from torch import Tensor
 
 from ...patterns import BlockMask, Pattern
@@ -37,7 +38,7 @@ class Flex(Peer):
             batch, heads = (case.sizes.batch, case.sizes.heads) if blocks else (None, None)
             block_mask = create_block_mask(function, batch, heads, length, length, device=case.device.type)
         grouped = case.sizes.heads != case.sizes.kv_heads
-        torch._functorch.config.donated_buffer = False  # buffers that the first backward would overwrite
+        functorch_config.donated_buffer = False  # the first backward would overwrite what the second one reads
         torch.compiler.reset()  # past its limit of recompilations Torch would fall back to N x N scores
         attention = torch.compile(flex_attention, dynamic=False)
 

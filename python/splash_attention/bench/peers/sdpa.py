@@ -12,11 +12,12 @@ from .base import Peer
 
 
 class SDPA(Peer):
-    """backend: a name of SDPBackend, None for Torch's own choice."""
+    """backend: a name of SDPBackend, None for Torch's own choice. causal: always; else where the pattern is."""
 
-    def __init__(self, name: str, backend: str | None):
-        self.name, self.backend = name, backend
-        self.about = f"torch SDPA, {backend or 'the back end that Torch chooses'}; dense, causal where the pattern is"
+    def __init__(self, name: str, backend: str | None, causal: bool = False):
+        self.name, self.backend, self.causal = name, backend, causal
+        which = "always causal" if causal else "causal where the pattern is"
+        self.about = f"torch SDPA, {backend or 'the back end that Torch chooses'}; dense, {which}"
 
     def refuses(self, case):
         if self.backend is None:
@@ -28,10 +29,12 @@ class SDPA(Peer):
         return ""
 
     def computes(self, case):
+        if self.causal and not case.causal:
+            return "causal softmax"
         return "same" if case.dense and case.problem.normalizer.label == "softmax" else "dense softmax"
 
     def prepare(self, case):
-        causal, grouped = case.causal, case.sizes.heads != case.sizes.kv_heads
+        causal, grouped = self.causal or case.causal, case.sizes.heads != case.sizes.kv_heads
 
         def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             with sdpa_kernel(getattr(SDPBackend, self.backend)) if self.backend else contextlib.nullcontext():
