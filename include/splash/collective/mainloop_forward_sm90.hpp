@@ -18,6 +18,7 @@
 
 #include "splash/collective/config_forward_sm90.hpp"
 #include "splash/collective/fragment_sm90.hpp"
+#include "splash/patterns/bits.hpp"
 #include "splash/patterns/tile_walk.hpp"
 
 SPLASH_NAMESPACE_BEGIN
@@ -65,12 +66,12 @@ struct MainloopForwardSm90 {
   __device__ void produce(int lane) {
     if (lane == 0) load_queries();
     K k, v;
-    if constexpr (Normalizer::kScoreSweeps) {
-      int sweeps = 0;
-      do sweep<false>(lane, k, v);
-      while (hear(sweeps++, lane));
+    bool with_values = !Normalizer::kScoreSweeps;
+    for (int sweeps = 0;; ++sweeps) {
+      sweep(with_values, lane, k, v);
+      if (with_values) return;
+      with_values = !hear(sweeps, lane);
     }
-    sweep<true>(lane, k, v);
   }
 
   /// After a score sweep: whether the consumers want another one. Slots of three sweeps rotate, so that one is cleared
@@ -94,8 +95,8 @@ struct MainloopForwardSm90 {
       copy(params.tma_q.with(*reinterpret_cast<uint64_t*>(&shared.q_full)), tQg(_, work.row_begin / 64 + w), tQs(_, w));
   }
 
-  template <bool kWithValues>
-  __device__ void sweep(int lane, K& k, K& v) {
+  /// One copy of the walk serves both kinds of sweeps: the patterns' code is long.
+  __device__ __forceinline__ void sweep(bool with_values, int lane, K& k, K& v) {
     const int head = work.frame.head / params.group;
     Tensor gK =
         local_tile(params.tma_k.get_tma_tensor(make_shape(1 << 30, params.head_dim, 1 << 16, 1 << 16))(
@@ -124,7 +125,7 @@ struct MainloopForwardSm90 {
              tKs(_, k.slot));
       }
       k.advance();
-      if constexpr (kWithValues) {
+      if (with_values) {
         const unsigned dead = full == (1u << Config::kConsumers) - 1 ? 0u : dead_columns(lane, walk.begin());
         const bool scrub = __any_sync(~0u, dead != 0);
         auto& landed = scrub ? shared.scrub : shared.v_full[v.slot];
@@ -326,35 +327,42 @@ struct MainloopForwardSm90 {
     warpgroup_commit_batch();
   }
 
-  /// A cheap keep() is inlined once an accumulator register; of other patterns a rolled loop collects the answers as
-  /// bits, since that many copies would not fit beside the accumulators.
+  /// A cheap keep() is inlined once an accumulator register. Of other patterns 64 answers come at once, and the lanes
+  /// of a quad, which share their rows, ask for one word each.
   template <class Scores>
   __device__ void mask(Scores& scores, int begin, int group, int thread) const {
     constexpr int kColumns = decltype(size(scores))::value / kFragmentRows;
     const Frame& frame = work.frame;
     const int lane = thread & 31;
-    CUTE_UNROLL
-    for (int r = 0; r < kFragmentRows; ++r) {
-      const int row = min(work.row_begin + 64 * group + accumulator_row(thread, r), frame.num_queries - 1);
-      const auto kept = [&](int c) {
-        const int column = begin + accumulator_column(lane, c);
-        return column < frame.num_keys && params.pattern.keep(frame, row, column);
-      };
-      if constexpr (Config::kUnrollMask) {
+    const auto row = [&](int r) {
+      return min(work.row_begin + 64 * group + accumulator_row(thread, r), frame.num_queries - 1);
+    };
+    if constexpr (Config::kUnrollMask) {
+      CUTE_UNROLL
+      for (int r = 0; r < kFragmentRows; ++r) {
         CUTE_UNROLL
-        for (int c = 0; c < kColumns; ++c)
-          if (!kept(c)) scores(accumulator_register(r, c)) = -math::kInfinity<float>;
-      } else {
-        CUTE_UNROLL
-        for (int part = 0; part < kColumns; part += 32) {
-          constexpr int kPart = kColumns < 32 ? kColumns : 32;
-          unsigned bits = 0;
-#pragma unroll 1
-          for (int c = 0; c < kPart; ++c) bits |= unsigned(kept(part + c)) << c;
-          CUTE_UNROLL
-          for (int c = 0; c < kPart; ++c)
-            if (!(bits >> c & 1)) scores(accumulator_register(r, part + c)) = -math::kInfinity<float>;
+        for (int c = 0; c < kColumns; ++c) {
+          const int column = begin + accumulator_column(lane, c);
+          if (column >= frame.num_keys || !params.pattern.keep(frame, row(r), column))
+            scores(accumulator_register(r, c)) = -math::kInfinity<float>;
         }
+      }
+    } else {
+      constexpr int kWords = Config::kKeys / 64 * kFragmentRows;
+      static_assert(Config::kKeys % 64 == 0 && kWords <= 4, "a quad has a lane for each word");
+      const int quad = lane & 3, word = quad % kWords, column = begin + word / kFragmentRows * 64;
+      uint64_t kept = 0;
+      if (column < frame.num_keys)
+        kept = patterns::kept_bits(params.pattern, frame, row(word % kFragmentRows), column) &
+               patterns::bits_between(0, frame.num_keys - 1 - column);
+      CUTE_UNROLL
+      for (int w = 0; w < kWords; ++w) {
+        // Bit 8 n + e is now that of this lane's column 8 n + 2 quad + e.
+        const uint64_t bits = __shfl_sync(~0u, kept, w, 4) >> (2 * quad);
+        CUTE_UNROLL
+        for (int c = 0; c < 16; ++c)
+          if (!(bits >> ((c >> 1) * 8 + (c & 1)) & 1))
+            scores(accumulator_register(w % kFragmentRows, w / kFragmentRows * 16 + c)) = -math::kInfinity<float>;
       }
     }
   }
