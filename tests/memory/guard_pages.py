@@ -13,7 +13,8 @@ mappings = []
 
 def place(tensor):
     """A copy with the same layout whose last element is the last before the protected page."""
-    dense = tensor.transpose(1, 2)
+    transposed = not tensor.is_contiguous()  # (B, N, H, D) seen as (B, H, N, D)
+    dense = tensor.transpose(1, 2) if transposed else tensor
     assert dense.is_contiguous()
     size = dense.numel() * dense.element_size()
     pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -23,7 +24,8 @@ def place(tensor):
         raise OSError(ctypes.get_errno(), "mprotect")
     mappings.append(memory)
     copy = torch.frombuffer(memory, dtype=tensor.dtype, count=dense.numel(), offset=pages - size).view(dense.shape)
-    return copy.copy_(dense).transpose(1, 2)
+    copy.copy_(dense)
+    return copy.transpose(1, 2) if transposed else copy
 
 
 print(calls.run("cpu", place), "calls done")
