@@ -301,8 +301,15 @@ def test_max_batch_of_nothing(monkeypatch):
 
 
 def test_long_table(tmp_path):
-    rows = run(tmp_path, "128k", "--seq-len", 300, "--heads", 2, "--head-dim", 16, "--device", "cpu")
-    assert len(rows) == 2 * 2 + 3 * 2
+    peers = ("--peer", "splash", "--peer", "sdpa")
+    rows = run(tmp_path, "128k", "--seq-len", 300, "--heads", 2, "--head-dim", 16, "--device", "cpu", *peers)
+    assert [(row["pass"], row["peer"]) for row in rows[:4]] == [
+        (direction, peer) for direction in ("fwd", "bwd") for peer in ("splash", "sdpa")
+    ]
+    assert len(rows) == 4 + 3 * 2
+    for row in rows:
+        dense = min(float(r["ms"]) for r in rows[:4] if r["pass"] == row["pass"])
+        assert float(row["speedup"]) == pytest.approx(dense / float(row["ms"]), rel=0.01)
     assert {row["problem"].split(" B1")[0] for row in rows} == {
         "dense causal",
         "window 1024",

@@ -34,6 +34,9 @@ app = typer.Typer(
     help="Times of splash and its peers over named problems or explicit sizes; every answer is checked first.",
 )
 DEFAULT_FAMILY = "window"
+# On the CPU dense SDPA would take the better part of an hour; --peer sdpa asks for it.
+LONG_PEERS = {"cpu": ["splash"], "cuda": ["splash", "sdpa-cudnn"]}
+MEMORY_PEERS = ["splash", "sdpa", "torch-dense"]
 
 
 class OverFamilies(TyperGroup):
@@ -110,7 +113,7 @@ def add_sweep(group: typer.Typer, verb: str, family: Family, first: int, last: i
 def add_memory(group: typer.Typer, family: Family) -> None:
     def memory(out, **values):
         screen = console()
-        plan = make_plan(values, ["splash", "sdpa", "torch-dense"])
+        plan = make_plan(values, MEMORY_PEERS)
         found = limits.memory_rows(make_problem(family, values, plan.device.type), plan, screen)
         report.show(screen, found, limits.MEMORY_COLUMNS)
         finish(found, plan.device, out)
@@ -121,7 +124,7 @@ def add_memory(group: typer.Typer, family: Family) -> None:
 def add_max_batch(group: typer.Typer, family: Family) -> None:
     def max_batch(out, memory_limit, **values):
         screen = console()
-        plan = make_plan(values, ["splash", "sdpa", "torch-dense"])
+        plan = make_plan(values, MEMORY_PEERS)
         if memory_limit is None:
             cuda = plan.device.type == "cuda"
             memory_limit = torch.cuda.get_device_properties(0).total_memory / 2**30 if cuda else 2
@@ -199,7 +202,7 @@ command(app, "run", "Problems by their names.", parameters(which, measured, time
 
 def long_table(out, plot, **values):
     screen = console()
-    plan = make_plan(values, ["splash", "sdpa"])
+    plan = make_plan(values, LONG_PEERS)
     kv_heads = values["kv_heads"] or values["heads"]
     sizes = Sizes(
         values["batch"],

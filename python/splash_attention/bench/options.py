@@ -118,9 +118,10 @@ def command(app: typer.Typer, name: str, help: str, options: list[inspect.Parame
     app.command(name, help=help)(wrapper)
 
 
-def make_plan(values: dict, names: list[str] | None = None) -> Plan:
-    """The plan that the options ask for; `names` are the peers where --peer names none."""
+def make_plan(values: dict, names: list[str] | dict[str, list[str]] | None = None) -> Plan:
+    """The plan that the options ask for; `names` are the peers where --peer names none, by device where it differs."""
     device = measure.pick_device(values["device"])
+    names = names[device.type] if isinstance(names, dict) else names
     direction = values["direction"]
     return Plan(
         device,

@@ -26,6 +26,7 @@ RATIO_COLUMNS = {
 LONG_COLUMNS = {
     "problem": "problem",
     "pass": "pass",
+    "peer": "peer",
     "sparsity": "left out",
     "ms": "ms",
     "tflops": "TFLOP/s",
