@@ -100,6 +100,10 @@ def test_family(family, tmp_path):
         assert (row["computes"] == "same") == bool(row["relative_error"])
         if row["peer"] == "splash":
             assert row["computes"] == "same" and float(row["relative_error"]) < 1e-5
+        ours = next(r for r in rows if (r["pass"], r["peer"]) == (row["pass"], "splash"))
+        assert float(row["splash_speedup"]) == pytest.approx(float(row["ms"]) / float(ours["ms"]), rel=0.01)
+        operations = {"fwd": 4, "bwd": 10}[row["pass"]] * 16 * float(row["kept_share"]) * 2 * 150**2
+        assert float(row["gflops"]) == pytest.approx(operations / float(row["ms"]) / 1e6, rel=0.01)
     again = repeated(tmp_path, rows[3])
     for column in ("kept_share", "computes", "command"):
         assert again[column] == rows[3][column]
