@@ -163,9 +163,9 @@ class Backward {
       const Normalizer normalizer = normalizers::of_head(normalizer_, head);
       const int64_t part = (int64_t(batch) * problem_.heads + head) * key_parts_ + key_part;
       Real* grad_q = key_parts_ > 1 ? parts.grad_q + part * query_plane() : scratch.grad_q;
-      zero(grad_q, query_plane());
+      zero(grad_q, problem_.rows(frame) * row_);
       const Head at{frame, normalizer, parts, scratch, grad_q, parts.bias + part * bias_count()};
-      for (int tile = key_part; tile < problem_.key_tiles(); tile += key_parts_) {
+      for (int tile = key_part; tile * kTile < problem_.columns(frame); tile += key_parts_) {
         const int64_t offset = keys_at_once() && head_parts_ == 1 ? 0 : int64_t(tile) * kTile * row_;
         const Matrix<Real> dk{grad_k + offset, row_}, dv{grad_v + offset, row_};
         if (member == first) {
