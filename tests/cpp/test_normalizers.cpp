@@ -203,6 +203,32 @@ void check_between() {
   }
 }
 
+struct Alone {
+  float max(float x) const { return x; }
+  float sum(float x) const { return x; }
+};
+
+/// Rows in which midpoints by value find one number after the other: the search still ends within the bits of a float.
+void check_passes() {
+  for (const float sign : {1.0f, -1.0f}) {
+    std::vector<float> row;
+    for (int n = -125; n <= 125; ++n) row.push_back(sign * std::ldexp(1.0f, n));
+    std::vector<float> sorted = row;
+    std::sort(sorted.rbegin(), sorted.rend());
+    for (int k = 1; k < int(row.size()); k += 7) {
+      Largest<float> search;
+      int sweep = 0;
+      bool again = true;
+      for (; again && sweep < 300; ++sweep) {
+        for (const float x : row) sweep == 0 ? search.enter(x) : search.count(x);
+        again = search.narrow(sweep, float(k), Alone{});
+      }
+      check::that(search.low == sorted[k - 1], "number %d of %d is %g", k, int(row.size()), search.low);
+      check::that(sweep <= Largest<float>::kMidpoints + 34, "number %d takes %d passes", k, sweep);
+    }
+  }
+}
+
 std::map<std::string, long> calls;
 
 /// Elastic softmax has every optional hook.
@@ -275,6 +301,7 @@ int main() {
   check_spread<TopK<Entmax<float, SquareExponent>>>("top_k_entmax15", top_entmax);
   check_spread<TopK<Entmax<float, GeneralExponent>>>("top_k_entmax", top_entmax);
   check_between();
+  check_passes();
   check_optional_hooks();
   return check::summary("test_normalizers");
 }
