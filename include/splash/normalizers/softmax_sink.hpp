@@ -53,11 +53,12 @@ struct SoftmaxSink : Softmax<Real> {
     Value share[R];
     Value of_sink[R];
     Value mean[R];  ///< sum exp(s - lse) dP
+    Value mass[R];  ///< sum exp(s - lse): 1, but for the rounding of lse, which large scores make large
 
     template <class Saved>
     SPLASH_HD void load(const SoftmaxSink& n, int r, Value statistic, const Saved& saved) {
       Base::load(n, r, statistic, saved);
-      mean[r] = Value(0);
+      mean[r] = mass[r] = Value(0);
       share[r] = Value(1) / (Value(1) + math::exp2(Value(n.sink) - Base::lse[r]));
     }
 
@@ -70,6 +71,7 @@ struct SoftmaxSink : Softmax<Real> {
           const Value among_keys = math::exp2(math::fma(scores.get(r, c), Value(n.factor), -Base::lse[r]));
           const Value term = math::select(among_keys == Value(0), Value(0), among_keys * dp.get(r, c));
           mean[r] = mean[r] + term;
+          mass[r] = mass[r] + among_keys;
         }
       }
     }
@@ -77,9 +79,10 @@ struct SoftmaxSink : Softmax<Real> {
     /// With q = exp(s - lse), dS = q (share (dP - dO.O) + dstatistic): delta is all of it that belongs to the row.
     template <class Reduce>
     SPLASH_HD void close(const SoftmaxSink& n, int r, Value, Value dstatistic, const Reduce& reduce) {
-      const Value output_dot = share[r] * reduce.sum(mean[r]);
-      const Value taken = Value(1) / (Value(1) + math::exp2(Base::lse[r] - Value(n.sink)));
       const auto kept_none = Base::lse[r] == Value(math::kInfinity<Real>);
+      const Value all = math::select(kept_none, Value(1), reduce.sum(mass[r]));
+      const Value output_dot = share[r] * reduce.sum(mean[r]) / all;
+      const Value taken = Value(1) / (Value(1) + math::exp2(Base::lse[r] - Value(n.sink)));
       of_sink[r] = math::select(kept_none, Value(0), -(taken * output_dot));
       Base::delta[r] = share[r] * output_dot - dstatistic;
     }
