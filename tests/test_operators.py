@@ -305,6 +305,7 @@ def test_import_and_cpu_calls_initialise_no_cuda():
 
 
 GPU_SMALL = Shape(1, 4, 2, 300, 300, 64)
+PLAIN = ("full", [], [], "softmax", [], [], None, None, None, None, 0, 0, 0, 0, 1.0, False)  # after q, k and v
 
 
 @pytest.mark.gpu
@@ -359,7 +360,7 @@ def test_device_guard():
     assert torch.cuda.current_device() == 0
     assert torch.equal(out.to("cuda:0"), want)
     with pytest.raises(RuntimeError, match=r"^splash\.ValueError: k is on cuda:1; expected cuda:0"):
-        FORWARD(tensors[0], moved[1], moved[2], "full", [], [], "softmax", [], None, None, 0, 0, 1.0)
+        FORWARD(tensors[0], moved[1], moved[2], *PLAIN)
 
 
 @pytest.mark.gpu
@@ -367,9 +368,9 @@ def test_mixed_devices():
     q, k, v = draw(GPU_SMALL, torch.bfloat16, "cuda")
     rest = ("full", [], [], "softmax", [], [], None, None, None, None, 0, 0, 0, 0, 1.0, False)
     with pytest.raises(RuntimeError, match=r"^splash\.ValueError: k is on cpu; expected cuda:0"):
-        FORWARD(q, k.cpu(), v, *rest)
+        FORWARD(q, k.cpu(), v, *PLAIN)
     with pytest.raises(RuntimeError, match=r"^splash\.ValueError: v is on cuda:0; expected cpu"):
-        FORWARD(q.cpu(), k.cpu(), v, *rest)
+        FORWARD(q.cpu(), k.cpu(), v, *PLAIN)
 
 
 @pytest.mark.gpu
