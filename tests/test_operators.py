@@ -366,7 +366,6 @@ def test_device_guard():
 @pytest.mark.gpu
 def test_mixed_devices():
     q, k, v = draw(GPU_SMALL, torch.bfloat16, "cuda")
-    rest = ("full", [], [], "softmax", [], [], None, None, None, None, 0, 0, 0, 0, 1.0, False)
     with pytest.raises(RuntimeError, match=r"^splash\.ValueError: k is on cpu; expected cuda:0"):
         FORWARD(q, k.cpu(), v, *PLAIN)
     with pytest.raises(RuntimeError, match=r"^splash\.ValueError: v is on cuda:0; expected cpu"):
