@@ -28,7 +28,7 @@ def demo(
     text: Annotated[Path | None, typer.Option(help="Text to train on. Default: files of Python's library.")] = None,
     steps: Annotated[
         int, typer.Option(min=1, help="Training steps of each model. The tolerance is meant for some hundreds.")
-    ] = 120,
+    ] = 100,
     seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
     length: Annotated[
         int | None,

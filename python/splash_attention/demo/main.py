@@ -75,9 +75,11 @@ def run(text: Path | None, steps: int, seed: int, length: int | None, output: Pa
 
 
 def _training_device(device: torch.device | None) -> str:
-    threads = f"CPU, {torch.get_num_threads()} threads"
+    threads = "CPU, one thread"
     if device is None:
-        return f"Device: {threads}. No CUDA device is visible."
+        return (
+            f"Device: {threads} for the training, {torch.get_num_threads()} for the table. No CUDA device is visible."
+        )
     name = torch.cuda.get_device_name(device)
     reason = cuda.missing_backward(device)
     if reason is None:

@@ -55,8 +55,13 @@ def train(
     torch.manual_seed(seed)
     model = ByteTransformer(length=batches.shape[-1] - 1)
     pair = Pair(Run(model, splash), Run(copy.deepcopy(model), reference))
-    for batch in batches:
-        pair.splash.step(batch)
-        pair.reference.step(batch)
-        progress(pair)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small operations wait longer for a second thread than it saves
+    try:
+        for batch in batches:
+            pair.splash.step(batch)
+            pair.reference.step(batch)
+            progress(pair)
+    finally:
+        torch.set_num_threads(threads)
     return pair
