@@ -23,7 +23,8 @@ int main() {
   arguments.in.k = view(k);
   arguments.in.v = view(v);
   arguments.in.scale = 0.125;
-  arguments.in.normalizer = {1, {1.5}};
+  arguments.in.normalizer.num_floats = 1;
+  arguments.in.normalizer.floats[0] = 1.5;
   arguments.out = view(out);
   arguments.statistic.data = tau.data();
   arguments.saved.data = saved.data();
