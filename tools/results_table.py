@@ -52,15 +52,15 @@ def repeat(row: dict) -> str:
 def section(path: Path) -> str:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    who = next((column for column in ("peer", "contender") if column in rows[0]), None)
     rate = next((column for column in UNITS if column in rows[0]), None)
-    unit = f" Cells: milliseconds, {UNITS[rate]}." if who else ""
+    unit = f" Cells: milliseconds, {UNITS[rate]}." if rate else ""
+    who = "peer" if "peer" in rows[0] else "contender"
     origin = f"{distinct(rows, 'machine')}, Torch {distinct(rows, 'torch')}, commit {distinct(rows, 'commit')}"
     source = (
         f"[{path.name}](benchmarks/results/{path.name}): {origin}, {distinct(rows, 'date')}.{unit} Each row of the "
         f"file has the command that repeats it, like {repeat(rows[0])}."
     )
-    return f"{source}\n\n{by_peer(rows, who, rate) if who else as_written(rows)}"
+    return f"{source}\n\n{by_peer(rows, who, rate) if rate else as_written(rows)}"
 
 
 def results() -> str:
