@@ -53,10 +53,14 @@ struct PatternInfo {
   int tensors = 0;
   /// Set where the pattern is a band of diagonals: writes its two sides, -1 for an unlimited one.
   void (*band)(const PatternTerm& term, int64_t (&sides)[2]) = nullptr;
-  /// Set where instances differ in the block size that they are made for: that of the term.
+  /// Set where a width of tiles serves a term best: that width, 0 where it does not matter.
   int (*block)(const PatternTerm& term) = nullptr;
   /// Set where a term may contradict the inputs: why it does, or nullptr.
   const char* (*misfit)(const PatternTerm& term, const AttentionInputs& in) = nullptr;
+  /// Set where some rows keep nearly all keys: writes how many of them are the first and how many the last ones.
+  void (*global_rows)(const PatternTerm& term, const AttentionInputs& in, int64_t (&rows)[2]) = nullptr;
+  /// Set where a term may be a band of diagonals of every dilation-th row and column: whether it is, and which.
+  bool (*residues)(const PatternTerm& term, int64_t& dilation, int64_t (&sides)[2]) = nullptr;
 };
 
 /// A normalizer of the list. `serves` differs from `name` where the row is a faster instance of another normalizer,

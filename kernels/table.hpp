@@ -36,6 +36,14 @@ constexpr PatternInfo pattern(std::string_view name, int ints, int tensors) {
   if constexpr (requires(const PatternTerm& term) { P::block(term); }) info.block = &P::block;
   if constexpr (requires(const PatternTerm& term, const AttentionInputs& in) { P::misfit(term, in); })
     info.misfit = &P::misfit;
+  if constexpr (requires(const PatternTerm& term, const AttentionInputs& in) { P::global_rows(term, in); })
+    info.global_rows = [](const PatternTerm& term, const AttentionInputs& in, int64_t (&rows)[2]) {
+      const splash::patterns::GlobalRows global = P::global_rows(term, in);
+      rows[0] = global.first;
+      rows[1] = global.last;
+    };
+  if constexpr (requires(const PatternTerm& term, int64_t n, int64_t (&sides)[2]) { P::residues(term, n, sides); })
+    info.residues = &P::residues;
   return info;
 }
 

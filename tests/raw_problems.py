@@ -34,7 +34,7 @@ def good_terms(batch, heads, queries, keys):
         "fixed": ([8, 2], []),
         "longformer": ([5, 3, 1, 0], []),
         "longformer_tokens": ([5, 1, 0], [int32(3)]),
-        "big_bird": ([16, 0], [int32(batch, 1, 5, 1), int32(1, heads, 5, 1)]),
+        "big_bird": ([16, 0, 1, 1], [int32(batch, 1, 5, 1), int32(1, heads, 5, 1)]),
         "index_causal": ([], [int32(batch, 1, queries), int32(1, heads, keys), *ranges]),
         "block_mask": ([64, 64], [by_row, by_column]),
         "element_mask": ([], [by_row, by_column, int32(batch, heads, rows, columns), int32(2, 64, 2)]),
@@ -50,7 +50,7 @@ BAD_INTS = {
     "fixed": ([0, 2], [-8, 2], [2**62, 2], [8, -1]),
     "longformer": ([-1, 3, 1, 0], [5, -3, 1, 0], [5, 3, 0, 0], [5, 3, 2**32, 1]),
     "longformer_tokens": ([-1, 1, 0], [5, 0, 0], [5, -(2**63), 0]),
-    "big_bird": ([0, 0], [-16, 0], [2**31, 0], [2**30, 1]),
+    "big_bird": ([0, 0, 1, 1], [-16, 0, 1, 1], [2**31, 0, 1, 1], [2**30, 1, 0, 0], [16, 0, -1, 1], [16, 0, 1, -1]),
     "block_mask": ([0, 64], [64, -64], [24, 64], [64, 2**62]),
 }
 """Numbers of patterns that no problem takes, beside tensors that fit."""

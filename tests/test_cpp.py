@@ -38,7 +38,15 @@ def build_and_run(source, folder, *flags):
 @needs_compiler
 @pytest.mark.parametrize(
     "name",
-    ["test_patterns", "test_formulas", "test_tensor_patterns", "test_tile_mask", "test_policies", "test_normalizers"],
+    [
+        "test_patterns",
+        "test_formulas",
+        "test_tensor_patterns",
+        "test_tile_mask",
+        "test_hints",
+        "test_policies",
+        "test_normalizers",
+    ],
 )
 def test_headers_of_the_repository(name, tmp_path, capsys):
     output = build_and_run(CPP / f"{name}.cpp", tmp_path, f"-I{ROOT / 'include'}", "-pthread")

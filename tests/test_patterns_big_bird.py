@@ -133,7 +133,7 @@ def test_heads_and_seeds_draw_anew():
 def test_bits_are_those_of_the_blocks(block, window, numbers, per_head, causal, keys, length):
     pattern = BigBird(block, window, *numbers, per_head=per_head, causal=causal, length=length)
     name, ints, (by_row, by_column) = pattern.encode(Extent(2, 3, 50, keys, CPU, k_start=20))
-    assert (name, ints, by_row.dtype) == ("big_bird", [block, int(causal)], torch.int32)
+    assert (name, ints, by_row.dtype) == ("big_bird", [block, int(causal), *numbers[:2]], torch.int32)
     length = keys + 20 if length is None else length
     blocks = -(-length // block)
     heads = 3 if per_head and numbers[2] and blocks else 1  # without a draw they do not differ

@@ -138,6 +138,16 @@ void check_bits(const char* name, const P& pattern, const Frame& frame) {
   }
 }
 
+/// Where a pattern says that every key is kept by its own row, it is.
+template <class P>
+void check_self_kept(const char* name, const P& pattern, const Frame& frame) {
+  if (!keeps_self(pattern, frame)) return;
+  for (int row = 0; row < frame.num_queries; ++row)
+    if (const int64_t column = int64_t(frame.i(row)) - frame.k_start; column >= 0 && column < frame.num_keys)
+      check::that(pattern.keep(frame, row, int(column)), "%s: row %d does not keep its own column %d", name, row,
+                  int(column));
+}
+
 /// keep() against the formula of SPEC, a function of the positions.
 template <class P, class Formula>
 void check_formula(const char* name, const P& pattern, const Frame& frame, const Formula& formula) {
@@ -157,6 +167,7 @@ void check_pattern(const char* name, const P& pattern, const Frame& frame, Exact
   check_steps(name, pattern, frame, frame.num_queries, frame.num_keys, exact);
   check_steps(name, transposed, frame, frame.num_keys, frame.num_queries, exact);
   check_involution(name, pattern, frame);
+  check_self_kept(name, pattern, frame);
   if constexpr (BitsPattern<P>) check_bits(name, pattern, frame);
 }
 

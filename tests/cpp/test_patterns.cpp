@@ -53,6 +53,11 @@ void check_bands(const Frame& frame) {
   const int sides[][2] = {{0, 0}, {5, 0}, {3, 7}, {64, 64}, {-1, 2}, {70, -1}, {-1, -1}};
   for (const auto& [left, right] : sides)
     check_pattern("SlidingWindow", SlidingWindow::from(window_term(left, right)), frame, Exact::yes);
+  // Sides that only a struct can have: keys from some distance before the query on.
+  const int behind[][2] = {{70, -1}, {70, -70}, {kUnlimited, -64}, {100, -33}};
+  for (const auto& [left, right] : behind)
+    check_pattern("SlidingWindow far behind", SlidingWindow{left, right}, frame, Exact::yes);
+  check_pattern("SlidingWindow of nothing", SlidingWindow{10, -11}, frame, Exact::no);
   const SlidingWindow window{20, 4};
   check_pattern("And<SlidingWindow, Causal>", And<SlidingWindow, Causal>{window, {}}, frame, Exact::no);
   check_same_keep("sliding_window & causal", conjunction({window_term(20, 4), plain_term(1)}),

@@ -45,6 +45,8 @@ void check_big_bird(const cases::FrameCase& one, const patterns::BigBirdDraw& dr
   PatternTerm term;
   term.ints[0] = block;
   term.ints[1] = draw.causal;
+  term.ints[2] = draw.first;
+  term.ints[3] = draw.last;
   term.tensors[0] = by_row.view();
   term.tensors[1] = by_column.view();
   const BigBird pattern = BigBird::from(term);

@@ -102,6 +102,8 @@ int main() {
     check_masks("IndexCausal", IndexCausal::from(indices.term()), frame);
     check_masks("Fixed", Fixed{20, 3}, frame);
     check_masks("Causal", Causal{}, frame);
+    check_masks("SlidingWindow", SlidingWindow{50, -20}, frame);
+    check_masks("SlidingWindow", SlidingWindow{kUnlimited, -20}, frame);
     check_masks("Streaming", Streaming{10, 30}, frame);
     check_masks("BlockDiagonal", BlockDiagonal{70, true}, frame);
     check_masks("Dilated", Dilated{20, 3, false}, frame);

@@ -1,4 +1,4 @@
-// BigBird: blocks of positions, i // block and j // block, that neighbours, first and last blocks and a random draw
+// BigBird: blocks of positions, i // size and j // size, that neighbours, first and last blocks and a random draw
 // keep (big_bird_draw.hpp); j <= i, too, where it is causal.
 #pragma once
 
@@ -7,14 +7,16 @@
 SPLASH_NAMESPACE_BEGIN
 namespace patterns {
 
-/// A square mask of blocks of the whole sequence, as bits by rows and by columns. Nothing is kept outside of it.
+/// A square mask of blocks of the whole sequence, as bits by rows and by columns. Nothing is kept outside of it, and
+/// every block keeps itself.
 struct BigBird {
   BlockBits by_row, by_column;
-  int block = 64;
+  int size = 64;   ///< positions of a block
   int length = 0;  ///< positions in all blocks
   bool causal = false;
 
-  /// ints: block, causal. tensors: by_row, by_column, both (B|1, Hq|1, blocks, ceil(blocks / 32)) int32.
+  /// ints: block, causal, first and last blocks that see and are seen by all. tensors: by_row, by_column, both (B|1,
+  /// Hq|1, blocks, ceil(blocks / 32)) int32; the first and last blocks are in there, too.
   static SPLASH_HD BigBird from(const PatternTerm& term) {
     const TensorView &by_row = term.tensors[0], &by_column = term.tensors[1];
     const int block = most(number(term.ints[0]), 1);
@@ -24,6 +26,7 @@ struct BigBird {
 
   static const char* misfit(const PatternTerm& term, const AttentionInputs& in) {
     if (term.ints[0] < 1 || term.ints[0] > kUnlimited) return "block must be from 1 to 2^30";
+    if (term.ints[2] < 0 || term.ints[3] < 0) return "first and last must not be negative";
     const int64_t blocks = term.tensors[0].shape[2];
     if (blocks > kUnlimited || (blocks - 1) * term.ints[0] > kUnlimited) return "its blocks reach past position 2^30";
     for (int n = 0; n < 2; ++n)
@@ -32,10 +35,21 @@ struct BigBird {
     return nullptr;
   }
 
+  /// The drawn blocks lie apart from each other.
+  static int block(const PatternTerm& term) { return term.ints[0] % (2 * kNarrow) ? kNarrow : 0; }
+
+  /// Where it is causal, the first rows see little more than themselves.
+  static GlobalRows global_rows(const PatternTerm& term, const AttentionInputs& in) {
+    const int64_t block = term.ints[0], blocks = term.tensors[0].shape[2];
+    const int64_t first = least(number(term.ints[2]), int(blocks)), last = least(number(term.ints[3]), int(blocks));
+    const int64_t rows = in.positions.cu_queries ? in.positions.max_queries : in.q.shape[2];
+    return {term.ints[1] ? 0 : rows_before(first * block, in), rows - rows_before((blocks - last) * block, in)};
+  }
+
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
     const int i = frame.i(row), j = frame.j(column);
     if (i < 0 || j < 0 || i >= length || j >= length || (causal && j > i)) return false;
-    return by_row.keep(frame, i / block, j / block);
+    return by_row.keep(frame, i / size, j / size);
   }
 
   SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
@@ -45,7 +59,7 @@ struct BigBird {
     const int last_row = least(i1, length - 1), last = least(j1, causal ? last_row : length - 1);
     const int first = most(j0, 0), first_row = most(i0, causal ? first : 0);
     if (first > last || first_row > last_row) return TileState::empty;
-    const TileState state = by_row.classify(frame, first_row / block, last_row / block, first / block, last / block);
+    const TileState state = by_row.classify(frame, first_row / size, last_row / size, first / size, last / size);
     const bool whole = i0 >= 0 && j0 >= 0 && i1 < length && j1 < length && (!causal || j1 <= i0);
     return state == TileState::full && !whole ? TileState::partial : state;
   }
@@ -53,7 +67,7 @@ struct BigBird {
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
     const int first = most(frame.i(row_begin), 0), last = least(frame.i(row_end - 1), length - 1);
     if (first > last) return kEnd;
-    const int next = by_row.next(frame, first / block, last / block, block, most(frame.j(column), 0));
+    const int next = by_row.next(frame, first / size, last / size, size, most(frame.j(column), 0));
     return causal && next > last ? kEnd : index_of(next, frame.k_start);
   }
 
@@ -61,14 +75,20 @@ struct BigBird {
     const int first = most(frame.j(column_begin), 0), last = least(frame.j(column_end - 1), length - 1);
     if (first > last) return kEnd;
     const int from = most(frame.i(row), causal ? first : 0);
-    return index_of(by_column.next(frame, first / block, last / block, block, from), frame.q_start);
+    return index_of(by_column.next(frame, first / size, last / size, size, from), frame.q_start);
   }
 
   SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
     const int i = frame.i(row), j = frame.j(column);
     if (i < 0 || i >= length) return 0;
-    const uint64_t kept = by_row.bits(frame, i / block, block, j);
+    const uint64_t kept = by_row.bits(frame, i / size, size, j);
     return causal ? kept & bits_between(0, i - j) : kept;
+  }
+
+  SPLASH_HD bool keeps_self(const Frame& frame) const {
+    const int first = most(frame.q_start, frame.k_start);
+    const int end = least(frame.i(frame.num_queries), frame.j(frame.num_keys));
+    return first >= end || (first >= 0 && end <= length);
   }
 };
 

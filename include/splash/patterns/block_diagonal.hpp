@@ -8,7 +8,7 @@ SPLASH_NAMESPACE_BEGIN
 namespace patterns {
 
 struct BlockDiagonal {
-  int block = 64;
+  int size = 64;
   bool causal = false;
 
   /// ints: block, causal.
@@ -20,9 +20,11 @@ struct BlockDiagonal {
     return term.ints[0] < 1 || term.ints[0] > kUnlimited ? "block must be from 1 to 2^30" : nullptr;
   }
 
+  static int block(const PatternTerm& term) { return block_for(term.ints[0]); }
+
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
     const int i = frame.i(row), j = frame.j(column);
-    return (!causal || j <= i) && floor_div(i, block) == floor_div(j, block);
+    return (!causal || j <= i) && floor_div(i, size) == floor_div(j, size);
   }
 
   SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
@@ -46,13 +48,15 @@ struct BlockDiagonal {
 
   SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
     const int i = frame.i(row), j = frame.j(column), first = start(i) - j;
-    return bits_between(first, causal ? i - j : first + block - 1);
+    return bits_between(first, causal ? i - j : first + size - 1);
   }
+
+  SPLASH_HD bool keeps_self(const Frame&) const { return true; }
 
  private:
   /// Of the block that a position lies in.
-  SPLASH_HD int start(int position) const { return floor_div(position, block) * block; }
-  SPLASH_HD int end(int position) const { return start(position) + block; }
+  SPLASH_HD int start(int position) const { return floor_div(position, size) * size; }
+  SPLASH_HD int end(int position) const { return start(position) + size; }
 };
 
 }  // namespace patterns

@@ -28,6 +28,16 @@ struct Comb {
     return low <= first && last <= high && (step == 1 || (first == last && first % step == 0));
   }
 
+  /// TablePattern's residues() where these are all distances that are kept; never of more than kMaxResidues.
+  bool residues(int64_t& dilation, int64_t (&sides)[2]) const {
+    constexpr int kMaxResidues = 1 << 16;
+    if (step > kMaxResidues || low > 0 || high < 0) return false;
+    dilation = step;
+    sides[0] = high == kUnlimited ? -1 : high / step;
+    sides[1] = low == -kUnlimited ? -1 : -low / step;
+    return true;
+  }
+
   /// Rows [i0, i1] keep the columns [i0 - d, i1 - d] of every distance d.
   SPLASH_HD int next_column(int i0, int i1, int j) const {
     const int distance = down(least(i1 - j, high));

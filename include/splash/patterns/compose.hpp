@@ -26,6 +26,20 @@ SPLASH_HD Box opaque(const Box& box) {
   return {opaque(box.row_begin), opaque(box.row_end), opaque(box.column_begin), opaque(box.column_end)};
 }
 
+/// The first number from `from` on that every term stops at, kEnd where they agree on none below `end`: each of them in
+/// turn moves the candidate on to step(term, candidate), until all have let it be.
+template <class Step>
+SPLASH_HD int leapfrog(int terms, int from, int end, const Step& step) {
+  SPLASH_NO_UNROLL
+  for (int agreed = 0, t = 0; agreed < terms; t = t + 1 == terms ? 0 : t + 1) {
+    if (from >= end) return kEnd;
+    const int next = step(t, from);
+    agreed = next == from ? agreed + 1 : 1;
+    from = next;
+  }
+  return from;
+}
+
 // Every conjunction offers each_term(f): f(term) for its terms, so that code for tiles can treat each by its own type.
 
 /// a & b.
@@ -48,23 +62,19 @@ struct And {
   SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
     return patterns::kept_bits(a, frame, row, column) & patterns::kept_bits(b, frame, row, column);
   }
+  SPLASH_HD bool keeps_self(const Frame& frame) const {
+    return patterns::keeps_self(a, frame) && patterns::keeps_self(b, frame);
+  }
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
-    while (column < frame.num_keys) {
-      const int next = a.next_column(frame, row_begin, row_end, column);
-      if (next >= frame.num_keys) break;
-      column = b.next_column(frame, row_begin, row_end, next);
-      if (column == next) return column;
-    }
-    return kEnd;
+    return leapfrog(2, column, frame.num_keys, [&](int t, int from) {
+      return t == 0 ? a.next_column(frame, row_begin, row_end, from) : b.next_column(frame, row_begin, row_end, from);
+    });
   }
   SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
-    while (row < frame.num_queries) {
-      const int next = a.next_row(frame, column_begin, column_end, row);
-      if (next >= frame.num_queries) break;
-      row = b.next_row(frame, column_begin, column_end, next);
-      if (row == next) return row;
-    }
-    return kEnd;
+    return leapfrog(2, row, frame.num_queries, [&](int t, int from) {
+      return t == 0 ? a.next_row(frame, column_begin, column_end, from)
+                    : b.next_row(frame, column_begin, column_end, from);
+    });
   }
 };
 
@@ -101,6 +111,10 @@ class AnyOf {
   }
   SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
     return visit<int>([&](const auto& p) { return p.next_row(frame, column_begin, column_end, row); });
+  }
+
+  SPLASH_HD bool keeps_self(const Frame& frame) const {
+    return visit<bool>([&](const auto& p) { return patterns::keeps_self(p, frame); });
   }
 
  private:
@@ -159,26 +173,20 @@ struct Conjunction {
     for (int t = 0; t < count; ++t) bits &= terms[t].kept_bits(frame, opaque(row), opaque(column));
     return bits;
   }
-  /// Leapfrog: every term moves the candidate on until all agree.
+  SPLASH_HD bool keeps_self(const Frame& frame) const {
+    for (int t = 0; t < count; ++t)
+      if (!terms[t].keeps_self(frame)) return false;
+    return true;
+  }
   SPLASH_HD_LONG int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
-    SPLASH_NO_UNROLL
-    for (int agreed = 0, t = 0; agreed < count; t = t + 1 == count ? 0 : t + 1) {
-      if (column >= frame.num_keys) return kEnd;
-      const int next = terms[t].next_column(frame, opaque(row_begin), opaque(row_end), column);
-      agreed = next == column ? agreed + 1 : 1;
-      column = next;
-    }
-    return column;
+    return leapfrog(count, column, frame.num_keys, [&](int t, int from) {
+      return terms[t].next_column(frame, opaque(row_begin), opaque(row_end), from);
+    });
   }
   SPLASH_HD_LONG int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
-    SPLASH_NO_UNROLL
-    for (int agreed = 0, t = 0; agreed < count; t = t + 1 == count ? 0 : t + 1) {
-      if (row >= frame.num_queries) return kEnd;
-      const int next = terms[t].next_row(frame, opaque(column_begin), opaque(column_end), row);
-      agreed = next == row ? agreed + 1 : 1;
-      row = next;
-    }
-    return row;
+    return leapfrog(count, row, frame.num_queries, [&](int t, int from) {
+      return terms[t].next_row(frame, opaque(column_begin), opaque(column_end), from);
+    });
   }
 };
 

@@ -45,13 +45,51 @@ SPLASH_HD uint64_t kept_bits(const P& pattern, const Frame& frame, int row, int 
   }
 }
 
+/// Optional: that no key needs another row than its own.
+///   keeps_self(frame)                   every (row, column) inside the frame with i(row) == j(column) is kept.
+template <Pattern P>
+SPLASH_HD bool keeps_self(const P& pattern, const Frame& frame) {
+  if constexpr (requires {
+                  { pattern.keeps_self(frame) } -> std::same_as<bool>;
+                })
+    return pattern.keeps_self(frame);
+  else
+    return false;
+}
+
 /// Says by kUnrollKeep = true that keep() is so cheap that a GPU may inline it for every score of a partial tile.
 template <class P>
 concept UnrolledKeep = Pattern<P> && bool(P::kUnrollKeep);
 
-/// A pattern that the instance table can build: from(term) makes it from its numbers and tensors. Optional beside it:
-/// misfit(term, inputs) says why a term contradicts the inputs (nullptr: it does not), block(term) for which block size
-/// an instance is wanted.
+/// Rows at the start and at the end of a problem's own rows.
+struct GlobalRows {
+  int64_t first = 0, last = 0;
+};
+
+/// Rows of a problem whose positions lie before this one; of the longest sequence where they are packed.
+inline int64_t rows_before(int64_t position, const AttentionInputs& in) {
+  const Positions& p = in.positions;
+  const int64_t rows = p.cu_queries ? p.max_queries : in.q.shape[2];
+  const int64_t start = p.cu_queries ? p.k_start : p.q_start;
+  return position <= start ? 0 : (position - start < rows ? position - start : rows);
+}
+
+/// Rows that keep fewer keys than this are served best by narrow tiles.
+inline constexpr int64_t kShortRow = 640;
+inline constexpr int kNarrow = 64;
+
+/// What block(term) says of a pattern whose rows keep a span of this many keys.
+SPLASH_HD constexpr int block_for(int64_t keys_of_row) { return keys_of_row < kShortRow ? kNarrow : 0; }
+
+/// A pattern that the instance table can build: from(term) makes it from its numbers and tensors. Optional beside it,
+/// all of them static and for the host:
+///   misfit(term, inputs)                why a term contradicts the inputs; nullptr: it does not.
+///   block(term)                         how many columns a tile should have: more of them would mostly be masked, or
+///                                       cross blocks; 0 where it does not matter.
+///   global_rows(term, inputs)           the rows that keep nearly all keys, where others keep few. A hint: right or
+///                                       wrong, results are the same.
+///   residues(term, dilation, sides)     true where just the scores with (i - j) % dilation == 0 and -sides[1] <=
+///                                       (i - j) / dilation <= sides[0] are kept, -1 for an unlimited side.
 template <class P>
 concept TablePattern = Pattern<P> && requires(const PatternTerm& term) {
   { P::from(term) } -> std::same_as<P>;

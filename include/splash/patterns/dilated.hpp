@@ -31,6 +31,18 @@ struct Dilated {
     return tensor.shape[0] > 1 && tensor.stride[0] != 1 ? "dilations must be contiguous" : nullptr;
   }
 
+  /// Of the keys of one residue, which run as a window.
+  static int block(const PatternTerm& term) {
+    const Dilated dilated = from(term);
+    return block_for(dilated.causal ? dilated.window : 2 * int64_t(dilated.window) + 1);
+  }
+
+  static bool residues(const PatternTerm& term, int64_t& dilation, int64_t (&sides)[2]) {
+    if (term.num_tensors > 0) return false;
+    const Dilated dilated = from(term);
+    return dilated.comb({}).residues(dilation, sides);
+  }
+
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
     return comb(frame).contains(frame.i(row) - frame.j(column));
   }
@@ -54,6 +66,8 @@ struct Dilated {
   SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
     return comb(frame).bits(frame.i(row) - frame.j(column));
   }
+
+  SPLASH_HD bool keeps_self(const Frame&) const { return !causal || window > 0; }
 
  private:
   SPLASH_HD Comb comb(const Frame& frame) const {

@@ -21,6 +21,9 @@ struct Fixed {
     return term.ints[1] < 0 ? "summary must not be negative" : nullptr;
   }
 
+  /// Tiles narrower than what lies between two runs of summaries miss both.
+  static int block(const PatternTerm& term) { return term.ints[0] - term.ints[1] >= kNarrow ? kNarrow : 0; }
+
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
     const int i = frame.i(row), j = frame.j(column);
     return j <= i && (floor_div(i, stride) == floor_div(j, stride) || is_summary(j));
@@ -58,6 +61,8 @@ struct Fixed {
     const uint64_t summaries = begun | repeated_bits(summary, stride, start + stride);
     return (blocks().kept_bits(frame, row, column) | summaries) & bits_between(0, distance);
   }
+
+  SPLASH_HD bool keeps_self(const Frame&) const { return true; }
 
  private:
   SPLASH_HD BlockDiagonal blocks() const { return {stride, true}; }

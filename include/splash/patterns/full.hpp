@@ -16,6 +16,7 @@ struct Full {
   SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
     return band().kept_bits(frame, row, column);
   }
+  SPLASH_HD bool keeps_self(const Frame&) const { return true; }
   SPLASH_HD SlidingWindow band() const { return {}; }
 };
 

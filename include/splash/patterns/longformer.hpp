@@ -52,6 +52,8 @@ struct LongformerOf {
     return causal ? kept & bits_between(0, i - j) : kept;
   }
 
+  SPLASH_HD bool keeps_self(const Frame&) const { return true; }
+
  protected:
   static const char* misfit_window(int64_t window, int64_t dilation) {
     if (window < 0) return "window must not be negative";
@@ -73,6 +75,20 @@ struct Longformer : LongformerOf<GlobalPrefix> {
   static const char* misfit(const PatternTerm& term, const AttentionInputs&) {
     return term.ints[1] < 0 ? "prefix must not be negative" : misfit_window(term.ints[0], term.ints[2]);
   }
+
+  static int block(const PatternTerm& term) {
+    const Comb window = from(term).window;
+    return block_for(int64_t(window.high) - window.low + 1);
+  }
+
+  /// A causal prefix sees little more than itself.
+  static GlobalRows global_rows(const PatternTerm& term, const AttentionInputs& in) {
+    return {term.ints[3] ? 0 : rows_before(number(term.ints[1]), in), 0};
+  }
+
+  static bool residues(const PatternTerm& term, int64_t& dilation, int64_t (&sides)[2]) {
+    return term.ints[1] <= 0 && from(term).window.residues(dilation, sides);
+  }
 };
 
 /// Single positions are global.
@@ -85,6 +101,9 @@ struct LongformerTokens : LongformerOf<GlobalBits> {
              comb(term.ints[0], term.ints[1], causal),
              causal}};
   }
+
+  /// Global columns lie alone.
+  static int block(const PatternTerm&) { return kNarrow; }
 
   static const char* misfit(const PatternTerm& term, const AttentionInputs&) {
     const TensorView& words = term.tensors[0];

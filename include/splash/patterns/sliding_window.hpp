@@ -11,10 +11,15 @@ struct SlidingWindow {
   static constexpr bool kUnrollKeep = true;  ///< keep() is a few integer instructions
 
   int left = kUnlimited;   ///< keys before the query, kUnlimited for all
-  int right = kUnlimited;  ///< keys after it
+  int right = kUnlimited;  ///< keys after it; negative: keys are kept only from so far before it on
 
   /// ints: left, right; negative means unlimited.
   static SPLASH_HD SlidingWindow from(const PatternTerm& term) { return {side(term.ints[0]), side(term.ints[1])}; }
+
+  static int block(const PatternTerm& term) {
+    const SlidingWindow window = from(term);
+    return block_for(int64_t(window.left) + window.right + 1);
+  }
 
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
     const int distance = frame.i(row) - frame.j(column);
@@ -24,7 +29,7 @@ struct SlidingWindow {
   SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
     const int nearest = frame.i(box.row_begin) - frame.j(box.column_end - 1);
     const int farthest = frame.i(box.row_end - 1) - frame.j(box.column_begin);
-    if (farthest < -right || nearest > left) return TileState::empty;
+    if (farthest < -right || nearest > left || left < -right) return TileState::empty;
     return farthest <= left && nearest >= -right ? TileState::full : TileState::partial;
   }
 
@@ -41,6 +46,8 @@ struct SlidingWindow {
     const int distance = frame.i(row) - frame.j(column);
     return bits_between(distance - left, distance + right);
   }
+
+  SPLASH_HD bool keeps_self(const Frame&) const { return left >= 0 && right >= 0; }
 
   SPLASH_HD SlidingWindow band() const { return *this; }
 

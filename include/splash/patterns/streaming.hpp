@@ -18,6 +18,8 @@ struct Streaming {
     return term.ints[0] < 0 || term.ints[1] < 0 ? "sink and window must not be negative" : nullptr;
   }
 
+  static int block(const PatternTerm& term) { return block_for(term.ints[1]); }
+
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
     const int j = frame.j(column), distance = frame.i(row) - j;
     return distance >= 0 && (j < sink || distance < window);
@@ -44,6 +46,8 @@ struct Streaming {
     const int j = frame.j(column), distance = frame.i(row) - j;
     return bits_between(0, least(distance, sink - 1 - j)) | bits_between(distance - window + 1, distance);
   }
+
+  SPLASH_HD bool keeps_self(const Frame&) const { return window > 0; }
 };
 
 }  // namespace patterns

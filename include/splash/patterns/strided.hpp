@@ -21,6 +21,14 @@ struct Strided {
     return term.ints[1] < 1 || term.ints[1] > kUnlimited ? "stride must be from 1 to 2^30" : nullptr;
   }
 
+  /// Tiles narrower than the stride miss teeth that wider ones meet.
+  static int block(const PatternTerm& term) { return term.ints[1] > 2 * kNarrow ? kNarrow : 0; }
+
+  static bool residues(const PatternTerm& term, int64_t& dilation, int64_t (&sides)[2]) {
+    const Strided strided = from(term);
+    return strided.local <= 1 && strided.comb.residues(dilation, sides);
+  }
+
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
     const int distance = frame.i(row) - frame.j(column);
     return distance >= 0 && (distance < local || distance % comb.step == 0);
@@ -49,6 +57,8 @@ struct Strided {
     const int distance = frame.i(row) - frame.j(column);
     return comb.bits(distance) | bits_between(distance - local + 1, distance);
   }
+
+  SPLASH_HD bool keeps_self(const Frame&) const { return true; }
 };
 
 }  // namespace patterns

@@ -68,7 +68,7 @@ class BigBird(Pattern):
         check_number("length", self.length, 0, 2**29, optional=True)
 
     def ints(self) -> list[int]:
-        return [self.block, int(self.causal)]
+        return [self.block, int(self.causal), self.first, self.last]
 
     def tensors(self, extent: Extent) -> list[Tensor]:
         heads = extent.heads if self.per_head else 1
