@@ -20,6 +20,7 @@ from splash_attention.__main__ import app
 from splash_attention.bench.case import Case
 from splash_attention.bench.choices import NORMALIZERS
 from splash_attention.bench.longnet import LongNet
+from splash_attention.bench.packed import Packed
 from splash_attention.demo import cuda, main, maps, survey, survey_table, variants
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +68,7 @@ def test_survey_covers_everything(one_thread):
         pattern = Case(problem, torch.device("cpu")).pattern
         kinds |= {type(term) for term in getattr(pattern, "terms", (pattern,))}
     every = {kind for kind in vars(sa.patterns).values() if isinstance(kind, type) and issubclass(kind, sa.Pattern)}
-    assert kinds == (every - {sa.Pattern, sa.And, sa.patterns.Prepared}) | {LongNet}
+    assert kinds == (every - {sa.Pattern, sa.And, sa.patterns.Prepared}) | {LongNet, Packed}
     assert {problem.normalizer.name for problem in chosen} == set(NORMALIZERS)
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .._errors import NoKernelError
 from ..attention import attention
-from ..patterns import And, Pattern
+from ..patterns import And, IndexCausal, Pattern
 from .longnet import LongNet
+from .packed import Packed
 from .problems import DTYPES, Problem, Sizes
 
 SMALL = 2**24
@@ -21,7 +22,8 @@ SMALL = 2**24
 
 @dataclass
 class Case:
-    """q, k, v, dO (B, H, N, D), the pattern and the normalizer with its learned parameters, all on `device`."""
+    """q and dO (B, H, Nq, D), k and v (B, Hkv, N, D), the pattern and the normalizer with its learned parameters, all
+    on `device`. Packed sequences lie in memory as (N, H, D)."""
 
     problem: Problem
     device: torch.device
@@ -38,9 +40,12 @@ class Case:
         self.generator = torch.Generator(self.device).manual_seed(self.problem.seed)
         dtype = DTYPES[sizes.dtype]
         q, k, v = _INPUTS[self.problem.inputs](self._randn, sizes)
-        grad = self._randn(sizes.batch, sizes.heads, sizes.seq_len, sizes.head_dim)
+        grad = self._randn(sizes.batch, sizes.heads, sizes.rows, sizes.head_dim)
         self.q, self.k, self.v, self.grad = (t.to(dtype).contiguous() for t in (q, k, v, grad))
         self.pattern = self.problem.family.build(self, **self.problem.numbers)
+        if isinstance(self.pattern, Packed):
+            tensors = (self.q, self.k, self.v, self.grad)
+            self.q, self.k, self.v, self.grad = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in tensors)
         choice = self.problem.normalizer
         if isinstance(self.pattern, LongNet) and choice.name != "softmax":
             raise ValueError(f"normalizer: LongNet mixes softmax branches, got {choice.label}")
@@ -76,20 +81,27 @@ class Case:
 
     def kept_pairs(self) -> int:
         """Scores that the pattern keeps, over the batch and all heads."""
-        batch, heads, length = self.sizes.batch, self.sizes.heads, self.sizes.seq_len
+        batch, heads, rows, length = self.sizes.batch, self.sizes.heads, self.sizes.rows, self.sizes.seq_len
         if isinstance(self.pattern, LongNet):
             return batch * self.pattern.pairs(length, heads)
+        if isinstance(self.pattern, IndexCausal):
+            return self._count_indices()
         formula = type(self.pattern).count not in (Pattern.count, And.count) or self.pattern.band() is not None
-        if not formula and length**2 > SMALL:
+        if not formula and rows * length > SMALL:
             with contextlib.suppress(NoKernelError):
                 return self._count_by_attention()
-        return round(self.pattern.density(length, length, heads=heads) * length**2 * batch * heads)
+        return round(self.pattern.density(rows, length, heads=heads) * rows * length * batch * heads)
+
+    def _count_indices(self) -> int:
+        seen = torch.searchsorted(self.pattern.k_idx.sort(-1).values, self.pattern.q_idx, right=True)
+        return int(seen.sum()) * self.sizes.batch * self.sizes.heads // (seen.shape[0] * seen.shape[1])
 
     @torch.no_grad()
     def _count_by_attention(self) -> int:
         """Where the masks of long sequences are slow to form: equal scores have the log-sum-exp log(count)."""
-        zeros = torch.zeros_like(self.q[..., :8] if self.device.type == "cpu" else self.q)
-        _, lse = attention(zeros, zeros, zeros, self.pattern, return_statistic=True)
+        dim = 8 if self.device.type == "cpu" else self.sizes.head_dim
+        q, k = (torch.zeros_like(t[..., :dim]) for t in (self.q, self.k))
+        _, lse = attention(q, k, k, self.pattern, return_statistic=True)
         return int(lse.double().exp().round().sum())
 
     def flops(self, pairs: int, direction: str) -> int:
@@ -103,7 +115,7 @@ def _independent(deviation: float):
     def draw(randn, sizes: Sizes):
         keys = sizes.batch, sizes.kv_heads, sizes.seq_len, sizes.head_dim
         scale = math.sqrt(deviation)
-        q = randn(sizes.batch, sizes.heads, sizes.seq_len, sizes.head_dim) * scale
+        q = randn(sizes.batch, sizes.heads, sizes.rows, sizes.head_dim) * scale
         return q, randn(*keys) * scale, randn(*keys)
 
     return draw
@@ -118,7 +130,8 @@ def _local(randn, sizes: Sizes):
     sink = randn(1, heads, 1, dim)
     k = path + 0.3 * randn(batch, heads, length, dim)
     k[:, :, :4] += 1.5 * sink
-    q = (2 * path + 0.5 * sink).repeat_interleave(group, 1) + 0.3 * randn(batch, heads * group, length, dim)
+    near = (2 * path + 0.5 * sink)[:, :, length - sizes.rows :].repeat_interleave(group, 1)
+    q = near + 0.3 * randn(batch, heads * group, sizes.rows, dim)
     return q, k, randn(batch, heads, length, dim)
 
 

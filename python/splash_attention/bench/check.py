@@ -17,11 +17,13 @@ from ..patterns import And, BlockMask, Pattern
 from ..reference import reference_attention
 from .case import Case
 from .longnet import LongNet
+from .packed import Packed
 
 TILE = 64
 ROWS_APART = 16  # a block mask can be cut at multiples of this
 PAIRS_AT_ONCE = 2**22
 PAIRS = {"cpu": 2**24, "cuda": 2**28}
+FORWARD_PAIRS = {"cpu": 2**24, "cuda": 2**26}  # of tables that only time the forward
 # Relative errors of outputs and gradients, in the norm. Half precision: one rounding of the weights and one of the
 # result; gradients see the rounded output as well.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 1.5e-2, torch.float16: 4e-3}
@@ -31,7 +33,10 @@ THRESHOLD_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-2, torch.bfloat16
 
 @dataclass
 class Exact:
-    """The answer for the first batch entry at `rows`: out and dq (1, H, R, D), the other gradients whole."""
+    """The answer for the last batch entry at `rows`: out and dq (1, H, R, D), the other gradients whole.
+
+    gradients: none where only the forward was asked for.
+    """
 
     rows: Tensor
     out: Tensor
@@ -40,45 +45,59 @@ class Exact:
     active_tiles: float | None  # share of the kept 64 x 64 tiles that hold one
 
 
-def exact(case: Case, budget: int | None = None) -> Exact:
+def exact(case: Case, budget: int | None = None, backward: bool = True) -> Exact:
     """By the reference, in float64, for at most about `budget` scores."""
     length, heads = case.sizes.seq_len, case.sizes.heads
-    begins = _blocks(case, budget or PAIRS[case.device.type])
-    q, k, v, grad = (t.detach()[:1].double() for t in (*case.qkv, case.grad))
-    k, v = k.requires_grad_(), v.requires_grad_()
-    parameters = [p.detach().double().requires_grad_() for p in case.parameters]
+    spans = _spans(case, budget or (PAIRS if backward else FORWARD_PAIRS)[case.device.type], backward)
+    q, k, v, grad = (t.detach()[-1:].double() for t in (*case.qkv, case.grad))
+    parameters = [p.detach().double() for p in case.parameters]
+    leaves = [leaf.requires_grad_(backward) for leaf in (k, v, *parameters)]
     normalizer = case.problem.normalizer.build(parameters)
     outs, dqs = [], []
     sparsity = _Sparsity()
     step = TILE
     while step > ROWS_APART and step * length * heads > PAIRS_AT_ONCE:
         step //= 2
-    for block in begins:
-        for begin in range(block, min(block + TILE, length), step):
-            end = min(begin + step, block + TILE, length)
-            rows = q[:, :, begin:end].clone().requires_grad_()
+    first = length - case.sizes.rows  # the position of the first query
+    packed = isinstance(case.pattern, Packed)
+    for span in spans:
+        for begin in range(span.start, span.stop, step):
+            end = min(begin + step, span.stop)
+            rows = q[:, :, begin:end].clone().requires_grad_(backward)
             if isinstance(case.pattern, LongNet):
                 out = case.pattern.reference(*_repeat(case, rows, k, v), begin)
             else:
-                pattern = sliced(case.pattern, begin, end)
-                out, statistic = reference_attention(rows, k, v, pattern, normalizer, q_start=begin)
-                sparsity.add(case, rows, k, pattern, statistic, begin)
-            out.backward(grad[:, :, begin:end])
+                pattern = case.pattern.rows(begin, end, case.device) if packed else sliced(case.pattern, begin, end)
+                out, statistic = reference_attention(rows, k, v, pattern, normalizer, q_start=begin + first)
+                sparsity.add(case, rows, k, pattern, statistic, begin + first)
+            if backward:
+                out.backward(grad[:, :, begin:end])
+                dqs.append(rows.grad)
             outs.append(out.detach())
-            dqs.append(rows.grad)
-    rows = torch.cat([torch.arange(b, min(b + TILE, length), device=case.device) for b in begins])
-    gradients = [torch.cat(dqs, 2), *(leaf.grad for leaf in (k, v, *parameters))]
+    rows = torch.cat([torch.arange(span.start, span.stop, device=case.device) for span in spans])
+    gradients = [torch.cat(dqs, 2), *(leaf.grad for leaf in leaves)] if backward else []
     return Exact(rows, torch.cat(outs, 2), gradients, sparsity.nonzeros(), sparsity.active_tiles())
 
 
-def _blocks(case: Case, budget: int) -> list[int]:
-    """First rows of the checked blocks: the first, the last, and others evenly between them."""
-    length = case.sizes.seq_len
-    every = list(range(0, length, TILE))
-    count = max(2, budget // (length * case.sizes.heads * TILE))
-    if len(every) <= count:
-        return every
-    return sorted({every[round(n * (len(every) - 1) / (count - 1))] for n in range(count)})
+def _spans(case: Case, budget: int, backward: bool) -> list[range]:
+    """The checked rows: all of them, or some in the first tile, in the last one, and evenly between them.
+
+    For the forward alone these are a quarter of a tile each, and every quarter has its turn.
+    """
+    rows = case.sizes.rows
+    tiles = list(range(0, rows, TILE))
+    whole = case.sizes.seq_len * case.sizes.heads * TILE
+    height = TILE if backward else ROWS_APART
+    count = max(2 * TILE // height, budget * TILE // (whole * height))
+    if len(tiles) * TILE <= count * height:
+        return [range(begin, min(begin + TILE, rows)) for begin in tiles]
+    chosen = sorted({tiles[round(n * (len(tiles) - 1) / (count - 1))] for n in range(count)})
+    spans = []
+    for n, tile in enumerate(chosen):
+        begin = tile + n % (TILE // height) * height
+        begin = begin if begin < rows else tile
+        spans.append(range(begin, min(begin + height, rows)))
+    return spans
 
 
 def _repeat(case: Case, q: Tensor, k: Tensor, v: Tensor):
@@ -87,7 +106,7 @@ def _repeat(case: Case, q: Tensor, k: Tensor, v: Tensor):
 
 
 def sliced(pattern: Pattern, begin: int, end: int) -> Pattern:
-    """The pattern for rows [begin, end) of the first batch entry: tensors that count rows are cut.
+    """The pattern for rows [begin, end) of the last batch entry: tensors that count rows are cut.
 
     begin: a multiple of ROWS_APART.
     """
@@ -95,22 +114,22 @@ def sliced(pattern: Pattern, begin: int, end: int) -> Pattern:
         return And(tuple(sliced(term, begin, end) for term in pattern.terms))
     if isinstance(pattern, BlockMask):
         rows, columns = pattern.block
-        mask = _first(pattern.mask, 4)
+        mask = _last(pattern.mask, 4)
         if mask.shape[-2] > 1:
             lines = torch.arange(begin, end, ROWS_APART, device=mask.device) // rows
             mask = mask.index_select(-2, lines)
         return BlockMask(mask, (ROWS_APART, columns))
     if isinstance(pattern, patterns.IndexCausal):
-        q_idx = _first(pattern.q_idx, 3)
-        return patterns.IndexCausal(q_idx[..., begin:end] if q_idx.shape[-1] > 1 else q_idx, _first(pattern.k_idx, 3))
+        q_idx = _last(pattern.q_idx, 3)
+        return patterns.IndexCausal(q_idx[..., begin:end] if q_idx.shape[-1] > 1 else q_idx, _last(pattern.k_idx, 3))
     if isinstance(pattern, patterns.ElementMask):
-        return patterns.ElementMask(_first(pattern.mask, 4)[..., begin:end, :])
+        return patterns.ElementMask(_last(pattern.mask, 4)[..., begin:end, :])
     return pattern
 
 
-def _first(tensor: Tensor, dimensions: int) -> Tensor:
-    """The first batch entry of a tensor that may lack leading dimensions."""
-    return tensor[:1] if tensor.dim() == dimensions else tensor
+def _last(tensor: Tensor, dimensions: int) -> Tensor:
+    """The last batch entry of a tensor that may lack leading dimensions."""
+    return tensor[-1:] if tensor.dim() == dimensions else tensor
 
 
 class _Sparsity:
@@ -155,13 +174,13 @@ def compare(case: Case, found: Exact, call: Callable, directions: list[str]) -> 
     errors = {}
     if "fwd" in directions:
         with torch.no_grad():
-            errors["fwd"] = {"out": _error(call(*case.qkv)[:1, :, found.rows], found.out)}
+            errors["fwd"] = {"out": _error(call(*case.qkv)[-1:, :, found.rows], found.out)}
     if "bwd" in directions:
         grad = torch.zeros_like(case.grad)
-        grad[:1, :, found.rows] = case.grad[:1, :, found.rows]
+        grad[-1:, :, found.rows] = case.grad[-1:, :, found.rows]
         got = torch.autograd.grad(call(*case.qkv), case.leaves, grad)
         dq, dk, dv, *others = got
-        pairs = zip((dq[:1, :, found.rows], dk[:1], dv[:1], *others), found.gradients, strict=True)
+        pairs = zip((dq[-1:, :, found.rows], dk[-1:], dv[-1:], *others), found.gradients, strict=True)
         names = ("dq", "dk", "dv", *(f"gradient of parameter {n}" for n in range(len(others))))
         errors["bwd"] = {name: _error(a, b) for name, (a, b) in zip(names, pairs, strict=True)}
     for direction, values in errors.items():

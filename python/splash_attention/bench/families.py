@@ -14,6 +14,7 @@ import typer
 
 from .. import patterns
 from .longnet import LongNet
+from .packed import Packed
 
 if TYPE_CHECKING:
     from .case import Case
@@ -150,8 +151,8 @@ def bigbird(
 @family("block-mask")
 def block_mask(case: "Case", block: TileBlock = 64, density: share("Share of the key blocks of each row.") = 0.1):
     """Random key blocks, as many for each block row and head."""
-    count = -(-case.sizes.seq_len // block)
-    shape = case.sizes.batch, case.sizes.heads, count, count
+    rows, count = (-(-size // block) for size in (case.sizes.rows, case.sizes.seq_len))
+    shape = case.sizes.batch, case.sizes.heads, rows, count
     scores = torch.rand(shape, generator=case.generator, device=case.device)
     chosen = scores.argsort(-1)[..., : max(1, int(count * density))]
     return patterns.BlockMask(
@@ -180,17 +181,31 @@ def element_mask(
     ends = torch.rand(documents - 1, generator=case.generator, device=case.device).mul(count).long()
     document = torch.zeros(count + 1, dtype=torch.long, device=case.device)
     document = document.index_add_(0, ends, torch.ones_like(ends))[:count].cumsum(0)
-    same = patterns.ElementMask(document[:, None] == document)
+    same = patterns.ElementMask(document[count - case.sizes.rows :, None] == document)
     return same & patterns.Causal() if causal else same
 
 
 @family("index-causal")
 def index_causal(case: "Case", stretch: number(1, "Positions are drawn from this many times the length.") = 4):
     """Tokens that were picked out of a longer sequence, each with its position there."""
-    shape = case.sizes.batch, 1, case.sizes.seq_len
-    draw = torch.rand(2, *shape, generator=case.generator, device=case.device) * (stretch * case.sizes.seq_len)
-    q_idx, k_idx = draw.int().sort(-1).values
-    return patterns.IndexCausal(q_idx, k_idx)
+
+    def positions(count: int) -> torch.Tensor:
+        draw = torch.rand(case.sizes.batch, 1, count, generator=case.generator, device=case.device)
+        return (draw * (stretch * case.sizes.seq_len)).int().sort(-1).values
+
+    return patterns.IndexCausal(positions(case.sizes.rows), positions(case.sizes.seq_len))
+
+
+@family("packed")
+def packed(
+    case: "Case",
+    sequences: number(1, "Sequences of random lengths, --seq-len tokens together.") = 16,
+    causal: CausalFlag = True,
+):
+    """Sequences packed one after the other, without padding."""
+    if case.sizes.batch > 1 or not case.sizes.square:
+        raise ValueError("packed: has no batch and as many queries as keys; leave --batch and --queries out")
+    return Packed.drawn(sequences, case.sizes.seq_len, case.problem.seed, causal)
 
 
 @family("longnet")
@@ -207,6 +222,8 @@ def longnet(
     causal: CausalFlag = True,
 ):
     """Dilated segments of several lengths, mixed by their log-sum-exps (Ding et al. 2023)."""
+    if not case.sizes.square:
+        raise ValueError("longnet: has as many queries as keys; leave --queries out")
     return LongNet(segment, rate, causal)
 
 

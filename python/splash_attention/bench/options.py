@@ -32,7 +32,7 @@ Inputs = _enum("Inputs", problems.INPUTS)
 BatchOption = Annotated[int, typer.Option(min=1, help="Sequences.")]
 HeadsOption = Annotated[int, typer.Option(min=1, help="Query heads.")]
 KvHeadsOption = Annotated[int | None, typer.Option(min=1, help="Key/value heads; as many as query heads by default.")]
-LengthOption = Annotated[int, typer.Option(min=1, help="Positions, queries and keys alike.")]
+LengthOption = Annotated[int, typer.Option(min=1, help="Positions, of queries and keys.")]
 DimOption = Annotated[int, typer.Option(min=1, max=256, help="Head dimension.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="auto: bfloat16 on the GPU, float32 on the CPU.")]
 DeviceOption = Annotated[Device, typer.Option(help="auto: the GPU where it has kernels, otherwise the CPU.")]
@@ -54,12 +54,18 @@ InputsOption = Annotated[Inputs, typer.Option(help="iid1, iid4: normal scores of
 CheckOption = Annotated[bool, typer.Option(help="Compare answers with the reference before they are timed.")]
 
 
+QueriesOption = Annotated[
+    int | None, typer.Option(min=1, help="Queries, the last positions of the sequence; all of them by default.")
+]
+
+
 def sized(
     batch: BatchOption = 1,
     heads: HeadsOption = 8,
     kv_heads: KvHeadsOption = None,
     seq_len: LengthOption = 8192,
     head_dim: DimOption = 64,
+    queries: QueriesOption = None,
 ):
     """The options that say how large a problem is."""
 
@@ -126,7 +132,7 @@ def make_plan(values: dict, names: list[str] | dict[str, list[str]] | None = Non
     return Plan(
         device,
         ["fwd", "bwd"] if direction == "both" else [direction],
-        choose(values["peer"] or names, device.type),
+        choose(values.get("peer") or names, device.type),
         values.get("rounds", 1),
         values.get("repeat_ms", 100),
         values.get("check", True),
@@ -146,6 +152,7 @@ def make_problem(family: Family, values: dict, device: str) -> Problem:
         values.get("seq_len", values.get("to")),
         values["head_dim"],
         dtype_for(values, device),
+        values["queries"],
     )
     numbers = {name: values[name] for name in family.defaults()}
     return Problem(family, numbers, sizes, make_choice(family.normalizer, values), values["inputs"], values["seed"])

@@ -7,8 +7,12 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+import typer
 from rich.console import Console
 from rich.table import Table
+
+from . import measure
 
 PROGRAM = "python -m splash_attention bench"
 
@@ -16,6 +20,24 @@ PROGRAM = "python -m splash_attention bench"
 def command(words: Iterable[object]) -> str:
     """The shell command that repeats a row."""
     return f"{PROGRAM} {shlex.join(str(word) for word in words)}"
+
+
+def console() -> Console:
+    return Console(soft_wrap=False)
+
+
+def finish(found: list[dict], device: torch.device, out: Path | None, **columns: object) -> None:
+    """Writes the CSV; exit code 1 where nothing ran."""
+    if out:
+        write(out, [row | columns | measure.origin(device) for row in found])
+    if not found:
+        raise typer.Exit(1)
+
+
+def repeat_hint(screen: Console, found: list[dict]) -> None:
+    if found:
+        screen.print("Each row is repeated by its command, for example:", highlight=False)
+        screen.print(found[0]["command"], highlight=False, soft_wrap=True, markup=False)
 
 
 def write(path: Path, rows: list[dict]) -> None:

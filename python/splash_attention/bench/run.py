@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from rich.console import Console
 
 from .._errors import NoKernelError
-from . import check, measure, report
+from . import check, measure, report, targets, tiles
 from .case import Case
 from .peers import Peer
 from .peers.splash import Splash
 from .problems import Problem
+from .targets import Machine
 
 COLUMNS = {
     "problem": "problem",
@@ -24,13 +25,21 @@ COLUMNS = {
     "tflops": "TFLOP/s",
     "gflops": "GFLOP/s",
     "splash_speedup": "splash is x times as fast",
+    "floor_ms": "floor ms",
+    "must": "must",
+    "aim": "aim",
+    "met": "met",
     "relative_error": "error",
+    "note": "note",
 }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to measure. rounds: on the CPU, repeat_ms: on the GPU. check: also compare answers with the reference."""
+    """How to measure. rounds: on the CPU, repeat_ms: on the GPU. check: also compare answers with the reference.
+
+    lenient: a splash that fails is a row with a note, like what peers do wrong; else it raises.
+    """
 
     device: torch.device
     directions: list[str]
@@ -38,6 +47,7 @@ class Plan:
     rounds: int = 5
     repeat_ms: int = 100
     check: bool = True
+    lenient: bool = False
 
     def words(self) -> list[str]:
         """The options for it, without peers and directions."""
@@ -51,20 +61,31 @@ class Runner:
 
     peer: Peer
     computes: str
-    calls: dict[str, Callable]
-    errors: dict[str, float]
+    calls: dict[str, Callable] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    note: str = ""
 
 
-def measure_problem(problem: Problem, plan: Plan, console: Console) -> list[dict]:
-    """One row a peer and direction; what cannot run is told on the console. Nothing else stops the other peers."""
+def measure_problem(problem: Problem, plan: Plan, console: Console, machine: Machine | None = None) -> list[dict]:
+    """One row a peer and direction; what cannot run is told on the console. Nothing else stops the other peers.
+
+    machine: puts splash's target beside its forward.
+    """
     case = Case(problem, plan.device)
     pairs = case.kept_pairs()
-    share = pairs / (case.sizes.batch * case.sizes.heads * case.sizes.seq_len**2)
-    found = check.exact(case) if plan.check else None
+    sizes = case.sizes
+    share = pairs / (sizes.batch * sizes.heads * sizes.rows * sizes.seq_len)
+    found = check.exact(case, backward="bwd" in plan.directions) if plan.check else None
     console.print(f"{problem.name}: {share:.3%} of the scores kept{_sparsity(found)}", highlight=False)
+    needed = tiles.work(case) if machine else None
     runners = [runner for peer in plan.peers if (runner := _start(peer, case, found, plan, console))]
     rows = []
     for direction in plan.directions:
+        rows += [
+            failed_row(problem, direction, runner.peer.name, runner.note, plan)
+            for runner in runners
+            if plan.lenient and isinstance(runner.peer, Splash) and direction not in runner.calls
+        ]
         ready = {runner.peer.name: runner for runner in runners if direction in runner.calls}
         seconds = measure.times(
             {name: runner.calls[direction] for name, runner in ready.items()},
@@ -74,6 +95,11 @@ def measure_problem(problem: Problem, plan: Plan, console: Console) -> list[dict
             warm=True,
         )
         for name, runner in ready.items():
+            flops = case.flops(pairs, direction)
+            owed = {}
+            if needed and direction == "fwd" and name == "splash":
+                rate = flops / seconds[name] / 1e12
+                owed = targets.columns(problem.name, needed, seconds[name], rate, machine)
             rows.append(
                 {
                     "problem": problem.name,
@@ -81,18 +107,27 @@ def measure_problem(problem: Problem, plan: Plan, console: Console) -> list[dict
                     "peer": name,
                     "computes": runner.computes,
                     "ms": report.number(seconds[name] * 1e3),
-                    **speed(case.flops(pairs, direction) / seconds[name], plan.device),
+                    **speed(flops / seconds[name], plan.device),
                     "splash_speedup": f"{seconds[name] / seconds['splash']:.3g}" if "splash" in seconds else "",
+                    **owed,
                     "relative_error": f"{runner.errors[direction]:.1e}" if direction in runner.errors else "",
                     "kept_share": f"{share:.6f}",
                     "nonzeros_a_row": _digits(found and found.nonzeros, 1),
                     "active_tiles": _digits(found and found.active_tiles, 4),
-                    "command": report.command(
-                        [*problem.words(), *_peers(name), "--direction", direction, *plan.words()]
-                    ),
+                    "command": _command(problem, name, direction, plan),
                 }
             )
     return rows
+
+
+def failed_row(problem: Problem, direction: str, peer: str, note: str, plan: Plan) -> dict:
+    """The row of a call that gave no time."""
+    command = _command(problem, peer, direction, plan)
+    return {"problem": problem.name, "pass": direction, "peer": peer, "note": note, "command": command}
+
+
+def _command(problem: Problem, peer: str, direction: str, plan: Plan) -> str:
+    return report.command([*problem.words(), *_peers(peer), "--direction", direction, *plan.words()])
 
 
 def speed(flops: float, device: torch.device) -> dict[str, str]:
@@ -117,7 +152,7 @@ def _sparsity(found: check.Exact | None) -> str:
 
 
 def _start(peer: Peer, case: Case, found: check.Exact | None, plan: Plan, console: Console) -> Runner | None:
-    """Checks the peer and makes its calls; None and a line on the console where it cannot run."""
+    """Checks the peer and makes its calls; None where it cannot run. The console says what it did wrong."""
     reason = peer.why_not(case)
     if reason:
         console.print(f"  {peer.name}: not run: {reason}", highlight=False)
@@ -127,23 +162,24 @@ def _start(peer: Peer, case: Case, found: check.Exact | None, plan: Plan, consol
     if "bwd" in directions and peer.backward(case):
         console.print(f"  {peer.name}: no backward: {peer.backward(case)}", highlight=False)
         directions.remove("bwd")
-    runner = Runner(peer, computes, {}, {})
+    runner = Runner(peer, computes)
     try:
         call = peer.prepare(case)
         for direction in directions:
             _add(runner, direction, call, case, found)
     except NoKernelError as error:
-        console.print(f"  {peer.name}: no kernel: {error}", highlight=False)
-    except check.WrongResult as error:
-        if isinstance(peer, Splash):
-            raise
-        console.print(f"  [red]{peer.name}: {error}[/red]", highlight=False)
-        return None
+        runner.note = f"no kernel: {error}"
     except Exception as error:  # a peer may fail in any way, the others still run
-        if isinstance(peer, Splash):
+        if isinstance(peer, Splash) and not plan.lenient:
             raise
-        console.print(f"  {peer.name}: failed: {type(error).__name__}: {str(error)[:300]}", highlight=False)
-    return runner if runner.calls else None
+        if isinstance(error, check.WrongResult):
+            runner.calls.clear()
+            runner.note = str(error)
+        else:
+            runner.note = f"failed: {type(error).__name__}: {str(error)[:300]}"
+    if runner.note:
+        console.print(f"  {peer.name}: {runner.note}", highlight=False, markup=False)
+    return runner
 
 
 def _add(runner: Runner, direction: str, call: Callable, case: Case, found: check.Exact | None) -> None:

@@ -17,6 +17,8 @@ class Adasplash(Peer):
             return "Triton kernels need CUDA"
         if case.sizes.heads != case.sizes.kv_heads:
             return "has no grouped heads"
+        if not case.sizes.square:
+            return "has as many queries as keys"
         choice = case.problem.normalizer
         if choice.name == "entmax":
             return "" if case.dense else "has dense patterns only"

@@ -53,5 +53,5 @@ def dense_scores_refusal(case: Case, copies: int) -> str:
     """Why `copies` of all scores, in float32, are too much to hold; "" where they are not."""
     limit = {"cpu": 4, "cuda": 32}[case.device.type]
     sizes = case.sizes
-    needed = copies * 4 * sizes.batch * sizes.heads * sizes.seq_len**2 / 2**30
+    needed = copies * 4 * sizes.batch * sizes.heads * sizes.rows * sizes.seq_len / 2**30
     return f"needs about {needed:.0f} GiB for N x N scores, more than {limit} GiB" if needed > limit else ""

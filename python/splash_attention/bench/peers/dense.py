@@ -23,7 +23,7 @@ class TorchDense(Peer):
 
     def prepare(self, case):
         sizes = case.sizes
-        mask = case.pattern.to_dense(sizes.seq_len, sizes.seq_len, sizes.heads, device=case.device)
+        mask = case.pattern.to_dense(sizes.rows, sizes.seq_len, sizes.heads, device=case.device)
         group = sizes.heads // sizes.kv_heads
         scale = sizes.head_dim**-0.5
 
@@ -58,9 +58,10 @@ def _weights(scores: Tensor, mask: Tensor, case) -> Tensor:
     if choice.name == "elastic":
         tau, bias = case.parameters
         length = scores.shape[-1]
-        distance = torch.arange(length, device=scores.device)[:, None] - torch.arange(length, device=scores.device)
+        i = torch.arange(length, device=scores.device)[length - scores.shape[-2] :, None]
+        distance = i - torch.arange(length, device=scores.device)
         bias = F.pad(bias, (0, max(0, length - bias.shape[1])))[:, distance.clamp(min=0)]
-        shift = tau[:, None, None] / torch.arange(1, length + 1, device=scores.device)[:, None]
+        shift = tau[:, None, None] / (i + 1)
         return (((scores + bias).softmax(-1)) + shift).relu() * mask
     if choice.name == "top-k":
         kth = scores.topk(min(choice.k, scores.shape[-1]), -1).values[..., -1:]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch._functorch.config as functorch_config
 from torch import Tensor
 
-from ...patterns import BlockMask, Pattern
+from ...patterns import BlockMask, IndexCausal, Pattern
 from .base import Peer
 from .flex_masks import mask_function
 
@@ -21,6 +23,8 @@ class Flex(Peer):
             return "LongNet is no mask"
         if case.problem.normalizer.label != "softmax":
             return "computes softmax only"
+        if isinstance(case.pattern, (BlockMask, IndexCausal)) and not case.sizes.square:
+            return "its mask function counts rows, of which there are fewer than keys"
         return mask_function(case.pattern, case)[1]
 
     def backward(self, case):
@@ -29,14 +33,14 @@ class Flex(Peer):
     def prepare(self, case):
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-        length = case.sizes.seq_len
+        rows, length = case.sizes.rows, case.sizes.seq_len
         blocks = case.pattern.block if isinstance(case.pattern, BlockMask) else None
         if blocks == (128, 128):
             block_mask = _from_blocks(case.pattern.mask)
         else:
-            function, _ = mask_function(case.pattern, case)
+            function = _from_rows(mask_function(case.pattern, case)[0], length - rows)
             batch, heads = (case.sizes.batch, case.sizes.heads) if blocks else (None, None)
-            block_mask = create_block_mask(function, batch, heads, length, length, device=case.device.type)
+            block_mask = create_block_mask(function, batch, heads, rows, length, device=case.device.type)
         grouped = case.sizes.heads != case.sizes.kv_heads
         functorch_config.donated_buffer = False  # the first backward would overwrite what the second one reads
         torch.compiler.reset()  # past its limit of recompilations Torch would fall back to N x N scores
@@ -48,6 +52,11 @@ class Flex(Peer):
             return attention(q, k, v, block_mask=block_mask, enable_gqa=grouped)
 
         return call
+
+
+def _from_rows(function: Callable, first: int) -> Callable:
+    """A mask function of rows, of which the first stands at position `first`, from one of positions."""
+    return (lambda b, h, i, j: function(b, h, i + first, j)) if first else function
 
 
 def _from_blocks(mask: Tensor):

@@ -10,6 +10,7 @@ from ... import patterns
 from ...patterns import And, BlockMask, Causal, Full, Pattern, SlidingWindow
 from ...patterns.base import Grid
 from ..case import Case
+from ..packed import Packed
 
 
 def mask_function(pattern: Pattern, case: Case) -> tuple[Callable | None, str]:
@@ -125,6 +126,15 @@ def _index_causal(pattern, case: Case):
     return lambda b, h, i, j: k_idx[b, h, j] <= q_idx[b, h, i]
 
 
+def _packed(pattern: Packed, case: Case):
+    ends = pattern.ends_on(case.device)
+    positions = torch.arange(case.sizes.seq_len, device=case.device, dtype=torch.int32)
+    sequence = torch.searchsorted(ends, positions, right=True)
+    if pattern.causal:
+        return lambda b, h, i, j: (sequence[i] == sequence[j]) & (j <= i)
+    return lambda b, h, i, j: sequence[i] == sequence[j]
+
+
 def _blocks(pattern: BlockMask, case: Case):
     rows, columns = pattern.block
     size = case.sizes.seq_len
@@ -146,4 +156,5 @@ _FUNCTIONS: dict[type[Pattern], Callable] = {
     patterns.Longformer: _longformer,
     patterns.BigBird: _big_bird,
     patterns.IndexCausal: _index_causal,
+    Packed: _packed,
 }

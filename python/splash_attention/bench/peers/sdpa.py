@@ -20,6 +20,8 @@ class SDPA(Peer):
         self.about = f"torch SDPA, {backend or 'the back end that Torch chooses'}; dense, {which}"
 
     def refuses(self, case):
+        if self._causal(case) and not case.sizes.square:
+            return "its causal mask gives the first query the first key"
         if self.backend is None:
             return ""
         if case.device.type == "cpu" and self.backend != "FLASH_ATTENTION":
@@ -33,8 +35,12 @@ class SDPA(Peer):
             return "causal softmax"
         return "same" if case.dense and case.problem.normalizer.label == "softmax" else "dense softmax"
 
+    def _causal(self, case) -> bool:
+        """One query at the end sees every key."""
+        return (self.causal or case.causal) and case.sizes.rows > 1
+
     def prepare(self, case):
-        causal, grouped = self.causal or case.causal, case.sizes.heads != case.sizes.kv_heads
+        causal, grouped = self._causal(case), case.sizes.heads != case.sizes.kv_heads
 
         def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             with sdpa_kernel(getattr(SDPBackend, self.backend)) if self.backend else contextlib.nullcontext():

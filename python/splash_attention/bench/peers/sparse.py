@@ -28,8 +28,8 @@ class TorchSparse(Peer):
         torch.sparse.check_sparse_tensor_invariants.disable()
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
         sizes = case.sizes
-        length, group, scale = sizes.seq_len, sizes.heads // sizes.kv_heads, sizes.head_dim**-0.5
-        masks = case.pattern.to_dense(length, length, sizes.heads, device=case.device)
+        group, scale = sizes.heads // sizes.kv_heads, sizes.head_dim**-0.5
+        masks = case.pattern.to_dense(sizes.rows, sizes.seq_len, sizes.heads, device=case.device)
         masks = [[_CSR(head, case.q.dtype) for head in entry] for entry in masks]
 
         def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

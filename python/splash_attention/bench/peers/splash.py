@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
+from torch import Tensor
+
 from ... import attention as splash_attention
-from ...attention import prepare
+from ...attention import attention_varlen, prepare
 from ...patterns import Causal, Full
+from ..case import Case
 from ..longnet import LongNet
-from .base import Peer
+from ..packed import Packed
+from .base import Call, Peer
 
 
 class Splash(Peer):
@@ -23,8 +27,22 @@ class Splash(Peer):
             from ...longnet import longnet_attention
 
             return partial(longnet_attention, segments=case.pattern.segments, causal=case.causal)
+        if isinstance(case.pattern, Packed):
+            return _packed(case)
         pattern = prepare(case.pattern, case.q, case.k)
         return lambda q, k, v: splash_attention(q, k, v, pattern, case.normalizer)
+
+
+def _packed(case: Case) -> Call:
+    pattern = Causal() if case.causal else Full()
+    ends, longest = case.pattern.ends_on(case.device), max(case.pattern.lengths)
+
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))
+        out = attention_varlen(q, k, v, ends, ends, longest, longest, pattern, case.normalizer)
+        return out.transpose(0, 1)[None]
+
+    return call
 
 
 class SplashDense(Peer):

@@ -1,0 +1,116 @@
+"""Named problems one after the other, with their targets, and the table of them."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from . import measure, run
+from .peers import PEERS, choose
+from .problems import Problem
+from .run import Plan
+from .targets import Machine
+
+LONG = 65536  # FlexAttention forms its block mask from N x N answers
+STYLES = {"aim": "green", "must": "yellow", "no": "red"}
+
+
+def rows(
+    problems: list[Problem],
+    plan: Plan,
+    machine: Machine | None,
+    console: Console,
+    save: Callable[[list[dict]], None],
+    peers: Callable[[Problem], list[str]] | None = None,
+) -> list[dict]:
+    """The rows of every problem; where one fails, a row with a note takes their place and the next one runs.
+
+    peers: names for a problem, where they are not those of the plan. save: called with all rows after each problem, so
+    that a stopped run keeps what it has. Ends early where the GPU does not answer any more.
+    """
+    found = []
+    for problem in problems:
+        own = replace(plan, lenient=True, peers=choose(peers(problem), plan.device.type) if peers else plan.peers)
+        try:
+            found += run.measure_problem(problem, own, console, machine)
+        except Exception as error:
+            note = f"failed: {type(error).__name__}: {str(error)[:300]}"
+            console.print(f"{problem.name}: {note}", highlight=False, markup=False)
+            found += [run.failed_row(problem, direction, "splash", note, own) for direction in own.directions]
+        save(found)
+        gc.collect()
+        if plan.device.type == "cuda" and not _usable():
+            console.print("the GPU does not answer any more; the other problems are not run", style="red")
+            break
+    return found
+
+
+def _usable() -> bool:
+    try:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    except RuntimeError:
+        return False
+    return True
+
+
+def table_peers(problem: Problem, device: str) -> list[str]:
+    """splash, and those that compute the same fastest: dense kernels, or FlexAttention."""
+    if problem.family.name == "dense":
+        return ["splash", "sdpa"] if device == "cpu" else ["splash", "sdpa-flash", "sdpa-cudnn"]
+    flex = device == "cuda" and problem.sizes.seq_len <= LONG and not PEERS["flex"].missing()
+    return ["splash", "flex"] if flex else ["splash"]
+
+
+def machine(device: torch.device) -> Machine | None:
+    """What the GPU at hand can do; None on the CPU, which has no targets."""
+    return Machine(*measure.ceilings()) if device.type == "cuda" else None
+
+
+def failures(found: list[dict]) -> list[dict]:
+    return [row for row in found if row.get("note")]
+
+
+def show(console: Console, found: list[dict]) -> None:
+    """A line for each problem and pass: splash, its peers that compute the same, and what is owed."""
+    peers = [peer for peer in dict.fromkeys(row["peer"] for row in found) if peer != "splash"]
+    unit = "GFLOP/s" if any(row.get("gflops") for row in found) else "TFLOP/s"
+    table = Table()
+    for header in ("problem", "pass"):
+        table.add_column(header, overflow="fold")
+    headers = ("ms", unit, "error", *(f"{peer}\nms" for peer in peers), "floor ms", "must", "aim", "of must", "met")
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("note", overflow="fold")
+    lines: dict[tuple[str, str], dict[str, dict]] = {}
+    for row in found:
+        lines.setdefault((row["problem"], row["pass"]), {})[row["peer"]] = row
+    for key, line in lines.items():
+        ours = line.get("splash", {})
+        others = [_same(line.get(peer)) for peer in peers]
+        rate = ours.get("tflops") or ours.get("gflops") or ""
+        owed = [_with_unit(ours, column) for column in ("must", "aim")]
+        met = ours.get("met", "")
+        met = f"[{STYLES[met]}]{met}[/]" if met else ""
+        cells = [ours.get("ms", ""), rate, ours.get("relative_error", ""), *others, ours.get("floor_ms", ""), *owed]
+        table.add_row(*key, *cells, ours.get("of_must", ""), met, ours.get("note", ""))
+    console.print(table)
+    counted = [row["met"] for row in found if row.get("met")]
+    if counted:
+        aimed, missed = counted.count("aim"), counted.count("no")
+        text = f"{aimed} at their aim, {len(counted) - missed} at what they must, {missed} not"
+        console.print(f"{len(counted)} with targets: {text}", highlight=False)
+
+
+def _same(row: dict | None) -> str:
+    return row["ms"] if row and row.get("computes") == "same" else ""
+
+
+def _with_unit(row: dict, column: str) -> str:
+    value = row.get(column, "")
+    return f"{value} {'TF' if row['unit'] == 'tflops' else 'ms'}" if value else ""

@@ -1,0 +1,87 @@
+"""The times that the forward owes on an H200 (targets.csv), scaled to the machine at hand.
+
+unit: of must and aim, "ms" or "tflops" (TFLOP/s over kept scores). A problem without figures must take at most SLACK
+times its floor, which is what its bytes take at the rate of a copy or its tiles at TILE_TFLOPS, whichever is longer.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from . import report
+from .tiles import Work
+
+FILE = Path(__file__).with_name("targets.csv")
+SLACK = 1.5
+TILE_TFLOPS = 600
+
+
+@dataclass(frozen=True)
+class Machine:
+    """product: TFLOP/s of an 8192^3 bf16 matrix product. copy: TB/s read and written by a 2 GiB copy."""
+
+    product: float
+    copy: float
+
+    def columns(self) -> dict[str, str]:
+        return {"machine_matmul_tflops": f"{self.product:.0f}", "machine_copy_tbs": f"{self.copy:.2f}"}
+
+
+MEASURED = Machine(788, 4.27)
+"""The H200 that the figures of the file are for."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """must, aim: None where the floor says what must be."""
+
+    must: float | None
+    aim: float | None
+    unit: str
+
+
+@cache
+def targets() -> dict[str, Target]:
+    """By the name of the problem, in the order of the table."""
+    with FILE.open(newline="") as file:
+        return {
+            row["problem"]: Target(_number(row["must"]), _number(row["aim"]), row["unit"])
+            for row in csv.DictReader(file)
+        }
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def columns(name: str, work: Work, seconds: float, rate: float, machine: Machine) -> dict[str, str]:
+    """What a row says of its target: floor_ms always; must, aim, unit and what was met where the problem has one.
+
+    rate: TFLOP/s. met: "aim", "must" or "no". of_must: how many times as fast as it must be.
+    """
+    bytes_ms = work.bytes / machine.copy / 1e9
+    tiles_ms = work.flops / (TILE_TFLOPS * machine.product / MEASURED.product) / 1e9
+    floor = max(bytes_ms, tiles_ms)
+    # How much longer what bounds the problem takes here than where the figures come from.
+    longer = MEASURED.copy / machine.copy if bytes_ms > tiles_ms else MEASURED.product / machine.product
+    found = {"floor_ms": report.number(floor)}
+    target = targets().get(name)
+    if target is None:
+        return found
+    if target.unit == "tflops":
+        must, aim, value = target.must / longer, target.aim / longer, rate
+        of_must = value / must
+        aimed = value >= aim
+        texts = {"must": f"{must:.0f}", "aim": f"{aim:.0f}"}
+    else:
+        must = SLACK * floor if target.must is None else target.must * longer
+        aim = None if target.aim is None else target.aim * longer
+        value = seconds * 1e3
+        of_must = must / value
+        aimed = aim is not None and value <= aim
+        texts = {"must": report.number(must), "aim": "" if aim is None else report.number(aim)}
+    met = "aim" if aimed else "must" if of_must >= 1 else "no"
+    return found | texts | {"unit": target.unit, "of_must": f"{of_must:.3f}", "met": met}
