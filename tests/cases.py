@@ -2,17 +2,19 @@
 
 import itertools
 import operator
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
 
 import pytest
 import torch
+from layouts import LAYOUTS
 
 import splash_attention as sa
 
 HALVES = (torch.bfloat16, torch.float16)
-GPU_HEAD_DIMS = (64, 128)
+GPU_HEAD_DIMS = (32, 64, 96, 128, 192, 256)
 NAMES = {torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32", torch.float64: "f64"}
 
 
@@ -45,11 +47,17 @@ class Case:
     kv_lengths: tuple[int, ...] | None = None
     scale: float | None = None
     statistic_gradient: bool = False
+    topic: str = ""  # what a list of cases is about
+
+    @property
+    def normalizer_name(self):
+        return self.alpha if self.alpha in RULES else "softmax" if self.alpha == 1 else f"entmax{self.alpha:g}"
 
     @property
     def id(self):
-        normalizer = self.alpha if self.alpha in RULES else "softmax" if self.alpha == 1 else f"entmax{self.alpha:g}"
-        parts = [self.name, normalizer, NAMES[self.dtype], str(self.shape)]
+        parts = [self.name, self.normalizer_name, NAMES[self.dtype], str(self.shape)]
+        if self.topic:
+            parts.insert(0, self.topic)
         if self.layout != "bhnd":
             parts.append(self.layout)
         for field in ("q_start", "k_start", "lengths", "kv_lengths", "scale"):
@@ -84,7 +92,34 @@ class Case:
 
     @property
     def runs_on_gpu(self):
-        return self.dtype in HALVES and self.alpha in (1, 1.5) and self.shape.dim in GPU_HEAD_DIMS
+        """Forward; 1.5-entmax has kernels up to D = 128."""
+        dim = self.shape.dim
+        if self.dtype not in HALVES or dim % 8:
+            return False
+        return dim <= 256 if self.alpha in (1, "sink") else self.alpha == 1.5 and dim <= 128
+
+    @property
+    def features(self):
+        """What the summary of the test run counts this case under."""
+        s = self.shape
+        of = {
+            "topic": self.topic,
+            "pattern": "&".join(re.match("[a-z]*", term)[0] for term in self.name.split("&")),
+            "normalizer": self.normalizer_name,
+            "dtype": NAMES[self.dtype],
+            "D": s.dim,
+            "group": s.heads // s.kv_heads,
+            "layout": self.layout,
+            "lengths": self.lengths and "padded",
+            "kv_lengths": self.kv_lengths and "cache",
+            "queries": s.queries if s.queries < 4 else "more than keys" if s.queries > s.keys else None,
+        }
+        return [f"{name} {value}" for name, value in of.items() if value]
+
+    @property
+    def scores(self):
+        s = self.shape
+        return s.batch * s.heads * s.queries * s.keys
 
     def options(self, device):
         """The keyword arguments of attention() and of the reference."""
@@ -101,7 +136,11 @@ class Case:
         }
 
     def inputs(self, device, seed=0):
-        """q, k, v and dO, drawn on the CPU so that every device sees the same numbers."""
+        """q, k, v and dO in the case's layout."""
+        return [LAYOUTS[self.layout](t) for t in self.numbers(device, seed)]
+
+    def numbers(self, device, seed=0):
+        """q, k, v and dO, contiguous, drawn on the CPU so that every device sees the same numbers."""
         s = self.shape
         generator = torch.Generator().manual_seed(seed)
 
@@ -109,13 +148,8 @@ class Case:
             shape = (s.batch, heads, length, s.dim)
             return torch.randn(shape, generator=generator).to(device, self.dtype)
 
-        q, k, v, grad = (
-            draw(s.heads, s.queries),
-            draw(s.kv_heads, s.keys),
-            draw(s.kv_heads, s.keys),
-            draw(s.heads, s.queries),
-        )
-        return [LAYOUTS[self.layout](t) for t in (q, k, v, grad)]
+        rows, columns = (s.heads, s.queries), (s.kv_heads, s.keys)
+        return [draw(*rows), draw(*columns), draw(*columns), draw(*rows)]
 
 
 @dataclass(frozen=True)
@@ -139,27 +173,6 @@ RULES = {
     "top5-entmax1.5": Rule(lambda: sa.TopK(5, sa.Entmax(1.5))),
     "top20-entmax1.3": Rule(lambda: sa.TopK(20, sa.Entmax(1.3))),
 }
-
-
-def transposed(t):
-    """A (B, N, H, D) tensor seen as (B, H, N, D)."""
-    return t.transpose(1, 2).contiguous().transpose(1, 2)
-
-
-def sliced(t):
-    """A part of a larger buffer of NaN: every stride is larger than the shape says."""
-    batch, heads, length, dim = t.shape
-    buffer = t.new_full((batch, length + 3, heads, dim + 16), float("nan"))
-    view = buffer[:, 1 : 1 + length, :, 8 : 8 + dim].transpose(1, 2)
-    return view.copy_(t)
-
-
-def expanded(t):
-    """The first head for every head, by stride 0."""
-    return t[:, :1].expand(-1, t.shape[1], -1, -1)
-
-
-LAYOUTS = {"bhnd": lambda t: t, "bnhd": transposed, "sliced": sliced, "expanded": expanded}
 
 
 def fixed(make):
@@ -342,10 +355,17 @@ def special():
 CASES = [*every_combination(), *special()]
 
 
-def on_devices(cases):
-    """pytest parameters (case, device): every case on the CPU, and on the GPU those that it has kernels for."""
-    on_gpu = [case for case in cases if case.runs_on_gpu]
+def on_devices(cases, cpu_every=1, cpu_scores=None):
+    """pytest parameters (case, device): on the GPU the cases that it has kernels for.
+
+    On the CPU all, or every n-th of those with up to so many scores, so that long lists cost little there.
+    """
+    on_cpu = [case for case in cases if cpu_scores is None or case.scores <= cpu_scores][::cpu_every]
     return [
-        *(pytest.param(case, "cpu", id=f"cpu-{case.id}") for case in cases),
-        *(pytest.param(case, "cuda", id=f"cuda-{case.id}", marks=pytest.mark.gpu) for case in on_gpu),
+        *(pytest.param(case, "cpu", id=f"cpu-{case.id}") for case in on_cpu),
+        *(
+            pytest.param(case, "cuda", id=f"cuda-{case.id}", marks=pytest.mark.gpu)
+            for case in cases
+            if case.runs_on_gpu
+        ),
     ]

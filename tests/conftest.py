@@ -1,16 +1,19 @@
 """Devices, the `gpu` marker of pyproject.toml and the summary lines of the test suite."""
 
 import contextlib
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 WORST = pytest.StashKey[dict]()
+FEATURES = pytest.StashKey[dict]()
 
 
 def pytest_configure(config):
     config.stash[WORST] = {}
+    config.stash[FEATURES] = {}
 
 
 def pytest_collection_modifyitems(items):
@@ -51,29 +54,52 @@ class Worst:
     share: float
     error: float
     test: str
+    count: int = 1
+
+    def joined(self, other):
+        """The worse of both, counted together."""
+        return replace(max(self, other, key=lambda worst: worst.share), count=self.count + other.count)
 
 
 @pytest.fixture
 def record_error(request):
-    """record_error(device, quantity, error, bound): kept for the summary; 1.0 is the whole bound."""
-    worst = request.config.stash[WORST]
+    """record_error(device, quantity, error, bound, features): kept for the summary; 1.0 is the whole bound.
 
-    def record(device, quantity, error, bound):
-        share = error / bound
-        if (device, quantity) not in worst or worst[device, quantity].share < share:
-            worst[device, quantity] = Worst(share, error, request.node.name)
+    features: names of what the problem has, each of which the summary counts, with the worst share among them.
+    """
+
+    def keep(found, key, entry):
+        found[key] = found[key].joined(entry) if key in found else entry
+
+    def record(device, quantity, error, bound, features=()):
+        entry = Worst(error / bound, error, request.node.name)
+        keep(request.config.stash[WORST], (device, quantity), entry)
+        for feature in features:
+            keep(request.config.stash[FEATURES], (device, feature), entry)
 
     return record
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    worst = config.stash[WORST]
-    if worst:
-        terminalreporter.section("largest share of the error bound")
-        for (device, quantity), entry in sorted(worst.items()):
-            terminalreporter.line(f"{device:5} {quantity:10} {entry.share:.3f} (error {entry.error:.2e}) {entry.test}")
+    for title, found, width in (
+        ("largest share of the error bound", config.stash[WORST], 10),
+        ("comparisons by feature", config.stash[FEATURES], 28),
+    ):
+        if not found:
+            continue
+        terminalreporter.section(title)
+        for (device, name), entry in sorted(found.items(), key=lambda item: natural(" ".join(item[0]))):
+            terminalreporter.line(
+                f"{device:5} {name:{width}} {entry.count:6} compared, {entry.share:.3f} (error {entry.error:.2e}) "
+                f"{entry.test}"
+            )
     skipped = [
         report for report in terminalreporter.stats.get("skipped", []) if "no CUDA device" in str(report.longrepr)
     ]
     if skipped:
         terminalreporter.line(f"{len(skipped)} GPU tests not run: no CUDA device")
+
+
+def natural(text):
+    """Sorts numbers inside of texts by their size."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]

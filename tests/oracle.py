@@ -1,10 +1,14 @@
 """Three answers to a case (splash, the float64 reference, the same by PyTorch) and the bound between them."""
 
+import operator
+from functools import reduce
+
 import torch
 from conftest import threads
 
 import splash_attention as sa
-from splash_attention.reference import reference_attention
+from splash_attention.reference import masks, reference_attention
+from splash_attention.reference.big_bird import big_bird_blocks
 
 # Rounding of the result itself, in units of the dtype's epsilon times the largest magnitude.
 FLOOR = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 32, torch.float64: 64}
@@ -79,25 +83,40 @@ def error_and_bound(got, want, same):
 
 
 def kept(pattern, q, k, options):
-    """(B, Hq, Nq, Nk) bool: the scores that exist, by to_dense() and, apart from it, lengths and positions."""
+    """(B, Hq, Nq, Nk) bool: the scores that exist, by the reference's index formulas, lengths and positions."""
     batch, heads, queries, keys = q.shape[0], q.shape[1], q.shape[2], k.shape[2]
-    k_start = options["k_start"]
-    q_start = options["q_start"] if options["q_start"] is not None else k_start + keys - queries
-    row = torch.arange(queries, device=q.device)[:, None]
-    column = torch.arange(keys, device=q.device)[None]
+    k_start, device = options["k_start"], q.device
+    row = torch.arange(queries, device=device)[None, None, :, None]
+    j = torch.arange(keys, device=device) + k_start
+    i = row + (options["q_start"] if options["q_start"] is not None else k_start + keys - queries)
+    if options["kv_lengths"] is not None:
+        held = options["kv_lengths"].long()[:, None, None, None]
+        mask = dense_mask(pattern, row + (k_start + held - queries), j, heads) & (j < k_start + held)
+    else:
+        mask = dense_mask(pattern, i, j, heads)
+    if options["lengths"] is not None:
+        length = options["lengths"].long()[:, None, None, None]
+        mask = mask & (i < length) & (j < length)
+    return mask.expand(batch, heads, queries, keys)
 
-    def dense(start):
-        mask = pattern.to_dense(
-            queries, keys, heads=heads, batch=batch, q_start=start, k_start=k_start, device=q.device
-        )
-        return mask.expand(batch, heads, queries, keys)
 
-    mask = dense(q_start).clone()
-    for b in range(batch):
-        if options["lengths"] is not None:
-            length = int(options["lengths"][b])
-            mask[b] &= (row + q_start < length) & (column + k_start < length)
-        if options["kv_lengths"] is not None:
-            length = int(options["kv_lengths"][b])
-            mask[b] = dense(k_start + length - queries)[b] & (column < length)
-    return mask
+def dense_mask(pattern, i, j, heads):
+    """The reference's mask, with BigBird's looked up in a table of blocks: the reference walks its rows one by one."""
+    if isinstance(pattern, sa.patterns.And):
+        return reduce(operator.and_, (dense_mask(term, i, j, heads) for term in pattern.terms))
+    if not isinstance(pattern, sa.BigBird) or not len(j):
+        return masks.dense_mask(pattern, i, j, heads)
+    length = int(j[-1]) + 1 if pattern.length is None else pattern.length
+    rows, columns = (
+        torch.div(i, pattern.block, rounding_mode="floor"),
+        torch.div(j, pattern.block, rounding_mode="floor"),
+    )
+    blocks = max(0, -(-length // pattern.block))
+    table = torch.zeros(heads if pattern.per_head else 1, blocks + 1, blocks + 1, dtype=torch.bool)
+    for head in range(len(table)):
+        for row, kept_columns in big_bird_blocks(pattern, length, head).items():
+            table[head, row, list(kept_columns)] = True
+    # What lies outside of the sequence reads the last line, which keeps nothing.
+    rows, columns = (torch.where((at >= 0) & (at < blocks), at, blocks) for at in (rows, columns))
+    kept = table.to(i.device)[torch.arange(len(table), device=i.device)[None, :, None, None], rows, columns]
+    return kept & (j <= i) if pattern.causal else kept

@@ -109,14 +109,13 @@ def test_row_sums(device, alpha, magnitude):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("alpha", [1, 1.5])
 @pytest.mark.parametrize("dim", [8, 40, 72, 96, 120])
-def test_head_dimensions_between_those_of_the_table(dim, alpha):
-    """They run through the next larger one, with zeros where it has more columns."""
+def test_head_dimensions_between_those_of_the_table(dim):
+    """They run through the next larger one, with zeros where it has more columns; softmax: forward_cases.py."""
     q, k, v = (torch.randn(2, 3, 150, dim, device="cuda", dtype=torch.bfloat16) for _ in range(3))
-    out = sa.attention(q, k, v, "causal", alpha)
-    want, _ = reference_attention(q, k, v, "causal", alpha)
-    same_precision, _ = reference_attention(q, k, v, "causal", alpha, dtype=None)
+    out = sa.attention(q, k, v, "causal", 1.5)
+    want, _ = reference_attention(q, k, v, "causal", 1.5)
+    same_precision, _ = reference_attention(q, k, v, "causal", 1.5, dtype=None)
     allowed = 2 * (same_precision - want).abs().max() + 1e-3
     assert (out - want).abs().max() <= allowed
 
@@ -135,9 +134,13 @@ class TestCudaErrors:
             self.run(dtype=torch.float32)
 
     @pytest.mark.parametrize("dim", [136, 192, 256])
-    def test_head_dimension_beyond_the_table(self, dim):
+    def test_head_dimension_beyond_the_table_of_entmax(self, dim):
         with pytest.raises(NoKernelError, match=str(dim)):
-            self.run(dim=dim)
+            self.run(dim=dim, normalizer=1.5)
+
+    def test_head_dimension_beyond_the_table(self):
+        with pytest.raises((NoKernelError, ValueError), match="264"):
+            self.run(dim=264)
 
     def test_head_dimension_that_is_no_multiple_of_8(self):
         with pytest.raises((NoKernelError, ValueError), match="multiple of"):
@@ -147,8 +150,32 @@ class TestCudaErrors:
         with pytest.raises(NoKernelError, match="entmax"):
             self.run(normalizer=sa.Entmax(1.25))
 
-    @pytest.mark.parametrize("normalizer", ["softmax", "entmax15"])
-    def test_backward(self, normalizer):
-        out = self.run(normalizer="softmax" if normalizer == "softmax" else 1.5, grad=True)
+    @pytest.mark.parametrize("normalizer", ["elastic", "top8", "top5-entmax1.5"])
+    def test_other_normalizers(self, normalizer):
+        case = Case("causal", PATTERNS["causal"], normalizer, torch.bfloat16, Shape(1, 2, 2, 64, 64, 64))
+        with pytest.raises(NoKernelError):
+            self.run(normalizer=case.normalizer_of(case.parameters("cuda")))
+
+    @pytest.mark.parametrize("dim", [32, 64, 256])
+    def test_backward(self, dim):
+        out = self.run(dim=dim, grad=True)
+        with pytest.raises(NoKernelError, match="backward"):
+            out.sum().backward()
+
+    def test_backward_of_entmax(self):
+        out = self.run(normalizer=1.5, grad=True)
+        with pytest.raises(NoKernelError, match="backward"):
+            out.sum().backward()
+
+    def test_backward_of_a_sink(self):
+        sink = torch.zeros(2, device="cuda", requires_grad=True)
+        out = self.run(normalizer=sa.Softmax(sink))
+        with pytest.raises(NoKernelError, match="backward"):
+            out.sum().backward()
+
+    def test_backward_of_packed_sequences(self):
+        q, k, v = (torch.randn(10, 2, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+        ends = torch.tensor([0, 4, 10], dtype=torch.int32, device="cuda")
+        out = sa.attention_varlen(q, k, v, ends, ends, 6, 6, "causal")
         with pytest.raises(NoKernelError, match="backward"):
             out.sum().backward()

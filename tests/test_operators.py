@@ -6,7 +6,8 @@ import threading
 
 import pytest
 import torch
-from cases import PATTERNS, Case, Shape, on_devices, sliced, transposed
+from cases import PATTERNS, Case, Shape, on_devices
+from layouts import sliced, transposed
 from operators import BACKWARD, FORWARD, backward_arguments, forward_arguments
 from torch._dynamo.testing import CompileCounterWithBackend
 

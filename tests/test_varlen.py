@@ -212,14 +212,3 @@ def test_errors(change, error, text):
     sa.attention_varlen(**GOOD)
     with pytest.raises(error, match=text):
         sa.attention_varlen(**{**GOOD, **change})
-
-
-@pytest.mark.gpu
-def test_no_kernel_on_cuda():
-    good = {
-        name: value.to("cuda", value.dtype) if isinstance(value, torch.Tensor) else value
-        for name, value in GOOD.items()
-    }
-    good |= {name: good[name].bfloat16() for name in "qkv"}
-    with pytest.raises(sa.NoKernelError, match="packed"):
-        sa.attention_varlen(**good)
