@@ -17,7 +17,7 @@ import typer
 from typer.testing import CliRunner
 
 from splash_attention.__main__ import app
-from splash_attention.bench import catalogue, check, limits, memory, problems, report, sweeps, tables
+from splash_attention.bench import catalogue, check, host, limits, memory, problems, report, sweeps, tables
 from splash_attention.bench.case import Case
 from splash_attention.bench.choices import NORMALIZERS, Choice
 from splash_attention.bench.families import FAMILIES
@@ -390,8 +390,13 @@ def test_commands_of_committed_results(path):
         assert " ".join(words[:4]) == report.PROGRAM
         if words[4] == "run":
             assert [found.name for found in catalogue.find([words[5]])] == [words[5]]
+        elif words[4] == "scaling":
+            assert words[5] in catalogue.LINEAR
+        elif words[4] == "metadata":
+            assert words[5] == "--seq-len"
         else:
-            assert words[4:6] == ["cpu-ratios", "--only"] and words[6] in comparisons
+            assert words[4:6] in (["cpu-ratios", "--only"], ["host", "--only"])
+            assert words[6] in (comparisons if words[4] == "cpu-ratios" else host.PATTERNS)
         with bench.commands[words[4]].make_context(words[4], words[5:]):  # raises where an option is wrong
             pass
 

@@ -121,8 +121,11 @@ def which_linear(
     """What `bench scaling` takes."""
 
 
-def _measure(chosen_problems, values, screen, plan, peers=None):
-    """The rows of problems, with the command line's seed and dtype; they are written to `out` as they come."""
+def _measure(chosen_problems, values, screen, plan, peers=None, owed=True):
+    """(rows of problems, columns of the machine), with the command line's seed and dtype.
+
+    They are written to `out` as they come. owed: with what each forward owes.
+    """
     machine = named.machine(plan.device)
     ceilings = machine.columns() if machine else {}
     if machine:
@@ -137,7 +140,7 @@ def _measure(chosen_problems, values, screen, plan, peers=None):
         if values["out"]:
             report.write(values["out"], [row | origin for row in found])
 
-    return named.rows(chosen_problems, plan, machine, screen, save, peers), ceilings
+    return named.rows(chosen_problems, plan, machine if owed else None, screen, save, peers), ceilings
 
 
 def _end(found) -> None:
@@ -171,7 +174,7 @@ def run_table(names, **values):
 def run_scaling(names, out, **values):
     screen, plan = report.console(), make_plan(values, ["splash"])
     labels = scaling.find(names or ["*"])
-    timed_rows, ceilings = _measure(scaling.problems(labels), values | {"out": None}, screen, plan)
+    timed_rows, ceilings = _measure(scaling.problems(labels), values | {"out": None}, screen, plan, owed=False)
     found = scaling.rows(labels, timed_rows, plan.words())
     report.show(screen, found, scaling.COLUMNS, "Time at four times the length, over four times the time")
     report.finish(found, plan.device, out, **ceilings)

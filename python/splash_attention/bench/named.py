@@ -30,8 +30,9 @@ def rows(
 ) -> list[dict]:
     """The rows of every problem; where one fails, a row with a note takes their place and the next one runs.
 
-    peers: names for a problem, where they are not those of the plan. save: called with all rows after each problem, so
-    that a stopped run keeps what it has. Ends early where the GPU does not answer any more.
+    machine: puts what is owed beside each forward. save: called with all rows after each problem, so that a stopped
+    run keeps what it has. peers: their names for a problem, where they are not those of the plan.
+    Ends early where the GPU does not answer any more.
     """
     found = []
     for problem in problems:
