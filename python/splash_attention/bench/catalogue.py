@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from .choices import Choice
@@ -137,11 +137,15 @@ def with_seed(problem: Problem, seed: int, **sizes: str) -> Problem:
     return replace(problem, seed=seed, sizes=replace(problem.sizes, **sizes))
 
 
-def find(names: list[str]) -> list[Problem]:
-    """The problems with these names or shell patterns, each once. ValueError for one that names none."""
+def find(names: list[str], first: Collection[str] = ()) -> list[Problem]:
+    """The problems with these names or shell patterns, each once. ValueError for one that names none.
+
+    first: where a pattern fits some of these names, it means no others.
+    """
     found = {}
     for name in names:
         matches = [problem for problem in PROBLEMS.values() if fnmatch.fnmatchcase(problem.name, name)]
+        matches = [problem for problem in matches if problem.name in first] or matches
         if not matches:
             raise ValueError(f"no problem is called {name!r}; `bench list` names them all")
         found |= {problem.name: problem for problem in matches}

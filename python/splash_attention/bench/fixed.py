@@ -109,7 +109,8 @@ def which(names: Annotated[list[str], typer.Argument(help="Names of `bench list`
 
 def which_of_table(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Some of them, by name or shell pattern; any problem of `bench list`.")
+        list[str] | None,
+        typer.Argument(help="Some of them, or others of `bench list`, by name or shell pattern."),
     ] = None,
 ):
     """What `bench table` takes."""
@@ -164,7 +165,8 @@ def run_named(names, **values):
 def run_table(names, **values):
     screen, plan = report.console(), make_plan(values)
     peers = None if values["peer"] else lambda problem: named.table_peers(problem, plan.device.type)
-    found, ceilings = _measure(catalogue.find(names or list(targets.targets())), values, screen, plan, peers)
+    owing = targets.targets()
+    found, ceilings = _measure(catalogue.find(names or list(owing), owing), values, screen, plan, peers)
     named.show(screen, found)
     _plot(values["plot"], found)
     report.finish(found, plan.device, values["out"], **ceilings)

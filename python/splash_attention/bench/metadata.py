@@ -78,18 +78,13 @@ def _times(build: Callable, device: torch.device, rounds: int) -> dict[str, str]
         seconds = measure.interleaved({"build": build}, rounds)["build"]
         return {"ms": report.number(seconds * 1e3)}
     build()
-    launched = measure.device_seconds(build)
-    seconds = measure.device_seconds(_graph(build).replay)
-    return {
-        "ms": report.number(seconds * 1e3),
-        "launched_ms": report.number(launched * 1e3),
-        "met": "yes" if seconds * 1e3 < WANTED_MS else "no",
-    }
-
-
-def _graph(build: Callable) -> torch.cuda.CUDAGraph:
-    """The building as a graph; RuntimeError where it waits for the device."""
+    launched = {"launched_ms": report.number(measure.device_seconds(build) * 1e3)}
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        build()
-    return graph
+    try:
+        with torch.cuda.graph(graph):
+            build()
+    except RuntimeError as error:  # what waits for the device cannot be captured
+        return launched | {"met": "no", "note": f"not captured: {str(error)[:200]}"}
+    seconds = measure.device_seconds(graph.replay)
+    met = "yes" if seconds * 1e3 < WANTED_MS else "no"
+    return {"ms": report.number(seconds * 1e3)} | launched | {"met": met}

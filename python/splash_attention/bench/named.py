@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from .problems import Problem
 from .run import Plan
 from .targets import Machine
 
+LIMIT_S = 150  # for one problem; compiling FlexAttention takes some of it
 LONG = 65536  # FlexAttention forms its block mask from N x N answers
 STYLES = {"aim": "green", "must": "yellow", "no": "red"}
 
@@ -32,10 +34,15 @@ def rows(
 
     machine: puts what is owed beside each forward. save: called with all rows after each problem, so that a stopped
     run keeps what it has. peers: their names for a problem, where they are not those of the plan.
-    Ends early where the GPU does not answer any more.
+    Ends early where the GPU does not answer any more; where a kernel hangs, the process ends after LIMIT_S.
     """
     found = []
     for problem in problems:
+        if plan.device.type == "cuda":
+            console.print(problem.name, highlight=False, markup=False)
+            console.file.flush()
+            # From a thread of its own: Python itself waits for the GPU then.
+            faulthandler.dump_traceback_later(LIMIT_S, exit=True)
         own = replace(plan, lenient=True, peers=choose(peers(problem), plan.device.type) if peers else plan.peers)
         try:
             found += run.measure_problem(problem, own, console, machine)
@@ -45,7 +52,9 @@ def rows(
             found += [run.failed_row(problem, direction, "splash", note, own) for direction in own.directions]
         save(found)
         gc.collect()
-        if plan.device.type == "cuda" and not _usable():
+        usable = plan.device.type == "cpu" or _usable()
+        faulthandler.cancel_dump_traceback_later()
+        if not usable:
             console.print("the GPU does not answer any more; the other problems are not run", style="red")
             break
     return found

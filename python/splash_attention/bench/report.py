@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,7 +25,9 @@ def command(words: Iterable[object]) -> str:
 
 
 def console() -> Console:
-    return Console(soft_wrap=False)
+    """As wide as the terminal, or wide enough for every table where there is none."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(soft_wrap=False, width=None if known else 200)
 
 
 def finish(found: list[dict], device: torch.device, out: Path | None, **columns: object) -> None:
