@@ -126,9 +126,38 @@ void check_longformer(const Frame& frame) {
     }
 }
 
+/// FastDivide against the language's division: ends of its range, and around multiples of the divisor.
+void check_division() {
+  std::mt19937 random(1);
+  std::vector<int> divisors;
+  for (int d = 1; d <= 3000; ++d) divisors.push_back(d);
+  for (int s = 0; s <= 30; ++s)
+    for (const int64_t d : {(int64_t(1) << s) - 1, int64_t(1) << s, (int64_t(1) << s) + 1})
+      if (d >= 1 && d <= kUnlimited) divisors.push_back(int(d));
+  for (int n = 0; n < 3000; ++n) divisors.push_back(1 + int(random() % kUnlimited >> random() % 30));
+  for (const int divisor : divisors) {
+    const FastDivide by = divisor;
+    const auto check_value = [&](int64_t value) {
+      if (value < 0 || value > INT32_MAX) return;
+      check::that(by.quotient(int(value)) == value / divisor, "%lld / %d", (long long)value, divisor);
+      if (value > kUnlimited) return;  // more than positions and distances ever are
+      for (const int64_t x : {value, -value, ~value})
+        check::that(floor_div(int(x), by) == div(x, divisor) && floor_mod(int(x), by) == mod(x, divisor),
+                    "floor of %lld / %d", (long long)x, divisor);
+    };
+    for (int64_t value : {0, 1, kUnlimited - 1, kUnlimited, INT32_MAX - 1, INT32_MAX}) check_value(value);
+    for (int n = 0; n < 200; ++n) {
+      const int64_t multiple = int64_t(random() >> (1 + random() % 31)) / divisor * divisor;
+      for (int near = -1; near <= 1; ++near) check_value(multiple + near);
+    }
+    for (int near = -1; near <= 1; ++near) check_value(INT32_MAX / divisor * int64_t(divisor) + near);
+  }
+}
+
 }  // namespace
 
 int main() {
+  check_division();
   for (const cases::FrameCase& one : cases::frames()) {
     check_streaming(one.frame);
     check_block_diagonal(one.frame);

@@ -64,7 +64,7 @@ void check_big_bird(const cases::FrameCase& one, const patterns::BigBirdDraw& dr
 void check_big_birds(const cases::FrameCase& one) {
   const int end = clamp_to(one.frame.k_start + one.columns, 1, 3000);
   for (const bool causal : {false, true}) {
-    for (const int block : {1, 16, 48, 64, 100}) {
+    for (const int block : {1, 3, 8, 9, 11, 16, 48, 64, 100}) {
       const int blocks = std::min(cases::ceil_div(end, block), 150);
       check_big_bird(one, {blocks, 3, 1, 1, 3, 0, false, causal}, block, Exact::yes);
     }

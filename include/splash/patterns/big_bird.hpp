@@ -11,8 +11,8 @@ namespace patterns {
 /// every block keeps itself.
 struct BigBird {
   BlockBits by_row, by_column;
-  int size = 64;   ///< positions of a block
-  int length = 0;  ///< positions in all blocks
+  BlockSize size = 64;  ///< positions of a block
+  int length = 0;       ///< positions in all blocks
   bool causal = false;
 
   /// ints: block, causal, first and last blocks that see and are seen by all. tensors: by_row, by_column, both (B|1,
@@ -48,41 +48,46 @@ struct BigBird {
 
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
     const int i = frame.i(row), j = frame.j(column);
-    if (i < 0 || j < 0 || i >= length || j >= length || (causal && j > i)) return false;
-    return by_row.keep(frame, i / size, j / size);
+    if (i < 0 || j < 0 || i >= length || j > last_of(i)) return false;
+    return by_row.keep(frame, size.quotient(i), size.quotient(j));
   }
 
   SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
     const int i0 = frame.i(box.row_begin), i1 = frame.i(box.row_end - 1);
     const int j0 = frame.j(box.column_begin), j1 = frame.j(box.column_end - 1);
     // What can be kept lies in this part of the box.
-    const int last_row = least(i1, length - 1), last = least(j1, causal ? last_row : length - 1);
+    const int last_row = least(i1, length - 1), last = least(j1, last_of(last_row));
     const int first = most(j0, 0), first_row = most(i0, causal ? first : 0);
     if (first > last || first_row > last_row) return TileState::empty;
-    const TileState state = by_row.classify(frame, first_row / size, last_row / size, first / size, last / size);
-    const bool whole = i0 >= 0 && j0 >= 0 && i1 < length && j1 < length && (!causal || j1 <= i0);
+    const TileState state = by_row.classify(frame, size.quotient(first_row), size.quotient(last_row),
+                                            size.quotient(first), size.quotient(last));
+    const bool whole = i0 >= 0 && j0 >= 0 && i1 < length && j1 <= last_of(i0);
     return state == TileState::full && !whole ? TileState::partial : state;
   }
 
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
     const int first = most(frame.i(row_begin), 0), last = least(frame.i(row_end - 1), length - 1);
     if (first > last) return kEnd;
-    const int next = by_row.next(frame, first / size, last / size, size, most(frame.j(column), 0));
-    return causal && next > last ? kEnd : index_of(next, frame.k_start);
+    const int from = most(frame.j(column), 0);
+    const int next = by_row.next(frame, size.quotient(first), size.quotient(last), size, from);
+    return next > last_of(last) ? kEnd : next - frame.k_start;
   }
 
   SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
     const int first = most(frame.j(column_begin), 0), last = least(frame.j(column_end - 1), length - 1);
     if (first > last) return kEnd;
     const int from = most(frame.i(row), causal ? first : 0);
-    return index_of(by_column.next(frame, first / size, last / size, size, from), frame.q_start);
+    const int next = by_column.next(frame, size.quotient(first), size.quotient(last), size, from);
+    return index_of(next, frame.q_start);
   }
 
   SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
-    const int i = frame.i(row), j = frame.j(column);
+    const int i = frame.i(row), j = frame.j(column), from = most(j, 0);
     if (i < 0 || i >= length) return 0;
-    const uint64_t kept = by_row.bits(frame, i / size, size, j);
-    return causal ? kept & bits_between(0, i - j) : kept;
+    const int line = size.quotient(i);
+    const bool small = size.divisor < BlockSize::kSpread;
+    const uint64_t kept = small ? by_row.bits_of_small(frame, line, size, from) : by_row.bits(frame, line, size, from);
+    return shifted_up(kept, from - j) & bits_to(last_of(i) - j);
   }
 
   SPLASH_HD bool keeps_self(const Frame& frame) const {
@@ -90,6 +95,10 @@ struct BigBird {
     const int end = least(frame.i(frame.num_queries), frame.j(frame.num_keys));
     return first >= end || (first >= 0 && end <= length);
   }
+
+ private:
+  /// The last position that row i may keep.
+  SPLASH_HD int last_of(int i) const { return causal ? i : length - 1; }
 };
 
 }  // namespace patterns

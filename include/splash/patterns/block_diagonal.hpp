@@ -8,7 +8,7 @@ SPLASH_NAMESPACE_BEGIN
 namespace patterns {
 
 struct BlockDiagonal {
-  int size = 64;
+  FastDivide size = 64;
   bool causal = false;
 
   /// ints: block, causal.
@@ -23,40 +23,38 @@ struct BlockDiagonal {
   static int block(const PatternTerm& term) { return block_for(term.ints[0]); }
 
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
-    const int i = frame.i(row), j = frame.j(column);
-    return (!causal || j <= i) && floor_div(i, size) == floor_div(j, size);
+    const int i = frame.i(row), j = frame.j(column), first = round_down(i, size);
+    return first <= j && j <= last_of(first, i);
   }
 
   SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
     const int j0 = frame.j(box.column_begin), j1 = frame.j(box.column_end - 1);
     const int i0 = frame.i(box.row_begin), i1 = frame.i(box.row_end - 1);
-    if (start(i0) > j1 || start(j0) > i1 || (causal && j0 > i1)) return TileState::empty;
-    const bool one = start(least(i0, j0)) == start(most(i1, j1));
-    return one && (!causal || j1 <= i0) ? TileState::full : TileState::partial;
+    const int first = round_down(i1, size);  // of the last row's block
+    if (round_down(i0, size) > j1 || last_of(first, i1) < j0) return TileState::empty;
+    return first <= least(i0, j0) && j1 <= last_of(first, i0) ? TileState::full : TileState::partial;
   }
 
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
-    const int i1 = frame.i(row_end - 1);
-    return index_of(next_within(start(frame.i(row_begin)), causal ? i1 : end(i1) - 1, frame.j(column)), frame.k_start);
+    const int i1 = frame.i(row_end - 1), last = causal ? i1 : last_of(round_down(i1, size), i1);
+    return index_of(next_within(round_down(frame.i(row_begin), size), last, frame.j(column)), frame.k_start);
   }
 
   SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
-    const int j0 = frame.j(column_begin);
-    return index_of(next_within(causal ? j0 : start(j0), end(frame.j(column_end - 1)) - 1, frame.i(row)),
-                    frame.q_start);
+    const int j0 = frame.j(column_begin), end = round_down(frame.j(column_end - 1), size) + size.divisor;
+    return index_of(next_within(causal ? j0 : round_down(j0, size), end - 1, frame.i(row)), frame.q_start);
   }
 
   SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
-    const int i = frame.i(row), j = frame.j(column), first = start(i) - j;
-    return bits_between(first, causal ? i - j : first + size - 1);
+    const int i = frame.i(row), j = frame.j(column), first = round_down(i, size);
+    return bits_between(first - j, last_of(first, i) - j);
   }
 
   SPLASH_HD bool keeps_self(const Frame&) const { return true; }
 
  private:
-  /// Of the block that a position lies in.
-  SPLASH_HD int start(int position) const { return floor_div(position, size) * size; }
-  SPLASH_HD int end(int position) const { return start(position) + size; }
+  /// The last column that row i keeps of a block that begins at `first`.
+  SPLASH_HD int last_of(int first, int i) const { return causal ? i : first + size.divisor - 1; }
 };
 
 }  // namespace patterns

@@ -10,8 +10,10 @@ namespace patterns {
 /// Two int32 tensors: by_row (B|1, H|1, block rows, words) and by_column (B|1, H|1, block columns, words); bit w of
 /// word n stands for block 32 n + w of the other axis.
 struct BlockMask {
+  static constexpr bool kBlockLists = true;  ///< tiles as large as its blocks are whole
   BlockBits by_row, by_column;
-  int block_rows = 64, block_columns = 64;
+  FastDivide block_rows = 64;
+  BlockSize block_columns = 64;
 
   /// ints: block_rows, block_columns. tensors: by_row, by_column.
   static SPLASH_HD BlockMask from(const PatternTerm& term) {
@@ -41,24 +43,26 @@ struct BlockMask {
   }
 
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
-    return by_row.keep(frame, row / block_rows, column / block_columns);
+    return by_row.keep(frame, block_rows.quotient(row), block_columns.quotient(column));
   }
 
   SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
-    return by_row.classify(frame, box.row_begin / block_rows, (box.row_end - 1) / block_rows,
-                           box.column_begin / block_columns, (box.column_end - 1) / block_columns);
+    return by_row.classify(frame, block_rows.quotient(box.row_begin), block_rows.quotient(box.row_end - 1),
+                           block_columns.quotient(box.column_begin), block_columns.quotient(box.column_end - 1));
   }
 
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
-    return by_row.next(frame, row_begin / block_rows, (row_end - 1) / block_rows, block_columns, column);
+    const int first = block_rows.quotient(row_begin), last = block_rows.quotient(row_end - 1);
+    return by_row.next(frame, first, last, block_columns, column);
   }
 
   SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
-    return by_column.next(frame, column_begin / block_columns, (column_end - 1) / block_columns, block_rows, row);
+    const int first = block_columns.quotient(column_begin), last = block_columns.quotient(column_end - 1);
+    return by_column.next(frame, first, last, block_rows, row);
   }
 
   SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
-    return by_row.bits(frame, row / block_rows, block_columns, column);
+    return by_row.bits(frame, block_rows.quotient(row), block_columns, column);
   }
 };
 

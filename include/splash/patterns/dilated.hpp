@@ -10,15 +10,20 @@ namespace patterns {
 
 /// One dilation for all heads, or one a query head (of a tensor).
 struct Dilated {
-  int window = 64, dilation = 1;
-  bool causal = true;
-  const int32_t* dilations = nullptr;  ///< (Hq,), instead of `dilation`
+  int window;  ///< multiples of the dilation on either side; where it is causal, those before the query and itself
+  bool causal;
+  Comb comb;
+  const int32_t* dilations = nullptr;  ///< (Hq,), in place of that of `comb`
+
+  SPLASH_HD Dilated(int window = 64, int dilation = 1, bool causal = true)
+      : window(window), causal(causal), comb(Comb::of(causal ? window - 1 : window, dilation, causal)) {}
 
   /// ints: window, dilation, causal; or window, causal with the tensor dilations (Hq,) int32.
   static SPLASH_HD Dilated from(const PatternTerm& term) {
     const bool by_head = term.num_tensors > 0;
-    return {number(term.ints[0]), by_head ? 1 : most(number(term.ints[1]), 1), term.ints[by_head ? 1 : 2] != 0,
-            by_head ? static_cast<const int32_t*>(term.tensors[0].data) : nullptr};
+    Dilated dilated(number(term.ints[0]), by_head ? 1 : most(number(term.ints[1]), 1), term.ints[by_head ? 1 : 2] != 0);
+    if (by_head) dilated.dilations = static_cast<const int32_t*>(term.tensors[0].data);
+    return dilated;
   }
 
   static const char* misfit(const PatternTerm& term, const AttentionInputs& in) {
@@ -38,41 +43,38 @@ struct Dilated {
   }
 
   static bool residues(const PatternTerm& term, int64_t& dilation, int64_t (&sides)[2]) {
-    if (term.num_tensors > 0) return false;
-    const Dilated dilated = from(term);
-    return dilated.comb({}).residues(dilation, sides);
+    return term.num_tensors == 0 && from(term).comb.residues(dilation, sides);
   }
 
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
-    return comb(frame).contains(frame.i(row) - frame.j(column));
+    return comb_of(frame).contains(frame.i(row) - frame.j(column));
   }
 
   SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
-    const int first = frame.i(box.row_begin) - frame.j(box.column_end - 1);
-    const int last = frame.i(box.row_end - 1) - frame.j(box.column_begin);
-    const Comb distances = comb(frame);
-    if (!distances.any(first, last)) return TileState::empty;
-    return distances.all(first, last) ? TileState::full : TileState::partial;
+    return comb_of(frame).classify(frame.i(box.row_begin) - frame.j(box.column_end - 1),
+                                   frame.i(box.row_end - 1) - frame.j(box.column_begin));
   }
 
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
-    return index_of(comb(frame).next_column(frame.i(row_begin), frame.i(row_end - 1), frame.j(column)), frame.k_start);
+    const int j = frame.j(column);
+    return index_of(comb_of(frame).next_column(frame.i(row_begin), frame.i(row_end - 1), j), frame.k_start);
   }
 
   SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
-    return index_of(comb(frame).next_row(frame.j(column_begin), frame.j(column_end - 1), frame.i(row)), frame.q_start);
+    const int i = frame.i(row);
+    return index_of(comb_of(frame).next_row(frame.j(column_begin), frame.j(column_end - 1), i), frame.q_start);
   }
 
   SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
-    return comb(frame).bits(frame.i(row) - frame.j(column));
+    return comb_of(frame).bits(frame.i(row) - frame.j(column));
   }
 
   SPLASH_HD bool keeps_self(const Frame&) const { return !causal || window > 0; }
 
  private:
-  SPLASH_HD Comb comb(const Frame& frame) const {
-    const int step = dilations ? clamp_to(dilations[frame.head], 1, kUnlimited) : dilation;
-    return Comb::of(causal ? window - 1 : window, step, causal);
+  SPLASH_HD Comb comb_of(const Frame& frame) const {
+    if (!dilations) return comb;
+    return Comb::of(causal ? window - 1 : window, clamp_to(dilations[frame.head], 1, kUnlimited), causal);
   }
 };
 

@@ -41,44 +41,53 @@ struct ElementMask {
   }
 
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
-    const int tile = entry(frame, row, column / kTile);
+    const int tile = entry(frame, row, tile_of(column));
     if (!is_partial(tile)) return tile == kFull;
-    return row_of(tile, row)[column % kTile / 32] >> (column % 32) & 1u;
+    return row_of(tile, row)[column >> 5 & 1] >> (column & 31) & 1u;
   }
 
   SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
     bool any = false, all = true;
+    const int first = tile_of(box.column_begin), last = tile_of(box.column_end - 1);
+    const int32_t* entries = line_of(frame, tile_of(box.row_begin));
     SPLASH_NO_UNROLL
-    for (int row = box.row_begin; row < box.row_end; row = (row / kTile + 1) * kTile) SPLASH_NO_UNROLL
-    for (int n = box.column_begin / kTile; n * kTile < box.column_end; ++n) {
-      const int tile = entry(frame, row, n);
-      any |= tile == kFull || is_partial(tile);
-      all &= tile == kFull;
+    for (int n = tile_of(box.row_begin); n <= tile_of(box.row_end - 1); ++n, entries += by_row.blocks) {
+      SPLASH_NO_UNROLL
+      for (int m = first; m <= last; ++m) {
+        any |= entries[m] == kFull || is_partial(entries[m]);
+        all &= entries[m] == kFull;
+      }
     }
     return all ? TileState::full : (any ? TileState::partial : TileState::empty);
   }
 
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
-    return by_row.next(frame, row_begin / kTile, (row_end - 1) / kTile, kTile, column);
+    return begin_of(by_row.next(frame, tile_of(row_begin), tile_of(row_end - 1), tile_of(column)), column);
   }
 
   SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
-    return by_column.next(frame, column_begin / kTile, (column_end - 1) / kTile, kTile, row);
+    return begin_of(by_column.next(frame, tile_of(column_begin), tile_of(column_end - 1), tile_of(row)), row);
   }
 
   SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
-    const int n = column / kTile, shift = column % kTile;
+    const int n = tile_of(column), shift = column & (kTile - 1);
     const uint64_t kept = tile_bits(frame, row, n) >> shift;
-    return shift && n + 1 < by_row.blocks ? kept | tile_bits(frame, row, n + 1) << (64 - shift) : kept;
+    return shift && n + 1 < by_row.blocks ? kept | tile_bits(frame, row, n + 1) << (kTile - shift) : kept;
   }
 
  private:
-  SPLASH_HD int entry(const Frame& frame, int row, int tile) const {
-    return index.at(frame)[int64_t(row / kTile) * by_row.blocks + tile];
+  static SPLASH_HD int tile_of(int index) { return int(uint32_t(index) / uint32_t(kTile)); }
+  /// The first index from `from` on in a tile that is not before it.
+  static SPLASH_HD int begin_of(int tile, int from) { return tile == kEnd ? kEnd : most(tile * kTile, from); }
+
+  /// The index of a row of tiles.
+  SPLASH_HD const int32_t* line_of(const Frame& frame, int tile_row) const {
+    return index.at(frame) + int64_t(tile_row) * by_row.blocks;
   }
-  SPLASH_HD bool is_partial(int entry) const { return entry >= 0 && entry < partial_tiles; }
+  SPLASH_HD int entry(const Frame& frame, int row, int tile) const { return line_of(frame, tile_of(row))[tile]; }
+  SPLASH_HD bool is_partial(int entry) const { return uint32_t(entry) < uint32_t(partial_tiles); }
   SPLASH_HD const uint32_t* row_of(int tile, int row) const {
-    return words + (int64_t(tile) * kTile + row % kTile) * 2;
+    return words + 2 * (int64_t(tile) * kTile + (row & (kTile - 1)));
   }
   SPLASH_HD uint64_t tile_bits(const Frame& frame, int row, int n) const {
     const int tile = entry(frame, row, n);

@@ -8,14 +8,13 @@ namespace patterns {
 
 struct Full {
   static constexpr bool kUnrollKeep = true;
+  static constexpr bool kDense = true;  ///< nothing but the ends of the tensors makes a tile partial
   static SPLASH_HD Full from(const PatternTerm&) { return {}; }
   SPLASH_HD bool keep(const Frame&, int, int) const { return true; }
   SPLASH_HD TileState classify(const Frame&, const Box&) const { return TileState::full; }
   SPLASH_HD int next_column(const Frame&, int, int, int column) const { return column; }
   SPLASH_HD int next_row(const Frame&, int, int, int row) const { return row; }
-  SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
-    return band().kept_bits(frame, row, column);
-  }
+  SPLASH_HD uint64_t kept_bits(const Frame&, int, int) const { return ~uint64_t(0); }
   SPLASH_HD bool keeps_self(const Frame&) const { return true; }
   SPLASH_HD SlidingWindow band() const { return {}; }
 };

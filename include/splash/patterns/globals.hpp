@@ -11,7 +11,7 @@ namespace patterns {
 struct GlobalPrefix {
   int length = 0;
 
-  SPLASH_HD bool contains(int position) const { return position >= 0 && position < length; }
+  SPLASH_HD bool contains(int position) const { return uint32_t(position) < uint32_t(length); }
   /// Whether all of [first, last] are.
   SPLASH_HD bool all(int first, int last) const { return first >= 0 && last < length; }
   /// The first one from `position` on, kEnd where there is none.
@@ -41,12 +41,12 @@ struct GlobalBits {
   }
   SPLASH_HD uint64_t bits(int position) const {
     const int n = position >> 5, shift = position & 31;
-    const uint64_t low = word(n) | uint64_t(word(n + 1)) << 32;
-    return shift ? low >> shift | uint64_t(word(n + 2)) << (64 - shift) : low;
+    const uint32_t middle = word(n + 1);
+    return funnel(word(n), middle, shift) | uint64_t(funnel(middle, word(n + 2), shift)) << 32;
   }
 
  private:
-  SPLASH_HD uint32_t word(int n) const { return n >= 0 && n < count ? words[n] : 0; }
+  SPLASH_HD uint32_t word(int n) const { return uint32_t(n) < uint32_t(count) ? words[n] : 0; }
 };
 
 }  // namespace patterns

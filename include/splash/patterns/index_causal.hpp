@@ -1,7 +1,7 @@
 // IndexCausal(q_idx, k_idx): k_idx[b, h, column] <= q_idx[b, h, row].
 #pragma once
 
-#include "splash/patterns/arithmetic.hpp"
+#include "splash/patterns/bits.hpp"
 #include "splash/patterns/concept.hpp"
 #include "splash/patterns/per_head.hpp"
 
@@ -51,7 +51,7 @@ struct IndexCausal {
     const int largest = range(q_range.at(frame), row_begin, row_end).high;
     const int32_t* keys = k_range.at(frame);
     SPLASH_NO_UNROLL
-    for (int n = column / kGroup; n * kGroup < frame.num_keys; ++n)
+    for (int n = group_of(column); n * kGroup < frame.num_keys; ++n)
       if (keys[2 * n] <= largest) return most(n * kGroup, column);
     return kEnd;
   }
@@ -60,7 +60,7 @@ struct IndexCausal {
     const int smallest = range(k_range.at(frame), column_begin, column_end).low;
     const int32_t* queries = q_range.at(frame);
     SPLASH_NO_UNROLL
-    for (int n = row / kGroup; n * kGroup < frame.num_queries; ++n)
+    for (int n = group_of(row); n * kGroup < frame.num_queries; ++n)
       if (queries[2 * n + 1] >= smallest) return most(n * kGroup, row);
     return kEnd;
   }
@@ -68,11 +68,31 @@ struct IndexCausal {
   SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
     const int32_t* keys = k_idx.at(frame) + column;
     const int query = q_idx.at(frame)[row], count = least(frame.num_keys - column, 64);
-    uint64_t kept = 0;
 #if defined(__CUDA_ARCH__)
+    // Many rows keep all or nothing of a group; the others compare, four keys a load where these are aligned.
+    const Range group = range(k_range.at(frame), column, column + count);
+    if (group.low > query) return 0;
+    if (group.high <= query) return ~uint64_t(0);
+    uint32_t half[2] = {0, 0};
+    const bool aligned = (reinterpret_cast<uintptr_t>(keys) & 15) == 0;
     SPLASH_NO_UNROLL
-    for (int c = 0; c < count; ++c) kept |= uint64_t(keys[c] <= query) << c;
+    for (int c = 0; c < count; c += 8) {
+      uint32_t kept = 0;
+      if (aligned && c + 8 <= count) {
+        const int4 a = *reinterpret_cast<const int4*>(keys + c), b = *reinterpret_cast<const int4*>(keys + c + 4);
+        const int key[] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+        SPLASH_UNROLL
+        for (int e = 0; e < 8; ++e) kept |= key[e] <= query ? 1u << e : 0u;
+      } else {
+        SPLASH_NO_UNROLL
+        for (int e = 0; e < 8 && c + e < count; ++e) kept |= uint32_t(keys[c + e] <= query) << e;
+      }
+      half[0] = funnel(half[0], half[1], 8);
+      half[1] = half[1] >> 8 | kept << 24;
+    }
+    return (half[0] | uint64_t(half[1]) << 32) >> (64 - ((count + 7) & ~7));
 #else
+    uint64_t kept = 0;
     // Compilers make vectors of this loop; the product then gathers the low bits of 8 bytes in the highest byte.
     unsigned char kept_bytes[64] = {};
     for (int c = 0; c < count; ++c) kept_bytes[c] = keys[c] <= query;
@@ -81,14 +101,16 @@ struct IndexCausal {
       __builtin_memcpy(&eight, kept_bytes + c, 8);
       kept |= (eight * 0x0102040810204080u >> 56) << c;
     }
-#endif
     return kept;
+#endif
   }
 
  private:
+  static SPLASH_HD int group_of(int index) { return int(uint32_t(index) / uint32_t(kGroup)); }
+
   /// Of all groups that [begin, end) reaches into.
   static SPLASH_HD Range range(const int32_t* ranges, int begin, int end) {
-    int n = begin / kGroup;
+    int n = group_of(begin);
     Range all{ranges[2 * n], ranges[2 * n + 1]};
     SPLASH_NO_UNROLL
     for (++n; n * kGroup < end; ++n) all = {least(all.low, ranges[2 * n]), most(all.high, ranges[2 * n + 1])};

@@ -22,11 +22,13 @@ struct LongformerOf {
   SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
     const int j0 = frame.j(box.column_begin), j1 = frame.j(box.column_end - 1);
     const int i0 = frame.i(box.row_begin), i1 = frame.i(box.row_end - 1);
-    if (!window.any(i0 - j1, i1 - j0) && globals.next(j0) > (causal ? least(j1, i1) : j1) &&
+    const TileState in_window = window.classify(i0 - j1, i1 - j0);
+    if (in_window == TileState::empty && globals.next(j0) > (causal ? least(j1, i1) : j1) &&
         globals.next(causal ? most(i0, j0) : i0) > i1)
       return TileState::empty;
-    const bool full = window.all(i0 - j1, i1 - j0) || globals.all(j0, j1) || globals.all(i0, i1);
-    return full && (!causal || j1 <= i0) ? TileState::full : TileState::partial;
+    if (causal && j1 > i0) return TileState::partial;
+    const bool full = in_window == TileState::full || globals.all(j0, j1) || globals.all(i0, i1);
+    return full ? TileState::full : TileState::partial;
   }
 
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
@@ -49,7 +51,7 @@ struct LongformerOf {
   SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
     const int i = frame.i(row), j = frame.j(column);
     const uint64_t kept = globals.contains(i) ? ~uint64_t(0) : window.bits(i - j) | globals.bits(j);
-    return causal ? kept & bits_between(0, i - j) : kept;
+    return causal ? kept & bits_to(i - j) : kept;
   }
 
   SPLASH_HD bool keeps_self(const Frame&) const { return true; }

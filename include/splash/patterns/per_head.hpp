@@ -20,7 +20,7 @@ struct PerHead {
 
   /// What batch entry and head of the frame have.
   SPLASH_HD const int32_t* at(const Frame& frame) const {
-    return data + frame.batch * stride_batch + frame.head * stride_head;
+    return data + uint32_t(frame.batch) * stride_batch + uint32_t(frame.head) * stride_head;
   }
 
   /// Whether a tensor is int32, contiguous and (B|1, Hq|1, rest...). Packed sequences are batch entries.

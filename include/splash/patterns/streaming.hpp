@@ -44,7 +44,7 @@ struct Streaming {
 
   SPLASH_HD uint64_t kept_bits(const Frame& frame, int row, int column) const {
     const int j = frame.j(column), distance = frame.i(row) - j;
-    return bits_between(0, least(distance, sink - 1 - j)) | bits_between(distance - window + 1, distance);
+    return bits_to(distance) & (bits_to(sink - 1 - j) | bits_from(distance - window + 1));
   }
 
   SPLASH_HD bool keeps_self(const Frame&) const { return window > 0; }

@@ -8,12 +8,14 @@ SPLASH_NAMESPACE_BEGIN
 namespace patterns {
 
 struct Strided {
-  int local = 64;  ///< last keys of a query, itself included
-  Comb comb;       ///< every stride-th key before it
+  int local;  ///< last keys of a query, itself included
+  Comb comb;  ///< every stride-th key before it
+
+  SPLASH_HD Strided(int local = 64, int stride = 64) : local(local), comb(Comb::between(stride, 0, kUnlimited)) {}
 
   /// ints: local, stride.
   static SPLASH_HD Strided from(const PatternTerm& term) {
-    return {number(term.ints[0]), {most(number(term.ints[1]), 1), 0, kUnlimited}};
+    return {number(term.ints[0]), most(number(term.ints[1]), 1)};
   }
 
   static const char* misfit(const PatternTerm& term, const AttentionInputs&) {
@@ -31,14 +33,17 @@ struct Strided {
 
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
     const int distance = frame.i(row) - frame.j(column);
-    return distance >= 0 && (distance < local || distance % comb.step == 0);
+    return comb.contains(distance) || (distance >= 0 && distance < local);
   }
 
   SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
     const int first = frame.i(box.row_begin) - frame.j(box.column_end - 1);
     const int last = frame.i(box.row_end - 1) - frame.j(box.column_begin);
-    if (first >= 0 && (last < local || comb.all(most(first, local), last))) return TileState::full;
-    return (most(first, 0) <= least(last, local - 1)) || comb.any(first, last) ? TileState::partial : TileState::empty;
+    if (first >= 0 && last < local) return TileState::full;
+    // What the window does not hold; where it holds some, the box is not empty.
+    const TileState teeth = comb.classify(most(first, local), last);
+    if (teeth == TileState::full) return first >= 0 ? teeth : TileState::partial;
+    return last >= 0 && first < local ? TileState::partial : teeth;
   }
 
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
