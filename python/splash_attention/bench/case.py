@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -13,11 +14,13 @@ from torch import Tensor
 from .._errors import NoKernelError
 from ..attention import attention
 from ..patterns import And, IndexCausal, Pattern
+from ..patterns.base import Grid
 from .longnet import LongNet
 from .packed import Packed
 from .problems import DTYPES, Problem, Sizes
 
 SMALL = 2**24
+AT_ONCE = {"cpu": 2**22, "cuda": 2**26}  # scores
 
 
 @dataclass
@@ -87,10 +90,30 @@ class Case:
         if isinstance(self.pattern, IndexCausal):
             return self._count_indices()
         formula = type(self.pattern).count not in (Pattern.count, And.count) or self.pattern.band() is not None
+        if not formula and self.device.type == "cuda":
+            return sum(self._over_heads(kept) for kept in self.masks(1))
         if not formula and rows * length > SMALL:
             with contextlib.suppress(NoKernelError):
                 return self._count_by_attention()
         return round(self.pattern.density(rows, length, heads=heads) * rows * length * batch * heads)
+
+    def masks(self, multiple: int) -> Iterator[Tensor]:
+        """The pattern as bools (B or 1, H or 1, n, N) on the device, for some rows after the other.
+
+        multiple: of which n is one, except at the end.
+        """
+        sizes = self.sizes
+        column = torch.arange(sizes.seq_len, device=self.device)[None]
+        step = max(1, AT_ONCE[self.device.type] // (sizes.seq_len * multiple)) * multiple
+        for begin in range(0, sizes.rows, step):
+            row = torch.arange(begin, min(begin + step, sizes.rows), device=self.device)[:, None]
+            position = row + (sizes.seq_len - sizes.rows)
+            kept = self.pattern.keep(Grid(row, column, position, column, sizes.seq_len, sizes.heads))
+            yield kept[(None,) * (4 - kept.dim())].expand(-1, -1, len(row), sizes.seq_len)
+
+    def _over_heads(self, kept: Tensor) -> int:
+        """How many of bools (B or 1, H or 1, n, N) are set, over the batch and all heads."""
+        return int(kept.sum()) * (self.sizes.batch // kept.shape[0]) * (self.sizes.heads // kept.shape[1])
 
     def _count_indices(self) -> int:
         seen = torch.searchsorted(self.pattern.k_idx.sort(-1).values, self.pattern.q_idx, right=True)

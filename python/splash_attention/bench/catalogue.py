@@ -123,7 +123,8 @@ def _entmax() -> Iterator[Problem]:
             yield named(name, "entmax", half(batch, 16, length, 64), inputs)
 
 
-PROBLEMS = {problem.name: problem for problem in (*_dense(), *_decode(), *_patterns(), *_varied(), *_entmax())}
+VARIED = tuple(_varied())
+PROBLEMS = {problem.name: problem for problem in (*_dense(), *_decode(), *_patterns(), *VARIED, *_entmax())}
 LINEAR = tuple(
     label
     for label, family, _ in PATTERNS

@@ -112,6 +112,9 @@ def which_of_table(
         list[str] | None,
         typer.Argument(help="Some of them, or others of `bench list`, by name or shell pattern."),
     ] = None,
+    varied: Annotated[
+        bool, typer.Option("--varied", help="Other windows, head dimensions, dtypes and lengths instead of the table.")
+    ] = False,
 ):
     """What `bench table` takes."""
 
@@ -162,11 +165,11 @@ def run_named(names, **values):
     _end(found)
 
 
-def run_table(names, **values):
+def run_table(names, varied, **values):
     screen, plan = report.console(), make_plan(values)
     peers = None if values["peer"] else lambda problem: named.table_peers(problem, plan.device.type)
-    owing = targets.targets()
-    found, ceilings = _measure(catalogue.find(names or list(owing), owing), values, screen, plan, peers)
+    owing = [problem.name for problem in catalogue.VARIED] if varied else list(targets.targets())
+    found, ceilings = _measure(catalogue.find(names or owing, owing), values, screen, plan, peers)
     named.show(screen, found)
     _plot(values["plot"], found)
     report.finish(found, plan.device, values["out"], **ceilings)

@@ -69,7 +69,7 @@ class Runner:
 def measure_problem(problem: Problem, plan: Plan, console: Console, machine: Machine | None = None) -> list[dict]:
     """One row a peer and direction; what cannot run is told on the console. Nothing else stops the other peers.
 
-    machine: puts splash's target beside its forward.
+    machine: puts what splash's softmax forward owes beside it.
     """
     case = Case(problem, plan.device)
     pairs = case.kept_pairs()
@@ -77,7 +77,8 @@ def measure_problem(problem: Problem, plan: Plan, console: Console, machine: Mac
     share = pairs / (sizes.batch * sizes.heads * sizes.rows * sizes.seq_len)
     found = check.exact(case, backward="bwd" in plan.directions) if plan.check else None
     console.print(f"{problem.name}: {share:.3%} of the scores kept{_sparsity(found)}", highlight=False)
-    needed = tiles.work(case) if machine else None
+    softmax = problem.normalizer.name in ("softmax", "softmax-sink")
+    needed = tiles.work(case) if machine and softmax else None
     runners = [runner for peer in plan.peers if (runner := _start(peer, case, found, plan, console))]
     rows = []
     for direction in plan.directions:

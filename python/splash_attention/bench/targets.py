@@ -1,7 +1,8 @@
 """The times that the forward owes on an H200 (targets.csv), scaled to the machine at hand.
 
-unit: of must and aim, "ms" or "tflops" (TFLOP/s over kept scores). A problem without figures must take at most SLACK
-times its floor, which is what its bytes take at the rate of a copy or its tiles at TILE_TFLOPS, whichever is longer.
+unit: of must and aim, "ms" or "tflops" (TFLOP/s over kept scores). A problem without figures, in the file or not, must
+take at most SLACK times its floor, which is what its bytes take at the rate of a copy or its tiles at TILE_TFLOPS,
+whichever is longer.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def _number(text: str) -> float | None:
 
 
 def columns(name: str, work: Work, seconds: float, rate: float, machine: Machine) -> dict[str, str]:
-    """What a row says of its target: floor_ms always; must, aim, unit and what was met where the problem has one.
+    """What a row says of its target: floor_ms, must, aim, unit and what was met.
 
     rate: TFLOP/s. met: "aim", "must" or "no". of_must: how many times as fast as it must be.
     """
@@ -67,10 +68,7 @@ def columns(name: str, work: Work, seconds: float, rate: float, machine: Machine
     floor = max(bytes_ms, tiles_ms)
     # How much longer what bounds the problem takes here than where the figures come from.
     longer = MEASURED.copy / machine.copy if bytes_ms > tiles_ms else MEASURED.product / machine.product
-    found = {"floor_ms": report.number(floor)}
-    target = targets().get(name)
-    if target is None:
-        return found
+    target = targets().get(name, Target(None, None, "ms"))
     if target.unit == "tflops":
         must, aim, value = target.must / longer, target.aim / longer, rate
         of_must = value / must
@@ -84,4 +82,4 @@ def columns(name: str, work: Work, seconds: float, rate: float, machine: Machine
         aimed = aim is not None and value <= aim
         texts = {"must": report.number(must), "aim": "" if aim is None else report.number(aim)}
     met = "aim" if aimed else "must" if of_must >= 1 else "no"
-    return found | texts | {"unit": target.unit, "of_must": f"{of_must:.3f}", "met": met}
+    return {"floor_ms": report.number(floor)} | texts | {"unit": target.unit, "of_must": f"{of_must:.3f}", "met": met}

@@ -14,15 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..patterns import BlockMask, Dilated, Fixed, IndexCausal, Pattern, Strided
-from ..patterns.base import Grid
+from ..patterns import BlockMask, Dilated, Fixed, IndexCausal, Strided
 from .case import Case
 from .longnet import LongNet
 from .packed import Packed
 
 TILE = 64
 FAR = 2**40  # beyond every index
-AT_ONCE = {"cpu": 2**22, "cuda": 2**26}
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def count(case: Case) -> int:
         return _over_heads(_of_indices(pattern), case)
     if pattern.band() is not None:
         return each * band(rows, keys, *pattern.band())
-    return _by_scores(pattern, case)
+    return _by_scores(case)
 
 
 def band(rows: int, keys: int, left: int | None, right: int | None) -> int:
@@ -153,17 +151,10 @@ def _of_indices(pattern: IndexCausal) -> Tensor:
     return first[..., None, :] <= most[..., :, None]
 
 
-def _by_scores(pattern: Pattern, case: Case) -> int:
+def _by_scores(case: Case) -> int:
     """By looking at every score."""
-    sizes, total = case.sizes, 0
-    step = max(TILE, AT_ONCE[case.device.type] // sizes.seq_len // TILE * TILE)
-    column = torch.arange(sizes.seq_len, device=case.device)[None]
-    for begin in range(0, sizes.rows, step):
-        row = torch.arange(begin, min(begin + step, sizes.rows), device=case.device)[:, None]
-        position = row + (sizes.seq_len - sizes.rows)
-        kept = pattern.keep(Grid(row, column, position, column, sizes.seq_len, sizes.heads))
-        kept = kept[(None,) * (4 - kept.dim())].expand(-1, -1, len(row), sizes.seq_len)
-        kept = F.pad(kept, (0, -sizes.seq_len % TILE, 0, -len(row) % TILE))
-        tiles = kept.unflatten(-1, (-1, TILE)).any(-1).unflatten(-2, (-1, TILE)).any(-2)
-        total += _over_heads(tiles, case)
+    total = 0
+    for kept in case.masks(TILE):
+        kept = F.pad(kept, (0, -kept.shape[-1] % TILE, 0, -kept.shape[-2] % TILE))
+        total += _over_heads(kept.unflatten(-1, (-1, TILE)).any(-1).unflatten(-2, (-1, TILE)).any(-2), case)
     return total
