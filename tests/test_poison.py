@@ -90,22 +90,34 @@ def test_nan_where_nothing_reads(case, device):
             assert (clean[quantity][~read.squeeze(-1)] == 0).all()
 
 
-EXTREME = [replace(BASE, scale=s, shape=Shape(1, 2, 1, 150, 150, 64)) for s in (1250.0, -1250.0, 1e-30, 0.0)]
+SCALES = (1250.0, -1250.0, 1e-30, 0.0)
+EXTREME = [v for s in SCALES for v in for_both(replace(BASE, scale=s, shape=Shape(1, 2, 1, 150, 150, 64)))]
+EXTREME += [
+    replace(BASE, alpha=alpha, scale=s, shape=Shape(1, 8, 1, queries, keys, dim), dtype=dtype)
+    for s in SCALES
+    for alpha, dtype, dim, queries, keys in (
+        ("sink", torch.bfloat16, 128, 150, 150),
+        ("sink", torch.float16, 64, 1, 2100),
+        (1, torch.float16, 32, 150, 150),
+        (1, torch.float16, 256, 1, 2100),
+        (1, torch.bfloat16, 192, 70, 300),
+    )
+]
 
 
-@pytest.mark.parametrize("case, device", on_devices([v for case in EXTREME for v in for_both(case)]))
+@pytest.mark.parametrize("case, device", on_devices(EXTREME))
 def test_extreme_scales(case, device, record_error):
     """Scores of 1e4 and more, either sign, and nearly none at all: finite, and close to the reference."""
-    q, k, v, _ = case.inputs(device)
-    got = sa.attention(q, k, v, "causal", case.normalizer, scale=case.scale, return_statistic=True)
-    want = reference_attention(q, k, v, "causal", case.normalizer, scale=case.scale)
+    tensors, parameters = case.inputs(device)[:3], case.parameters(device)
+    normalizer, options = case.normalizer_of(parameters), {"scale": case.scale}
+    got = sa.attention(*tensors, "causal", normalizer, return_statistic=True, **options)
+    want = reference_attention(*tensors, "causal", case.normalizer_of([p.double() for p in parameters]), **options)
     # Scores are float32 in the kernels, whatever the inputs are.
-    single = (t.float() for t in (q, k, v))
-    same = reference_attention(*single, "causal", case.normalizer, scale=case.scale, dtype=None)
-    for quantity, *tensors in zip(("out", "statistic"), got, want, same, strict=True):
-        assert tensors[0].isfinite().all()
-        error, bound = oracle.error_and_bound(*tensors)
-        record_error(device, quantity, error, bound)
+    same = reference_attention(*(t.float() for t in tensors), "causal", normalizer, dtype=None, **options)
+    for quantity, *answers in zip(("out", "statistic"), got, want, same, strict=True):
+        assert answers[0].isfinite().all()
+        error, bound = oracle.error_and_bound(*answers)
+        record_error(device, quantity, error, bound, ["topic scales"])
         assert error <= bound, quantity
 
 
