@@ -27,10 +27,10 @@ def run_tests(arguments):
 
 def run_calls():
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "memory")]
-    import calls
+    import cuda_calls
     import torch
 
-    count = calls.run("cuda")
+    count = cuda_calls.run()
     torch.cuda.synchronize()
     print(count, "calls done", flush=True)
 

@@ -41,7 +41,8 @@ def drawn(topic, name, pattern, *salt, **fields):
     keys = fields.pop("keys", None) or choice.choice(EDGES)
     if "lengths" in fields:
         keys = queries
-    batch = len(fields.get("lengths") or fields.get("kv_lengths") or range(fields.pop("batch", choice.choice((1, 2)))))
+    batch = fields.pop("batch", choice.choice((1, 2)))
+    batch = len(fields.get("lengths") or fields.get("kv_lengths") or range(batch))
     shape = Shape(batch, *heads, queries, keys, fields.pop("dim", None) or choice.choice(GPU_HEAD_DIMS))
     fields = {
         "alpha": choice.choice(SOFTMAX),

@@ -4,6 +4,7 @@ import pytest
 from cases import on_devices
 from forward_cases import FORWARD
 from forward_problem import check_forward
+from memory import cuda_calls
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -16,3 +17,9 @@ def test_forward(case, device, record_error):
 def test_ids_are_unique():
     ids = [case.id for case in FORWARD]
     assert len(ids) == len(set(ids))
+
+
+@pytest.mark.gpu
+def test_calls_for_memory_checkers():
+    """They run; benchmarks/gpu_check.py --sanitize runs them under compute-sanitizer."""
+    assert cuda_calls.run() > 100

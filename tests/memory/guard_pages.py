@@ -28,4 +28,4 @@ def place(tensor):
     return copy.transpose(1, 2) if transposed else copy
 
 
-print(calls.run("cpu", place), "calls done")
+print(calls.run(place), "calls done")

@@ -1,0 +1,83 @@
+"""The calls that CUDA's memory checkers see: one small one of each path of the kernels. racecheck is slow."""
+
+import itertools
+
+import torch
+from cases import GPU_HEAD_DIMS, HALVES, PATTERNS, Case, Shape, fixed, random_blocks
+from forward_cases import GLOBAL, UNEVEN_HEADS, drawn
+from packed_cases import packed
+
+import splash_attention as sa
+
+
+def call(path, pattern, **fields):
+    """Of 131 queries and 190 keys where `fields` does not say otherwise."""
+    return drawn(path, path, pattern, **{"queries": 131, "keys": 190, "batch": 2, "heads": (2, 1), **fields})
+
+
+def dense():
+    for (name, pattern), dtype in zip(PATTERNS.items(), itertools.cycle(HALVES), strict=False):
+        yield Case(name, pattern, 1, dtype, Shape(2, 2, 1, 131, 190, 64), layout="bnhd")
+    for name, dim in itertools.product(("causal", "blocks64", "blocks128", "elements", "longformer"), (64, 128)):
+        yield Case(name, PATTERNS[name], 1.5, torch.bfloat16, Shape(2, 2, 1, 131, 190, dim), layout="bnhd")
+    for dim, name in itertools.product((*GPU_HEAD_DIMS, 40, 136, 200), ("causal", "symmetric20", "blocks128")):
+        yield call("D", PATTERNS[name], dim=dim, alpha="sink" if name == "causal" else 1)
+
+    one_query = {"queries": 1, "keys": 2100, "heads": (8, 1)}
+    cache = {**one_query, "kv_lengths": (2100, 65, 0)}
+    yield call("decode", PATTERNS["causal"], **cache, dim=128, alpha="sink")
+    yield call("decode", PATTERNS["causal"], **cache, dim=256, alpha=1)
+    yield call("decode", PATTERNS["window37"], **cache, dim=64)
+    yield call("decode", PATTERNS["full"], **{**one_query, "heads": (3, 1)}, dim=96)
+    yield call("few", UNEVEN_HEADS["blocks64-heads"], queries=5, keys=700, heads=(8, 2), dim=128)
+    yield call("few", UNEVEN_HEADS["dilated-heads"], queries=7, keys=300, heads=(8, 1), dim=64)
+    yield call("few", PATTERNS["streaming"], queries=16, keys=700, heads=(4, 1), dim=192)
+
+    for name in ("bigbird-both", "bigbird-heads", "bigbird-causal", "longformer-prefix", "longformer-tokens"):
+        yield call(name, GLOBAL[name], queries=450, keys=450, dim=64, batch=1)
+    yield call("bigbird-sink", GLOBAL["bigbird-first2"], queries=450, lengths=(130, 450), dim=128, alpha="sink")
+
+    for steps in (3, 64, 200, (2, 7)):
+        yield call("dilated", fixed(lambda s=steps: sa.Dilated(9, s)), dim=128)
+        yield call(
+            "dilated-both", fixed(lambda s=steps: sa.Dilated(9, s, causal=False)), dim=64, q_start=33, k_start=-4
+        )
+    yield call("dilated&window", fixed(lambda: sa.Dilated(40, 3) & sa.SlidingWindow(60, 0)), lengths=(131, 50, 0))
+    yield call("strided", fixed(lambda: sa.Strided(40, 16)), dim=128, queries=300, keys=300)
+    yield call("fixed", fixed(lambda: sa.Fixed(64, 3)), dim=128, queries=300, keys=300)
+
+    for block in ((64, 128), (128, 64), (192, 64), 16):
+        yield call("blocks", random_blocks(block, 0.4), dim=128, queries=300, keys=333)
+    yield call("padded", PATTERNS["causal"], lengths=(131, 77, 0))
+    yield call("expanded", PATTERNS["causal"], layout="expanded-batch")
+    yield call("rows", PATTERNS["full"], layout="expanded-rows", dim=64)
+    yield call("many tiles", PATTERNS["causal"], heads=(150, 50), queries=65, keys=65, batch=1, dim=32)
+
+
+def sequences():
+    yield packed("uneven", "causal", (3, 3), dim=128, alpha="sink")
+    yield packed("uneven", "full", dim=256)
+    yield packed("decode", "causal", (0, 2), dim=128, group=8)
+    yield packed("few-queries", "window37", dim=64, group=3)
+    yield packed("off-tiles", "bigbird64", dim=64, heads=(2, 1))
+    for name in ("streaming", "dilated10x3", "dilated-heads", "longformer", "strided", "fixed"):
+        yield packed("self", name, (2, 2), dim=64, heads=(2, 1))
+    yield packed("ones", "causal", dim=96)
+    yield packed("empty-ends", "dilated&window", (1, 1), dim=32)
+
+
+def run(device="cuda"):
+    """Makes every call; returns how many there were."""
+    count = 0
+    for case in dense():
+        tensors, pattern = case.inputs(device)[:3], case.full_pattern(device)
+        normalizer = case.normalizer_of(case.parameters(device))
+        sa.attention(*tensors, pattern, normalizer, **case.options(device))
+        count += 1
+    for problem in sequences():
+        case, ends = problem.case, problem.ends(device)
+        tokens = [t[0].transpose(0, 1) for t in case.inputs(device)[:3]]
+        normalizer = case.normalizer_of(case.parameters(device))
+        sa.attention_varlen(*tokens, *ends, *problem.longest, case.full_pattern(device), normalizer)
+        count += 1
+    return count
