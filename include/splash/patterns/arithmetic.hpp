@@ -21,15 +21,15 @@ struct FastDivide {
   uint32_t multiplier;
 
   SPLASH_HD constexpr FastDivide(int d) : divisor(d), multiplier(0) {
-    while (d >> shift > 1) ++shift;
-    const uint64_t dividend = (uint64_t(1) << (32 + shift)) - 1;
 #if defined(__CUDA_ARCH__)
     if (!__builtin_is_constant_evaluated()) {
-      multiplier = divided(dividend, uint32_t(d));
+      shift = 31 - __clz(d);
+      multiplier = divided(dividend(), uint32_t(d));
       return;
     }
 #endif
-    multiplier = uint32_t(dividend / uint32_t(d));
+    while (d >> shift > 1) ++shift;
+    multiplier = uint32_t(dividend() / uint32_t(d));
   }
 
   /// value / divisor of a value that is not negative.
@@ -37,8 +37,10 @@ struct FastDivide {
     return int(uint32_t((uint64_t(uint32_t(value)) * multiplier + multiplier) >> 32) >> shift);
   }
 
-#if defined(__CUDACC__)
  private:
+  SPLASH_HD constexpr uint64_t dividend() const { return (uint64_t(1) << (32 + shift)) - 1; }
+
+#if defined(__CUDACC__)
   /// GPUs have no 64-bit division: of what is left, a float product takes off almost all, twice, and never too much.
   static __device__ __forceinline__ uint32_t divided(uint64_t left, uint32_t by) {
     float inverse;
