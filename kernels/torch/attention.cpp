@@ -2,20 +2,13 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include "allocate.hpp"
 #include "errors.hpp"
 #include "execution.hpp"
 #include "kernels/dispatch.hpp"
 
 namespace splash::torch_ops {
 namespace {
-
-using torch::headeronly::ScalarType;
-
-Tensor allocate_like(const Tensor& tensor) {
-  Tensor result = torch::stable::empty_like(tensor);
-  // Torch keeps the order of the strides; where rows overlap, that order may not end with D.
-  return has_unit_last_stride(result) ? result : torch::stable::new_empty(tensor, tensor.sizes());
-}
 
 /// Autograd hands over gradients of any strides, expanded ones among them.
 Tensor usable_gradient(const Tensor& gradient, bool contiguous) {
@@ -34,12 +27,12 @@ ForwardResult attention_forward(const Tensor& q, const Tensor& k, const Tensor& 
   if (view.rank != 4) value_error("q has ", view.rank, " dimensions; expected 4 (batch, heads, queries, head_dim)");
   const ExecutionScope scope(device, problem.deterministic);
 
-  const ScalarType real = view.dtype == DType::float64 ? ScalarType::Double : ScalarType::Float;
+  const DType real = view.dtype == DType::float64 ? DType::float64 : DType::float32;
   const int64_t saved = kernels::saved_statistics(problem.normalizer.c_str());
   ForwardResult result{
-      allocate_like(q),
-      torch::stable::new_empty(q, {view.shape[0], view.shape[1], view.shape[2]}, real),
-      torch::stable::new_empty(q, {saved, view.shape[0], view.shape[1], view.shape[2]}, real),
+      allocate_like(q, view, device),
+      allocate({view.shape[0], view.shape[1], view.shape[2]}, real, device),
+      allocate({saved, view.shape[0], view.shape[1], view.shape[2]}, real, device),
   };
   forward.out = output_view(result.out);
   forward.statistic = output_view(result.statistic);
@@ -66,7 +59,10 @@ Gradients attention_backward(const GradientInputs& gradients, const Tensor& q, c
     backward.grad_statistic = input_view(*grad_statistic, "grad_statistic", device);
   }
 
-  Gradients result{allocate_like(q), allocate_like(k), allocate_like(v), {}};
+  Gradients result{allocate_like(q, backward.in.q, device),
+                   allocate_like(k, backward.in.k, device),
+                   allocate_like(v, backward.in.v, device),
+                   {}};
   for (size_t p = 0; p < problem.normalizer_parameters.size(); ++p) {
     const Tensor& parameter = problem.normalizer_parameters[p];
     result.parameters.push_back(torch::stable::new_empty(parameter, parameter.sizes()));

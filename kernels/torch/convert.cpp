@@ -39,13 +39,13 @@ std::optional<DType> dtype_of(const Tensor& tensor) {
   return std::nullopt;
 }
 
-void require_defined(const Tensor& tensor, const std::string& name) {
-  if (!tensor.defined()) value_error(name, " is None; expected a tensor");
+void require_defined(const Tensor& tensor, const Argument& name) {
+  if (!tensor.defined()) value_error(name.text(), " is None; expected a tensor");
 }
 
 TensorView describe(const Tensor& tensor, void* data, DType dtype) {
   const auto sizes = tensor.sizes(), strides = tensor.strides();
-  const bool empty = tensor.numel() == 0;
+  const bool empty = std::ranges::find(sizes, 0) != sizes.end();
   TensorView view{data, dtype, int(sizes.size())};
   int64_t contiguous = 1;
   for (int d = view.rank - 1; d >= 0; --d) {
@@ -94,8 +94,7 @@ class PatternReader {
     }
     for (int n = 0; n < term.num_tensors; ++n, ++tensors_) {
       if (tensors_ >= problem_.pattern_tensors.size()) continue;
-      term.tensors[n] =
-          input_view(problem_.pattern_tensors[tensors_], "pattern_tensors[" + std::to_string(tensors_) + "]", device_);
+      term.tensors[n] = input_view(problem_.pattern_tensors[tensors_], {"pattern_tensors", int(tensors_)}, device_);
     }
     return term;
   }
@@ -123,14 +122,15 @@ NormalizerSpec normalizer_spec(const ProblemArguments& problem, const Device& de
     value_error("normalizer_floats has ", given, " numbers; normalizer '", problem.normalizer, "' takes ",
                 info->floats);
   }
-  NormalizerSpec spec{info->floats};
+  NormalizerSpec spec;
+  spec.num_floats = info->floats;
   std::ranges::copy(problem.normalizer_floats, spec.floats);
   if (problem.normalizer_parameters.size() != size_t(info->parameters)) {
     value_error("normalizer_parameters has ", problem.normalizer_parameters.size(), " tensors; normalizer '",
                 problem.normalizer, "' takes ", info->parameters);
   }
   for (const Tensor& parameter : problem.normalizer_parameters) {
-    const std::string name = "normalizer_parameters[" + std::to_string(spec.num_parameters) + "]";
+    const Argument name{"normalizer_parameters", spec.num_parameters};
     spec.parameters[spec.num_parameters++] = input_view(parameter, name, device);
   }
   return spec;
@@ -174,20 +174,23 @@ Device device_of(const Tensor& q) {
   return device;
 }
 
-TensorView input_view(const Tensor& tensor, const std::string& name, const Device& device) {
+std::string Argument::text() const { return place < 0 ? name : name + ("[" + std::to_string(place) + "]"); }
+
+TensorView input_view(const Tensor& tensor, const Argument& name, const Device& device) {
   require_defined(tensor, name);
   int32_t layout = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(tensor.get(), &layout));
-  if (layout != aoti_torch_layout_strided()) type_error(name, " is sparse; expected a dense tensor");
+  if (layout != aoti_torch_layout_strided()) type_error(name.text(), " is sparse; expected a dense tensor");
   const Device own = own_device(tensor);
-  if (own != device) value_error(name, " is on ", name_of(own), "; expected ", name_of(device), " like q");
+  if (own != device) value_error(name.text(), " is on ", name_of(own), "; expected ", name_of(device), " like q");
   const std::optional<DType> dtype = dtype_of(tensor);
   if (!dtype) {
-    type_error(name, " has an unknown dtype; known are float16, bfloat16, float32, float64, int32, int64 and bool");
+    type_error(name.text(),
+               " has an unknown dtype; known are float16, bfloat16, float32, float64, int32, int64 and bool");
   }
   constexpr int64_t kMaxRank = std::extent_v<decltype(TensorView::shape)>;
   if (tensor.dim() > kMaxRank)
-    value_error(name, " has ", tensor.dim(), " dimensions; at most ", kMaxRank, " make sense");
+    value_error(name.text(), " has ", tensor.dim(), " dimensions; at most ", kMaxRank, " make sense");
   return describe(tensor, const_cast<void*>(tensor.const_data_ptr()), *dtype);
 }
 

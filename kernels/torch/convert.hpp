@@ -27,8 +27,17 @@ struct Device {
 /// The device of the call: that of q. ValueError where it is neither the CPU nor CUDA.
 Device device_of(const Tensor& q);
 
+/// What an error text calls an argument: its name, and its place where that is a list's.
+struct Argument {
+  const char* name;
+  int place = -1;
+
+  Argument(const char* name, int place = -1) : name(name), place(place) {}
+  std::string text() const;
+};
+
 /// A tensor that is read. Strides that no element needs (dimensions of size 1, empty tensors) become contiguous ones.
-TensorView input_view(const Tensor& tensor, const std::string& name, const Device& device);
+TensorView input_view(const Tensor& tensor, const Argument& name, const Device& device);
 
 /// A tensor that was allocated for a result.
 TensorView output_view(const Tensor& tensor);

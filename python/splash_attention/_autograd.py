@@ -8,14 +8,21 @@ import torch
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 
 
+def plain_apply(function: type[torch.autograd.Function]) -> Callable:
+    """function.apply for calls in which no torch.func transform is left.
+
+    Function.apply itself looks for transforms first, and inspects signatures at each call. Below the dispatcher the
+    transforms have been taken apart, as for any other operator.
+    """
+    return super(torch.autograd.Function, function).apply
+
+
 def as_kernel(function: type[torch.autograd.Function]) -> Callable:
     """kernel(keyset, *arguments of the operator), for Library.impl(..., "Autograd", with_keyset=True).
 
     `function` has forward(keyset, *arguments), which redispatches below autograd, and setup_context.
     """
-    # Function.apply wants to see torch.func transforms first, and inspects signatures at each call. Here the dispatcher
-    # has already taken the transforms apart, as for any other operator: the plain apply below it is the right one.
-    apply = super(torch.autograd.Function, function).apply
+    apply = plain_apply(function)
 
     def kernel(keyset, *args):
         if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):

@@ -9,7 +9,29 @@ from torch import Tensor
 
 MAX_POSITION = 2**29
 MAX_CUDA_HEAD_DIM = 256
-_FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+_FLOATS = frozenset((torch.bfloat16, torch.float16, torch.float32, torch.float64))
+
+
+def shapes_fit(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether shapes, dtypes and devices are right, at a glance. Layouts and strides are the operator's to refuse."""
+    dtype, device, q_shape, k_shape = q.dtype, q.device, q.shape, k.shape
+    if not (len(q_shape) == len(k_shape) == 4 and v.shape == k_shape):
+        return False
+    batch, heads, _, dim = q_shape
+    kv_batch, kv_heads, _, kv_dim = k_shape
+    return (
+        batch == kv_batch
+        and 0 < kv_heads <= heads
+        and heads % kv_heads == 0
+        and dim == kv_dim
+        and 0 < dim <= MAX_CUDA_HEAD_DIM
+        and dim % 8 == 0
+        and dtype in _FLOATS
+        and k.dtype is dtype
+        and v.dtype is dtype
+        and k.device == device
+        and v.device == device
+    )
 
 
 def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -127,6 +149,8 @@ def check_scale(scale: float) -> float:
 
 def check_positions(Nq: int, Nk: int, q_start: int | None, k_start: int) -> int:
     """q_start with its default filled in. Every position must lie below 2**29 in magnitude."""
+    if q_start is None and type(k_start) is int and k_start >= 0 and Nq <= Nk and k_start + Nk <= MAX_POSITION:
+        return k_start + Nk - Nq
     for name, start in (("q_start", q_start), ("k_start", k_start)):
         if not isinstance(start, (int, torch.SymInt)) and (start is not None or name == "k_start"):
             raise TypeError(f"{name}: expected an int, got {type(start).__name__}")

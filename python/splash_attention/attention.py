@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from . import _checks
+from . import _checks, ops
 from ._errors import translate
-from .normalizers import Normalizer, Softmax, as_normalizer
+from .normalizers import EncodedNormalizer, Normalizer, Softmax, as_normalizer
+from .ops import Problem
 from .patterns import Extent, Full, Pattern, Prepared, as_pattern
 
 _FULL = Full()
@@ -57,14 +56,19 @@ def attention(
     for it). Softmax: Dao et al. 2022; entmax: Peters, Niculae & Martins 2019.
     """
     pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
-    _checks.check_inputs(q, k, v)
-    batch, heads, Nq, _ = q.shape
+    direct = _check_inputs(q, k, v)
+    batch, heads, Nq, dim = q.shape
     Nk = k.shape[2]
     lengths, kv_lengths = _checks.check_lengths(lengths, kv_lengths, q, Nk, q_start, k_start, validate)
     q_start = _checks.check_positions(Nq, Nk, q_start, k_start)
-    extent = Extent(batch, heads, Nq, Nk, q.device, k_start=k_start, backward=_needs_gradient(q, k, v, normalizer))
-    rows = _Rows(lengths, kv_lengths, None, None, 0, 0, q_start, k_start)
-    out, statistic = _call(q, k, v, pattern, normalizer, extent, rows, scale, deterministic)
+    encoded = _encode_normalizer(normalizer, pattern, q, heads)
+    backward = _needs_gradient(q, k, v, encoded)
+    extent = Extent(batch, heads, Nq, Nk, q.device, k_start, None, backward)
+    problem = Problem(
+        *pattern.encode(extent), *encoded, lengths, kv_lengths, None, None, 0, 0, q_start, k_start, _scale(scale, dim),
+        _deterministic(deterministic),
+    )  # fmt: skip
+    out, statistic = _call(q, k, v, problem, direct, backward)
     return (out, statistic) if return_statistic else out
 
 
@@ -95,7 +99,7 @@ def attention_varlen(
     problem's tensors and are refused. The statistic is (Hq, Tq).
 
     Values of cu_seqlens on the CPU are always checked (ValueError), on CUDA with `validate`; kernels clamp them in any
-    case, and rows that a too small max_seqlen leaves out are 0. Raises as attention() does; NoKernelError on CUDA.
+    case, and rows that a too small max_seqlen leaves out are 0. Raises as attention() does.
     """
     pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
     q, k, v = _checks.check_packed(q, k, v)
@@ -105,54 +109,58 @@ def attention_varlen(
         raise ValueError(
             f"cu_seqlens_k: expected cu_seqlens_q's shape {tuple(cu_seqlens_q.shape)}, got {tuple(cu_seqlens_k.shape)}"
         )
-    extent = Extent(
-        cu_seqlens_q.shape[0] - 1, q.shape[1], max_seqlen_q, max_seqlen_k, q.device, cu_seqlens_k=cu_seqlens_k,
-        backward=_needs_gradient(q, k, v, normalizer),
+    heads, sequences = q.shape[1], cu_seqlens_q.shape[0] - 1
+    encoded = _encode_normalizer(normalizer, pattern, q, heads)
+    backward = _needs_gradient(q, k, v, encoded)
+    extent = Extent(sequences, heads, max_seqlen_q, max_seqlen_k, q.device, 0, cu_seqlens_k, backward)
+    problem = Problem(
+        *pattern.encode(extent), *encoded, None, None, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, 0, 0,
+        _scale(scale, q.shape[3]), _deterministic(deterministic),
     )  # fmt: skip
-    rows = _Rows(None, None, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, 0, 0)
-    out, statistic = _call(q, k, v, pattern, normalizer, extent, rows, scale, deterministic)
+    out, statistic = _call(q, k, v, problem, ops.direct(q, k, v), backward)
     out = out[0].transpose(0, 1)
     return (out, statistic[0]) if return_statistic else out
 
 
-class _Rows(NamedTuple):
-    """Which rows of the tensors there are and where they stand, as the operators take it."""
-
-    lengths: Tensor | None
-    kv_lengths: Tensor | None
-    cu_seqlens_q: Tensor | None
-    cu_seqlens_k: Tensor | None
-    max_seqlen_q: int
-    max_seqlen_k: int
-    q_start: int
-    k_start: int
+def _check_inputs(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether the call is direct (see ops). The operator itself refuses what is then not looked at here."""
+    direct = ops.direct(q, k, v)
+    if not (direct and _checks.shapes_fit(q, k, v)):
+        _checks.check_inputs(q, k, v)
+    return direct
 
 
-def _call(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pattern: Pattern,
-    normalizer: Normalizer,
-    extent: Extent,
-    rows: _Rows,
-    scale: float | None,
-    deterministic: bool | None,
-) -> tuple[Tensor, Tensor]:
-    scale = q.shape[3] ** -0.5 if scale is None else _checks.check_scale(scale)
-    if deterministic is None:
-        deterministic = torch.are_deterministic_algorithms_enabled()
-    normalizer.check(pattern, extent.heads)
-    name, floats, parameters = normalizer.encode()
-    parameters = [_checks.as_statistic(parameter, q) for parameter in parameters]
-    encoded = pattern.encode(extent)
+def _encode_normalizer(normalizer: Normalizer, pattern: Pattern, q: Tensor, heads: int) -> EncodedNormalizer:
+    """With its parameters in the dtype of the statistic."""
+    normalizer.check(pattern, heads)
+    encoded = normalizer.encode()
+    if not encoded.parameters:
+        return encoded
+    return encoded._replace(parameters=[_checks.as_statistic(parameter, q) for parameter in encoded.parameters])
+
+
+def _needs_gradient(q: Tensor, k: Tensor, v: Tensor, encoded: EncodedNormalizer) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    return q.requires_grad or k.requires_grad or v.requires_grad or any(p.requires_grad for p in encoded.parameters)
+
+
+def _scale(scale: float | None, dim: int) -> float:
+    return dim**-0.5 if scale is None else _checks.check_scale(scale)
+
+
+def _deterministic(wish: bool | None) -> bool:
+    return torch.are_deterministic_algorithms_enabled() if wish is None else bool(wish)
+
+
+def _call(q: Tensor, k: Tensor, v: Tensor, problem: Problem, direct: bool, gradient: bool) -> tuple[Tensor, Tensor]:
     try:
-        out, statistic, _ = torch.ops.splash.attention_forward.default(
-            q, k, v, *encoded, name, floats, parameters, *rows, scale, bool(deterministic)
-        )
+        out, statistic, _ = ops.forward(q, k, v, problem, direct, gradient)
+        return out, statistic
     except RuntimeError as error:
-        raise translate(error) from None
-    return out, statistic
+        refusal = translate(error)
+    _checks.check_inputs(q, k, v)  # names the arguments as their caller knows them
+    raise refusal
 
 
 def prepare(pattern: Pattern | str, q: Tensor, k: Tensor, backward: bool = True, k_start: int = 0) -> Prepared:
@@ -185,9 +193,3 @@ def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, T
     lse = (total.log() + shift).masked_fill(empty, -torch.inf)
     out = o1 * (w1 / total)[..., None] + o2 * (w2 / total)[..., None]
     return out.to(o1.dtype), lse
-
-
-def _needs_gradient(q: Tensor, k: Tensor, v: Tensor, normalizer: Normalizer) -> bool:
-    if not torch.is_grad_enabled():
-        return False
-    return any(tensor.requires_grad for tensor in (q, k, v, *normalizer.encode().parameters))

@@ -28,6 +28,9 @@ class EncodedNormalizer(NamedTuple):
     parameters: list[Tensor]
 
 
+_PLAIN_SOFTMAX = EncodedNormalizer("softmax", [], [])
+
+
 class Normalizer:
     """Base of all normalizers: frozen dataclasses. Those that hold tensors compare by identity."""
 
@@ -67,7 +70,7 @@ class Softmax(Normalizer):
 
     def encode(self):
         if self.sink_logit is None:
-            return EncodedNormalizer("softmax", [], [])
+            return _PLAIN_SOFTMAX
         return EncodedNormalizer("softmax_sink", [], [self.sink_logit])
 
     def check(self, pattern, heads):
@@ -93,7 +96,7 @@ class Entmax(Normalizer):
 
     def encode(self):
         if self.alpha == 1:
-            return EncodedNormalizer("softmax", [], [])
+            return _PLAIN_SOFTMAX
         return EncodedNormalizer("entmax", [float(self.alpha)], [])
 
 

@@ -17,13 +17,15 @@ from torch._C import (
     _ExcludeDispatchKeyGuard,
 )
 
-from ._autograd import as_kernel
+from ._autograd import as_kernel, plain_apply
 from ._errors import NoKernelError, translate
 from .normalizers import SAVED
 
 _forward = torch.ops.splash.attention_forward.default
 _backward = torch.ops.splash.attention_backward.default
 _library = torch.library.Library("splash", "IMPL")
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+_BACKWARD_TENSORS = 8  # of the backward's schema, before the problem
 
 
 class Problem(NamedTuple):
@@ -66,61 +68,91 @@ def _allocate_like(tensor: Tensor) -> Tensor:
     return like if like.shape[-1] <= 1 or like.stride(-1) == 1 else tensor.new_empty(tensor.shape)
 
 
+def direct(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether nothing but autograd stands between a call and the kernels: no subclass, mode, transform or autocast.
+
+    Such a call may go below autograd by itself, which costs half of what the dispatcher's way through it does.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return (
+        type(q) in _PLAIN
+        and type(k) in _PLAIN
+        and type(v) in _PLAIN
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._is_any_autocast_enabled()
+    )
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem, is_direct: bool, gradient: bool):
+    """(out, statistic, saved) of the operator. is_direct: that of direct(q, k, v). gradient: whether one is wanted."""
+    if not is_direct:
+        return _forward(q, k, v, *problem)
+    if gradient:
+        return _apply_forward(None, problem, q, k, v, *problem.normalizer_parameters)
+    with _AutoDispatchBelowAutograd():
+        return _forward._op(q, k, v, *problem)
+
+
 class _Forward(torch.autograd.Function):
     """The forward with gradients into q, k, v and the normalizer's parameters, from the output and from the statistic.
 
-    Autograd does not look into lists, so the parameters come once more behind the operator's own arguments.
+    Autograd does not look into lists, so the parameters come once more behind the others. keyset: that of a call that
+    came through the dispatcher, None for a direct one.
     """
 
     @staticmethod
-    def forward(keyset, q, k, v, *rest):
-        problem, parameters = _split(rest)
+    def forward(keyset, problem, q, k, v, *parameters):
         with _AutoDispatchBelowAutograd():
-            problem = problem._replace(normalizer_parameters=parameters)
+            if keyset is None:
+                return _forward._op(q, k, v, *problem)
             return _forward.redispatch(keyset & _after_autograd_keyset, q, k, v, *problem)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _, q, k, v, *rest = inputs
-        problem, parameters = _split(rest)
+        _, problem, q, k, v, *parameters = inputs
         out, statistic, saved = output
         ctx.mark_non_differentiable(saved)
         ctx.set_materialize_grads(False)
-        tensors = (problem.lengths, problem.kv_lengths, problem.cu_seqlens_q, problem.cu_seqlens_k)
-        ctx.save_for_backward(q, k, v, out, statistic, saved, *tensors, *parameters, *problem.pattern_tensors)
-        ctx.parameters = len(parameters)
-        ctx.problem = problem._replace(
-            pattern_tensors=[], normalizer_parameters=[], lengths=None, kv_lengths=None, cu_seqlens_q=None,
-            cu_seqlens_k=None,
+        pattern, ints, tensors, normalizer, floats, _, lengths, kv_lengths, ends_q, ends_k, *numbers = problem
+        ctx.save_for_backward(
+            q, k, v, out, statistic, saved, lengths, kv_lengths, ends_q, ends_k, *parameters, *tensors
         )  # fmt: skip
+        ctx.numbers = len(parameters), pattern, ints, normalizer, floats, numbers
 
     @staticmethod
     def backward(ctx, grad_out, grad_statistic, _):
-        q, k, v, out, statistic, saved, lengths, kv_lengths, cu_seqlens_q, cu_seqlens_k, *lists = ctx.saved_tensors
-        problem = ctx.problem._replace(
-            pattern_tensors=lists[ctx.parameters :], normalizer_parameters=lists[: ctx.parameters], lengths=lengths,
-            kv_lengths=kv_lengths, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k,
-        )  # fmt: skip
+        q, k, v, out, statistic, saved, lengths, kv_lengths, ends_q, ends_k, *lists = ctx.saved_tensors
+        count, pattern, ints, normalizer, floats, (*numbers, deterministic) = ctx.numbers
         # The operator's own flag is the user's wish at the time of the forward.
-        problem = problem._replace(deterministic=problem.deterministic or torch.are_deterministic_algorithms_enabled())
+        deterministic = deterministic or torch.are_deterministic_algorithms_enabled()
+        problem = Problem(
+            pattern, ints, lists[count:], normalizer, floats, lists[:count], lengths, kv_lengths, ends_q, ends_k,
+            *numbers, deterministic,
+        )  # fmt: skip
         grad_out = torch.zeros_like(out) if grad_out is None else grad_out
+        tensors = grad_out, grad_statistic, q, k, v, out, statistic, saved
         try:
-            *gradients, of_parameters = _backward(grad_out, grad_statistic, q, k, v, out, statistic, saved, *problem)
+            if type(grad_out) in _PLAIN and direct(q, k, v) and not torch.is_grad_enabled():
+                return None, None, *_Backward.forward(None, problem, *tensors)
+            *gradients, of_parameters = _backward(*tensors, *problem)
         except RuntimeError as error:
             raise translate(error) from None
-        return None, *gradients, *[None] * len(problem), *of_parameters
+        return None, None, *gradients, *of_parameters
 
 
 class _Backward(torch.autograd.Function):
     """The backward as an operator of its own: it has no derivative, and says so where one is taken."""
 
     @staticmethod
-    def forward(keyset, *args):
-        tensors, rest = args[:8], args[8:]
-        problem, parameters = _split(rest)
+    def forward(keyset, problem, *tensors):
+        tensors = tensors[:_BACKWARD_TENSORS]
         with _AutoDispatchBelowAutograd():
-            problem = problem._replace(normalizer_parameters=parameters)
-            *gradients, of_parameters = _backward.redispatch(keyset & _after_autograd_keyset, *tensors, *problem)
+            if keyset is None:
+                *gradients, of_parameters = _backward._op(*tensors, *problem)
+            else:
+                *gradients, of_parameters = _backward.redispatch(keyset & _after_autograd_keyset, *tensors, *problem)
         return *gradients, *of_parameters
 
     @staticmethod
@@ -132,30 +164,25 @@ class _Backward(torch.autograd.Function):
         raise NoKernelError("attention: second derivatives have no kernels")
 
 
-def _split(rest) -> tuple[Problem, list[Tensor]]:
-    count = len(Problem._fields)
-    return Problem(*rest[:count]), list(rest[count:])
+_apply_forward = plain_apply(_Forward)
+_run_forward, _run_backward = as_kernel(_Forward), as_kernel(_Backward)
 
 
-def _autograd(function, tensors: int):
-    """The kernel of an operator that has so many tensors before the shared arguments."""
-    run = as_kernel(function)
-
-    def kernel(keyset, *args):
-        problem = Problem(*args[tensors:])
-        parameters = problem.normalizer_parameters or ()  # AOTInductor makes None of an empty list
-        return run(keyset, *args[:tensors], *problem._replace(normalizer_parameters=[]), *parameters)
-
-    return kernel
-
-
-_forward_kernel = _autograd(_Forward, 3)
-_flat_backward = _autograd(_Backward, 8)
+def _forward_kernel(keyset, q, k, v, *problem):
+    problem = _problem(problem)
+    return _run_forward(keyset, problem, q, k, v, *problem.normalizer_parameters)
 
 
 def _backward_kernel(keyset, *args):
-    grad_q, grad_k, grad_v, *of_parameters = _flat_backward(keyset, *args)
-    return grad_q, grad_k, grad_v, of_parameters
+    tensors, problem = args[:_BACKWARD_TENSORS], _problem(args[_BACKWARD_TENSORS:])
+    gradients = _run_backward(keyset, problem, *tensors, *problem.normalizer_parameters)
+    return *gradients[:3], list(gradients[3:])
+
+
+def _problem(arguments) -> Problem:
+    """AOTInductor makes None of an empty list."""
+    problem = Problem(*arguments)
+    return problem if problem.normalizer_parameters is not None else problem._replace(normalizer_parameters=[])
 
 
 def _autocast(device_type: str, key: DispatchKey):

@@ -66,8 +66,7 @@ class Rows(NamedTuple):
         return bound if isinstance(bound, Tensor) else torch.full_like(self.low, bound)
 
 
-@dataclass(frozen=True)
-class Extent:
+class Extent(NamedTuple):
     """The problem that a pattern's tensors are made for.
 
     queries, keys: rows and columns of the tensors; with packed sequences (batch of them) those of the longest one.
@@ -245,6 +244,10 @@ class Prepared(Pattern):
     encoded: Encoded
     extent: Extent
 
+    def __post_init__(self):
+        # The problems that it was made for, to be told from others by one comparison.
+        object.__setattr__(self, "_fitting", {self.extent, self.extent._replace(backward=False)})
+
     def __repr__(self) -> str:
         return f"prepare({self.pattern!r}, (B, Hq, Nq, Nk)={_sizes(self.extent)}, device={self.extent.device})"
 
@@ -264,6 +267,8 @@ class Prepared(Pattern):
         return self.pattern.keep(grid)
 
     def encode(self, extent):
+        if not torch.compiler.is_compiling() and not extent.packed and extent in self._fitting:
+            return self.encoded
         if extent.backward and not self.extent.backward:
             raise ValueError("pattern: prepared with backward=False, but an input requires a gradient")
         if _sizes(extent) != _sizes(self.extent) or extent.device != self.extent.device:
