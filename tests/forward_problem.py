@@ -9,6 +9,7 @@ import splash_attention as sa
 from splash_attention.reference import reference_attention
 
 NAN = float("nan")
+BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
 
 def poisoned(case, numbers, kept):
@@ -58,7 +59,8 @@ def check_forward(case, device, record_error):
     pattern, normalizer = case.full_pattern(device), case.normalizer_of(parameters)
     kept = oracle.kept(pattern, *numbers[:2], options)
     clean = [layout(t) for t in numbers]
-    q, k, v = (layout(t) for t in poisoned(case, numbers, kept))
+    dirty = poisoned(case, numbers, kept)
+    q, k, v = (layout(t) for t in dirty)
 
     # Metadata are built before: while the outputs come to lie between guards, nothing else may be allocated.
     prepared = sa.prepare(pattern, q, k, backward=False, k_start=case.k_start)
@@ -67,9 +69,14 @@ def check_forward(case, device, record_error):
         return sa.attention(q, k, v, pattern, normalizer, return_statistic=True, **options)
 
     sizes = q.numel() * q.element_size(), q.numel() // case.shape.dim * 4
-    got = between_guards(device, sizes, lambda: call(q, k, v, prepared))
+    # Of a q whose rows overlap, Torch may first make an output of the wrong strides.
+    guarded = None if case.layout in SHARED else device
+    got = between_guards(guarded, sizes, lambda: call(q, k, v, prepared))
     exact, same = reference_answers(q, k, v, kept, case.normalizer_of, parameters, case.scale)
     compare(got, exact, same, record_error, device, case.features)
     assert not got[0][~kept.any(-1)].any(), "rows that keep nothing"
     assert_same_bits(call(q, k, v, pattern), got, "not prepared, and called again")
     assert_same_bits(call(*clean, prepared), got, "without NaN where nothing reads")
+    if case.layout not in SHARED:
+        for name, view, original in zip("qkv", (q, k, v), dirty, strict=True):
+            assert torch.equal(view.view(BITS[view.dtype]), original.view(BITS[view.dtype])), f"{name} was changed"

@@ -142,13 +142,13 @@ def test_cuda_forward(segments, heads):
     """Branches are strided views of the inputs, of every head dimension in turn."""
     turn = HEADS.index(heads)
     dim, dtype = (32, 64, 96, 128, 192, 256, 40)[turn], (torch.bfloat16, torch.float16)[turn % 2]
-    q, k, v, _ = draw((2, heads[0], 403, dim), heads[1], dtype)
-    lengths = torch.tensor([403, 211])
-    for options in ({}, {"causal": False}, {"lengths": lengths}):
-        on_gpu = {name: value.cuda() if name == "lengths" else value for name, value in options.items()}
-        got = longnet_attention(q.cuda(), k.cuda(), v.cuda(), SEGMENTS[segments], **on_gpu).cpu()
-        want = oracle(q, k, v, SEGMENTS[segments], **options)
-        assert_agree([got], [want], BOUNDS[dtype])
+    q, k, v, _ = draw((2, heads[0], 250, dim), heads[1], dtype)
+    options = ({}, {"causal": False}, {"lengths": torch.tensor([250, 117])})[(turn + len(segments)) % 3]
+    on_gpu = {name: value.cuda() if name == "lengths" else value for name, value in options.items()}
+    got = longnet_attention(q.cuda(), k.cuda(), v.cuda(), SEGMENTS[segments], **on_gpu).cpu()
+    want = oracle(q, k, v, SEGMENTS[segments], **options)
+    error = (got.double() - want).abs().max().item()
+    assert error <= BOUNDS[dtype] * max(1, want.abs().max().item())
 
 
 def test_tokens_that_no_branch_covers_are_not_read():

@@ -12,6 +12,7 @@ import oracle
 import pytest
 import torch
 from cases import CAUSAL, PATTERNS, Case, Shape, on_devices, random_blocks
+from guards import between_guards
 
 import splash_attention as sa
 from splash_attention.reference import reference_attention
@@ -220,23 +221,37 @@ def test_every_element_is_written(device, alpha):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("alpha", [1, 1.5])
-def test_canaries_around_outputs(alpha):
-    """The output lies inside a block that was filled with a pattern; around it the pattern stays."""
-    q, k, v = (torch.randn(1, 8, 4001, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
-    with torch.cuda.use_mem_pool(torch.cuda.MemPool()):  # where nothing else is free
-        block = torch.full((32 << 20,), 0x5A, dtype=torch.uint8, device="cuda")
-        begin, end = block.data_ptr(), block.data_ptr() + block.numel()
-        del block  # Torch's allocator hands out parts of it, unchanged, to what comes next
-        before = torch.empty(4 << 20, dtype=torch.uint8, device="cuda")
-        out = sa.attention(q, k, v, "causal", alpha)
-        out_end = out.data_ptr() + out.numel() * out.element_size()
-        start = -(-out_end // (2 << 20)) * (2 << 20)
-        after = torch.empty(end - start - (2 << 20), dtype=torch.uint8, device="cuda")
-    assert before.data_ptr() == begin and begin + before.numel() == out.data_ptr()
-    assert out_end <= after.data_ptr() < end
-    torch.cuda.synchronize()
-    assert (before == 0x5A).all() and (after == 0x5A).all()
+@pytest.mark.parametrize(
+    "name, alpha, dim, length",
+    [
+        ("causal", 1, 64, 4001),
+        ("causal", 1.5, 64, 4001),
+        ("full", "sink", 128, 2177),
+        ("window37", 1, 256, 4001),
+        ("dilated10x3", 1, 128, 4001),
+        ("dilated4x70", "sink", 96, 2111),
+        ("blocks64", 1, 64, 2113),
+        ("blocks128", 1, 128, 2113),
+        ("strided", 1, 128, 2113),
+        ("fixed", 1, 192, 2113),
+        ("longformer", 1, 128, 2113),
+        ("bigbird", 1, 32, 2113),
+    ],
+)
+def test_canaries_around_outputs(name, alpha, dim, length):
+    """Outputs of many tiles, of which the last ones are not whole, lie among bytes that stay as they are."""
+    case = Case(name, PATTERNS[name], alpha, torch.bfloat16, Shape(1, 8, 2, length, length, dim))
+    q, k, v, _ = case.inputs("cuda")
+    normalizer = case.normalizer_of(case.parameters("cuda"))
+    prepared = sa.prepare(case.full_pattern("cuda"), q, k, backward=False)
+
+    def call():
+        return sa.attention(q, k, v, prepared, normalizer, return_statistic=True)
+
+    want = call()
+    got = between_guards("cuda", (2 * q.numel(), 4 * q.shape[1] * length), call)
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_inputs_stay_as_they_are(device):
