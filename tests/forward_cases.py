@@ -249,6 +249,23 @@ BLOCKS = (64, 128, (64, 128), (128, 64), (192, 64), (64, 192), (256, 128), (128,
           (16, 1024))  # fmt: skip
 
 
+def top_k(block, share_group):
+    def make(case, device):
+        q, k = case.inputs(device)[:2]
+        return sa.top_k_blocks(q, k, block, 2, share_group=share_group)
+
+    return make
+
+
+def rows_of_blocks(case, device):
+    """Compressed sparse rows of blocks, without entries in the last row."""
+    rows, columns = -(-case.shape.queries // 64), -(-case.shape.keys // 128)
+    mask = torch.rand(rows, columns, generator=torch.Generator().manual_seed(11)) < 0.5
+    mask[-1] = False
+    crow = torch.nn.functional.pad(mask.sum(1).cumsum(0), (1, 0)).to(device)
+    return sa.BlockMask.from_csr(crow, mask.nonzero()[:, 1].to(device), (rows, columns), (64, 128))
+
+
 def block_lists():
     """Blocks of every size and density, alone and joined, by head and for all, where few or many rows read them."""
     for block, density, n in itertools.product(BLOCKS, (0.0, 0.05, 0.5, 1.0), range(2)):
@@ -257,6 +274,10 @@ def block_lists():
         pattern = random_blocks(block, density, heads, batch, seed=n)
         sizes = placed(choice, choice.choice((64, 129, 256, 333, 400)))
         yield drawn("blocks", f"blocks{block}x{density}".replace(" ", ""), with_another(choice, pattern), n, **sizes)
+    for block, share, queries in itertools.product((64, 128), (False, True), (400, 130)):
+        yield drawn("blocks", f"top{block}", top_k(block, share), share, queries=queries, keys=400, group=4)
+    yield drawn("blocks", "csr", rows_of_blocks, queries=333, keys=450)
+    yield drawn("blocks", "csr", conjunction(rows_of_blocks, CAUSAL), queries=129, keys=700)
 
 
 WORK = ((8, (16, 4), 257, 64), (33, (4, 1), 70, 96), (2, (8, 2), 1000, 128), (1, (1, 1), 64, 256), (5, (8, 8), 130, 32),
