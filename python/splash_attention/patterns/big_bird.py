@@ -10,21 +10,16 @@ from torch import Tensor
 
 from . import draw
 from .base import Extent, Grid, Pattern, Rows
-from .bits import pack_bits, words
+from .bits import range_bits, words
 from .cache import cached, stream_of
-from .checks import UNLIMITED, check_flag, check_number
+from .checks import UNLIMITED, check_flag, check_number, four
 
 
-class _Lines(NamedTuple):
-    """The blocks that each block row keeps: three ranges [begin, end) in this order, and drawn ones.
+class _Ranges(NamedTuple):
+    """What block lines keep beside drawn blocks: the blocks from begin to end - 1, of three ranges in this order."""
 
-    drawn: (draws, ..., n), -1 for none.
-    """
-
-    head: tuple[Tensor | int, Tensor]
-    near: tuple[Tensor, Tensor]
-    tail: tuple[Tensor, Tensor]
-    drawn: Tensor
+    begin: tuple[Tensor, Tensor, Tensor]
+    end: tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -77,20 +72,21 @@ class BigBird(Pattern):
                 raise ValueError(f"length: packed sequences have their own, got {self.length} too")
             lengths = extent.cu_seqlens_k.long().diff().clamp(0, extent.keys)
             own = self._blocks(lengths)[:, None, None]
-            return self._bits(own, self._blocks(extent.keys), heads, extent)
+            return self._bits(own, self._blocks(extent.keys), heads, extent.device, extent.backward)
         blocks = self._blocks(self._length(extent.k_start + extent.keys))
         key = self, blocks, heads, extent.backward, extent.device, stream_of(extent.device)
-        return cached(key, lambda: self._bits(blocks, blocks, heads, extent))
+        return cached(key, lambda: self._bits(blocks, blocks, heads, extent.device, extent.backward))
 
     def keep(self, grid: Grid) -> Tensor:
         blocks = self._blocks(self._length(grid.end))
         row, column = grid.i // self.block, grid.j // self.block
         inside = (row >= 0) & (row < blocks) & (column >= 0) & (column < blocks)
-        mask = self._mask(blocks, blocks, self._heads(grid), grid.i.device)
-        row, column = (index.clamp(0, max(0, blocks - 1)).flatten() for index in (row, column))
         if blocks == 0:
             return inside
-        kept = mask[0].index_select(-2, row).index_select(-1, column) & inside
+        by_row = self._bits(blocks, blocks, self._heads(grid), grid.i.device, transpose=False)[0][0]
+        row, column = (index.clamp(0, blocks - 1).flatten() for index in (row, column))
+        of_column = by_row.index_select(-2, row).index_select(-1, column // 32)
+        kept = ((of_column >> (column % 32)) & 1).bool() & inside
         return kept & (grid.j <= grid.i) if self.causal else kept
 
     def count(self, rows: Rows) -> Tensor:
@@ -98,11 +94,12 @@ class BigBird(Pattern):
             rows = rows.within(None, 0)
         blocks = self._blocks(self._length(rows.end))
         row = rows.i // self.block
-        lines = self._lines(row.clamp(0, max(0, blocks - 1)), torch.full_like(row, blocks), blocks, self._heads(rows))
+        line = row.clamp(0, max(0, blocks - 1))
+        ranges = self._ranges(line, blocks)
         kept = torch.zeros_like(row)
-        for begin, end in (lines.head, lines.near, lines.tail):
+        for begin, end in zip(*ranges, strict=True):
             kept = kept + rows.count(begin * self.block, end * self.block)
-        for column in lines.drawn:
+        for column in self._drawn(line, ranges, blocks, self._heads(rows), blocks):
             kept = kept + torch.where(column >= 0, rows.count(column * self.block, (column + 1) * self.block), 0)
         return torch.where((row >= 0) & (row < blocks), kept, 0)
 
@@ -118,45 +115,69 @@ class BigBird(Pattern):
     def _blocks(self, length):
         return (length + self.block - 1) // self.block
 
-    def _bits(self, own: Tensor | int, blocks: int, heads: int, extent: Extent) -> list[Tensor]:
-        mask = self._mask(own, blocks, heads, extent.device)
-        by_row = pack_bits(mask)
-        if extent.backward:
-            return [by_row, pack_bits(mask.transpose(2, 3))]
-        # The forward does not read the transpose, and "every row may see it" is a right answer for every column.
-        return [by_row, by_row.new_full((1, 1, blocks, words(blocks)), -1)]
+    def _bits(
+        self, own: Tensor | int, blocks: int, heads: int, device: torch.device, transpose: bool = True
+    ) -> list[Tensor]:
+        """Bits of the columns that a row keeps, and of the rows that keep a column: int32 (B, heads, blocks, words).
 
-    def _mask(self, own: Tensor | int, blocks: int, heads: int, device: torch.device) -> Tensor:
-        """bool (B, heads, blocks, blocks): own is the number of blocks of each sequence, (B, 1, 1), or one for all."""
-        row = torch.arange(blocks, device=device)
-        own = own if isinstance(own, Tensor) else torch.full_like(row, own)
-        lines = self._lines(row, own, blocks, heads)
-        kept = torch.zeros((1, 1, 1, 1), dtype=torch.bool, device=device)
-        for begin, end in (lines.head, lines.near, lines.tail):
-            begin, end = (bound[..., None] if isinstance(bound, Tensor) else bound for bound in (begin, end))
-            kept = kept | ((row >= begin) & (row < end))
-        kept = kept & (row < own)[..., None]
-        if len(lines.drawn) == 0:
-            return kept
-        places = torch.where(lines.drawn >= 0, lines.drawn, blocks).movedim(0, -1)
-        places = places[(None,) * (4 - places.dim())]
-        drawn = kept.new_zeros((*places.shape[:-1], blocks + 1)).scatter(-1, places, True)
-        return kept | drawn[..., :blocks]
+        own: the number of blocks of each sequence, (B, 1, 1), or one for all; blocks: the largest.
+        """
+        line = torch.arange(blocks, device=device)
+        ranges = self._ranges(line, own)
+        column = self._drawn(line, ranges, own, heads, blocks)
+        drawn, column, count = column >= 0, column.clamp(min=0), words(blocks)
+        by_row = _with_drawn(self._range_bits(line, own, ranges), line * count + column // 32, drawn, column % 32)
+        if not transpose:
+            # The forward does not read it, and "every row may see it" is a right answer for every column.
+            return [by_row, by_row.new_full((1, 1, blocks, count), -1)]
+        by_column = self._range_bits(line, own, self._ranges(line, own, by_column=True))
+        return [by_row, _with_drawn(by_column, column * count + line // 32, drawn, line % 32)]
 
-    def _lines(self, row: Tensor, blocks: Tensor, most: int, heads: int) -> _Lines:
-        """What the block rows `row` (n,) keep of `blocks` blocks (at most `most`); broadcastable to (B, heads, n)."""
-        limit = torch.minimum(row + 1, blocks) if self.causal else blocks
-        whole = (row < self.first) | (row >= blocks - self.last)
-        # A row that keeps everything is one whose first range ends at the limit; each range begins after the last one.
-        head = torch.where(whole, limit, limit.clamp(max=self.first))
-        near_begin = torch.maximum(row - self.window // 2, head)
-        near_end = torch.maximum(torch.minimum(row + self.window // 2 + 1, limit), near_begin)
-        tail = torch.minimum(torch.maximum(blocks - self.last, near_end), limit)
-        near_begin, near_end = torch.minimum(near_begin, limit), torch.minimum(near_end, limit)
+    def _ranges(self, line: Tensor, own: Tensor | int, by_column: bool = False) -> _Ranges:
+        """What the block rows `line` (n,), or block columns, keep of `own` blocks; broadcastable to (B, heads, n)."""
+        low, high = torch.zeros_like(line), own
+        if self.causal and by_column:
+            low = line
+        elif self.causal:
+            high = (line + 1).clamp(max=own)
+        if not isinstance(high, Tensor):
+            high = torch.full_like(line, high)
+        whole = (line < self.first) | (line >= own - self.last)
+        # A line that keeps everything is one whose first range ends at the limit; each range begins after the last one.
+        head = torch.maximum(torch.where(whole, high, high.clamp(max=self.first)), low)
+        near_begin = torch.minimum(torch.maximum(line - self.window // 2, head), high)
+        near_end = torch.maximum(torch.minimum(line + self.window // 2 + 1, high), near_begin)
+        tail = torch.minimum(near_end.clamp(min=own - self.last), high)
+        return _Ranges((low, near_begin, tail), (head, near_end, high))
 
+    def _range_bits(self, line: Tensor, own: Tensor | int, ranges: _Ranges) -> Tensor:
+        """Their bits, int32 (B or 1, 1, n, words)."""
+        begin, end = (torch.stack(torch.broadcast_tensors(*bounds)) for bounds in ranges)
+        kept = range_bits(begin, end, words(len(line))).sum(0)
+        if isinstance(own, Tensor):
+            kept = torch.where((line < own)[..., None], kept, 0)
+        return four(kept.to(torch.int32))
+
+    def _drawn(self, row: Tensor, ranges: _Ranges, own: Tensor | int, heads: int, most: int) -> Tensor:
+        """The columns that the block rows `row` draw: (draws, ..., heads, n), -1 for none."""
+        (_, near_begin, tail), (head, near_end, _) = ranges
         candidates = (near_begin - head) + (tail - near_end)
-        head_index = torch.arange(heads, device=row.device)[:, None]
+        if isinstance(own, Tensor):
+            candidates = torch.where(row < own, candidates, 0)
+        head_index = torch.arange(heads, device=row.device)[:, None] if heads > 1 else 0
         number = draw.sample(draw.stream(self.seed, head_index, row), candidates, min(self.random, most))
         column = number + head
-        column = torch.where(column >= near_begin, column + near_end - near_begin, column)
-        return _Lines((0, head), (near_begin, near_end), (tail, limit), torch.where(number >= 0, column, -1))
+        column = torch.where(column >= near_begin, column + (near_end - near_begin), column)
+        return torch.where(number >= 0, column, -1)
+
+
+def _with_drawn(kept: Tensor, place: Tensor, drawn: Tensor, bit: Tensor) -> Tensor:
+    """kept: (B or 1, 1, n, words), none of whose bits is drawn. place, drawn, bit: (draws, ..., n), words and bits."""
+    if len(drawn) == 0:
+        return kept
+    value = torch.bitwise_left_shift(drawn, bit).to(torch.int32)
+    place, value = (tensor.movedim(0, -1).flatten(-2) for tensor in (place, value))
+    place, value = (tensor[(None,) * (3 - tensor.dim())] for tensor in (place, value))
+    # Every bit comes once, so that sums are unions.
+    summed = kept.flatten(-2).expand(*place.shape[:-1], -1).scatter_add(-1, place, value)
+    return summed.unflatten(-1, kept.shape[-2:])

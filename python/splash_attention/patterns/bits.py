@@ -1,20 +1,56 @@
-"""Masks as bits, 32 a word: how C++ reads them."""
+"""Masks as bits, 32 a word: how C++ reads them.
+
+Eight bools are handled at a time, as the bytes of an int64 of which the first is the lowest one.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+# Times this, byte k of a word that holds 0 or 1 becomes bit 56 + k; what else comes out stays below bit 56, or leaves
+# the word: no two of the 64 products meet in one bit, so that nothing is carried.
+_GATHER = sum(1 << (56 - 7 * k) for k in range(8))
+
 
 def pack_bits(mask: Tensor) -> Tensor:
     """(..., n) bool to (..., ceil(n / 32)) int32: bit w of word x is mask[..., 32 x + w], bits past n are 0."""
-    length = mask.shape[-1]
-    count = words(length)
-    # Byte by byte, so that nothing is larger than the mask; a word's first byte is its lowest one.
-    bits = torch.nn.functional.pad(mask, (0, count * 32 - length)).view(torch.uint8).unflatten(-1, (count, 4, 8))
-    shifts = torch.arange(8, dtype=torch.uint8, device=mask.device)
-    return (bits << shifts).sum(-1, dtype=torch.uint8).contiguous().view(torch.int32)[..., 0]
+    return _pack_eights(_view(torch.nn.functional.pad(mask, (0, -mask.shape[-1] % 32)), torch.int64))
+
+
+def pack_both(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """pack_bits of a mask (..., n, m) and of its transpose: (..., n, ceil(m / 32)) and (..., m, ceil(n / 32)).
+
+    The bools are read for the transpose in the order in which they lie, and only their bits are transposed.
+    """
+    rows, columns = mask.shape[-2:]
+    eights = _view(torch.nn.functional.pad(mask, (0, -columns % 32, 0, -rows % 32)), torch.int64)
+    shifts = torch.arange(8, device=mask.device)[:, None]
+    by_column = _view((eights.unflatten(-2, (words(rows) * 4, 8)) << shifts).sum(-2), torch.uint8)
+    by_column = _view(by_column.transpose(-1, -2)[..., :columns, :], torch.int32)
+    return _pack_eights(eights[..., :rows, :]), by_column
+
+
+def range_bits(begin: Tensor, end: Tensor, count: int) -> Tensor:
+    """(...) bounds to (..., count) int64 words from 0 to 2**32 - 1, whose bits from begin to end - 1 are set.
+
+    begin <= end.
+    """
+    base = torch.arange(0, 32 * count, 32, device=begin.device)
+    low, high = (torch.bitwise_left_shift(1, (bound[..., None] - base).clamp(0, 32)) for bound in (begin, end))
+    return high - low
 
 
 def words(bits: int) -> int:
     return (bits + 31) // 32
+
+
+def _pack_eights(eights: Tensor) -> Tensor:
+    last_bytes = _view(eights * _GATHER, torch.uint8)[..., 7::8].clone(memory_format=torch.contiguous_format)
+    return _view(last_bytes, torch.int32)
+
+
+def _view(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The bytes of its last dimension as another dtype; Tensor.view alone minds the strides of empty dimensions."""
+    last = tensor.shape[-1] * tensor.element_size() // dtype.itemsize
+    return tensor.contiguous().flatten().view(dtype).view(*tensor.shape[:-1], last)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .base import Extent, Grid, Pattern, Rows
-from .bits import pack_bits, words
+from .bits import pack_bits, pack_both, words
 from .checks import check_block, check_broadcast, check_device, check_number, check_tensor, four, shape_of
 from .csr import check_csr, dense, entries
 from .flex import dense_blocks
@@ -92,10 +92,10 @@ class BlockMask(Pattern):
         mask = four(self.mask)
         check_broadcast("mask", mask.shape[:2], (extent.batch, extent.heads), "(batch, heads)")
         mask = mask.expand(-1, -1, *self.blocks(extent.queries, extent.keys))
-        by_row = pack_bits(mask)
         if extent.backward:
-            return [by_row, pack_bits(mask.transpose(2, 3))]
+            return [*pack_both(mask)]
         # The forward does not read the transpose, and "every row may see it" is a right answer for every column.
+        by_row = pack_bits(mask)
         rows, columns = mask.shape[2:]
         return [by_row, by_row.new_full((1, 1, columns, words(rows)), -1)]
 

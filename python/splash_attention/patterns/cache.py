@@ -12,16 +12,15 @@ from torch import Tensor
 from .checks import has_values
 
 _ENTRIES = 64
-_BYTES = 2**25
+_BYTES = 2**28
 _lock = threading.Lock()
 _kept: OrderedDict[Hashable, list[Tensor]] = OrderedDict()
 
 
 def cached(key: Hashable, make: Callable[[], list[Tensor]]) -> list[Tensor]:
-    """make(), or what it returned for the same key before; the oldest of 64 results goes.
+    """make(), or what it returned for the same key before; the oldest results go beyond 64 of them or 256 MiB in all.
 
-    Nothing is kept while Torch traces, fakes or captures, since such tensors mean nothing afterwards, and nothing that
-    is large.
+    Nothing is kept while Torch traces, fakes or captures, since such tensors mean nothing afterwards.
     """
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
         return make()
@@ -32,12 +31,16 @@ def cached(key: Hashable, make: Callable[[], list[Tensor]]) -> list[Tensor]:
     with torch.inference_mode(False), torch.no_grad():  # inference tensors could not be saved for a backward
         made = make()
     lasting = all(has_values(tensor) and not _is_capturing(tensor) for tensor in made)
-    if lasting and sum(tensor.nbytes for tensor in made) <= _BYTES:
+    if lasting and _bytes(made) <= _BYTES:
         with _lock:
             _kept[key] = made
-            while len(_kept) > _ENTRIES:
+            while len(_kept) > _ENTRIES or sum(map(_bytes, _kept.values())) > _BYTES:
                 _kept.popitem(last=False)
     return made
+
+
+def _bytes(tensors: list[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def numbers_on(numbers: tuple[int, ...], device: torch.device) -> Tensor:

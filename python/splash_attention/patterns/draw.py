@@ -21,14 +21,13 @@ def mix(word: int | Tensor) -> int | Tensor:
 def stream(seed: int, head: int | Tensor, row: int | Tensor) -> int | Tensor:
     """The word from which the draws of one row of one head come; seed has 64 bits."""
     word = mix(mix((seed & _MASK) ^ 0x9E3779B9) ^ (seed >> 32))
-    word = mix(_plus(word, _times(head, 0x85EBCA6B)))
-    return mix(_plus(word, _times(row, 0xC2B2AE35)))
+    word = mix(_plus_times(word, head, 0x85EBCA6B))
+    return mix(_plus_times(word, row, 0xC2B2AE35))
 
 
 def draws(word: Tensor, count: int) -> Tensor:
     """The first `count` draws of each stream, (count, *word.shape): 32 bits each."""
-    number = torch.arange(1, count + 1, device=word.device).view(-1, *[1] * word.dim())
-    return mix(_plus(word, _times(number, 0x27D4EB2F)))
+    return mix(_plus_times(word, _numbers(1, count, word), 0x27D4EB2F))
 
 
 def sample(word: Tensor, candidates: Tensor, count: int) -> Tensor:
@@ -36,21 +35,37 @@ def sample(word: Tensor, candidates: Tensor, count: int) -> Tensor:
 
     word, candidates: int64, broadcastable to a shape S. Returns (count, *S); -1 stands for "no number".
     """
+    rank = max(word.dim(), candidates.dim())
+    word, candidates = (tensor[(None,) * (rank - tensor.dim())] for tensor in (word, candidates))
     taken = candidates.clamp(max=count)
+    number = _numbers(0, count, word)
+    last = candidates - taken + number
+    drawn = (draws(word, count) * (last + 1)) >> 32
     chosen: list[Tensor] = []
-    for number, drawn in enumerate(draws(word, count)):
-        last = candidates - taken + number
-        drawn = (drawn * (last + 1)) >> 32
+    for latest, otherwise in zip(drawn, last, strict=True):
         if chosen:
-            drawn = torch.where((torch.stack(chosen) == drawn).any(0), last, drawn)
-        chosen.append(torch.where(number < taken, drawn, -1))
-    return torch.stack(chosen) if chosen else word.new_empty((0, *torch.broadcast_shapes(word.shape, taken.shape)))
+            seen = (torch.stack(chosen) == latest).any(0) if len(chosen) > 1 else chosen[0] == latest
+            latest = torch.where(seen, otherwise, latest)
+        chosen.append(latest)
+    # The numbers that are taken come first, and none of them was compared with one that is not.
+    return torch.where(number < taken, torch.stack(chosen), -1) if chosen else drawn
 
 
-def _plus(a: int | Tensor, b: int | Tensor) -> int | Tensor:
-    return (a + b) & _MASK
+def _numbers(first: int, count: int, like: Tensor) -> Tensor:
+    """(count, 1, ...): the numbers from `first` on, against the dimensions of `like`."""
+    return torch.arange(first, first + count, device=like.device).view(-1, *[1] * like.dim())
 
 
 def _times(a: int | Tensor, b: int) -> int | Tensor:
-    """The low 32 bits of a * b. The factor is taken as signed, so that no product leaves int64."""
-    return (a * (b if b < 2**31 else b - 2**32)) & _MASK
+    """The low 32 bits of a * b."""
+    return (a * _signed(b)) & _MASK
+
+
+def _plus_times(a: int | Tensor, b: int | Tensor, factor: int) -> int | Tensor:
+    """The low 32 bits of a + b * factor."""
+    return (a + b * _signed(factor)) & _MASK
+
+
+def _signed(factor: int) -> int:
+    """Of the same low 32 bits, so small that no product with 32 bits leaves int64."""
+    return factor if factor < 2**31 else factor - 2**32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .bits import pack_bits, words
+from .bits import pack_bits, pack_both, words
 from .checks import counted_on_host
 from .csr import Entries
 
@@ -63,10 +63,10 @@ def tiles_of_entries(found: Entries, Nq: int, Nk: int) -> tuple[Tensor, Tensor]:
 def visited(index: Tensor, backward: bool) -> list[Tensor]:
     """Bits of the tiles that keep something, by tile row and by tile column."""
     kept = index != _EMPTY
-    by_row = pack_bits(kept)
     if backward:
-        return [by_row, pack_bits(kept.transpose(2, 3))]
+        return [*pack_both(kept)]
     # The forward does not read the transpose, and "every row may see it" is a right answer for every column.
+    by_row = pack_bits(kept)
     rows, columns = kept.shape[2:]
     return [by_row, by_row.new_full((1, 1, columns, words(rows)), -1)]
 
