@@ -1,6 +1,7 @@
 """The one list of attention problems that the tests run, on every device that has kernels for them."""
 
 import itertools
+import math
 import operator
 import re
 from collections.abc import Callable
@@ -82,7 +83,7 @@ class Case:
             return []
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         generator = torch.Generator().manual_seed(7)
-        return [t.to(device, dtype) for t in RULES[self.alpha].parameters(self.shape.heads, generator)]
+        return [t.to(device, dtype) for t in RULES[self.alpha].parameters(self.shape, generator)]
 
     def full_pattern(self, device):
         """The pattern; under a normalizer for causal patterns joined with Causal() where it is not one."""
@@ -154,21 +155,27 @@ class Case:
 
 @dataclass(frozen=True)
 class Rule:
-    """A normalizer beside softmax and entmax: its learned parameters for so many heads, and what they make."""
+    """A normalizer beside softmax and entmax: its learned parameters for a problem, and what they make."""
 
     make: Callable[..., sa.Normalizer]
-    parameters: Callable[[int, torch.Generator], list[torch.Tensor]] = lambda heads, generator: []
+    parameters: Callable[[Shape, torch.Generator], list[torch.Tensor]] = lambda shape, generator: []
     causal: bool = False  # for patterns that keep no later key
 
 
-def elastic_parameters(heads, generator):
+def sink_parameters(shape, generator):
+    """About as large as the log-sum-exp of all keys, so that sinks weigh as much as these."""
+    return [2 * torch.randn(shape.heads, generator=generator) + math.log(shape.keys + 1)]
+
+
+def elastic_parameters(shape, generator):
+    heads = shape.heads
     return [-1 - torch.rand(heads, generator=generator), 0.5 * torch.randn(heads, 45, generator=generator)]
 
 
 RULES = {
-    "sink": Rule(sa.Softmax, lambda heads, generator: [2 * torch.randn(heads, generator=generator) + 3]),
+    "sink": Rule(sa.Softmax, sink_parameters),
     "elastic": Rule(sa.Elastic, elastic_parameters, causal=True),
-    "elastic-tau": Rule(sa.Elastic, lambda heads, g: [torch.randn(heads, generator=g)], causal=True),
+    "elastic-tau": Rule(sa.Elastic, lambda shape, g: [torch.randn(shape.heads, generator=g)], causal=True),
     "top8": Rule(lambda: sa.TopK(8)),
     "top5-entmax1.5": Rule(lambda: sa.TopK(5, sa.Entmax(1.5))),
     "top20-entmax1.3": Rule(lambda: sa.TopK(20, sa.Entmax(1.3))),

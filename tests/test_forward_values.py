@@ -112,7 +112,7 @@ def test_the_forward_survives_anything(device, block):
     torch.testing.assert_close(sa.attention(q, q, q).float(), weights @ q.float(), rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("sink", [-torch.inf, -1e30, -100.0, 0.0, 100.0, 1e4, 1e30, torch.inf])
+@pytest.mark.parametrize("sink", [-torch.inf, -1e30, -100.0, 0.0, 8.0, 100.0, 1e4, 1e30, torch.inf])
 def test_sinks_of_any_size(device, sink):
     """A sink far below changes nothing and one far above takes all weight, in one part or split over the keys."""
     for dim, queries, keys in ((64, 150, 150), (128, 1, 2500), (256, 40, 90)):
