@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 from cases import PATTERNS, Case, Shape, on_devices
-from layouts import sliced, transposed
+from layouts import LAYOUTS, sliced, transposed
 from operators import BACKWARD, FORWARD, backward_arguments, forward_arguments
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -270,6 +270,14 @@ def test_several_python_threads():
     assert not failures
     for (_, index), answer in got.items():
         assert_same(answer, want[index])
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_results_lie_in_memory_as_torch_would_lay_them(name):
+    t = LAYOUTS[name](torch.randn(2, 4, 6, 16))
+    out = sa.attention(t, t, t)
+    assert torch._prims_common.check_significant_strides(out, torch.empty_like(t))[0]
+    torch.testing.assert_close(out, torch.nn.functional.scaled_dot_product_attention(t, t, t))
 
 
 def test_gradients_of_any_strides():

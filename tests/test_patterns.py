@@ -10,7 +10,7 @@ from torch.nn.attention.flex_attention import create_mask
 
 import splash_attention as sa
 from splash_attention.patterns import Extent, as_pattern
-from splash_attention.patterns.bits import pack_bits
+from splash_attention.patterns.bits import pack_bits, pack_both
 
 CPU = torch.device("cpu")
 
@@ -176,6 +176,19 @@ def test_packed_bits_come_back(batch, lines, length, seed):
     assert words.dtype == torch.int32 and words.shape == (batch, lines, -(-length // 32)) and words.is_contiguous()
     assert torch.equal(unpack(words, length), mask)
     assert not unpack(words, words.shape[-1] * 32)[..., length:].any()
+
+
+@given(st.integers(0, 2), st.integers(0, 70), st.integers(0, 140), st.integers(0, 9), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_words_of_a_mask_and_of_its_transpose(batch, rows, columns, offset, expanded):
+    count = batch * rows * columns
+    mask = (torch.arange(offset + count) * 2654435761 % 2**32 < 2**31)[offset:].view(batch, rows, columns)
+    if expanded:
+        mask = mask[:, None].expand(-1, 3, -1, -1)
+    by_row, by_column = pack_both(mask)
+    assert by_row.is_contiguous() and by_column.is_contiguous()
+    assert torch.equal(by_row, pack_bits(mask)) and torch.equal(by_column, pack_bits(mask.mT))
+    assert torch.equal(unpack(by_row, columns), mask) and torch.equal(unpack(by_column, rows), mask.mT)
 
 
 def test_packed_words():
