@@ -50,7 +50,9 @@ def numbers_on(numbers: tuple[int, ...], device: torch.device) -> Tensor:
 
 def stream_of(device: torch.device) -> int:
     """A number that tells streams apart: what kernels wrote on one of them is not yet there for another."""
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    if device.type != "cuda" or torch.compiler.is_compiling():
+        return 0
+    return torch._C._cuda_getCurrentRawStream(device.index)
 
 
 def _is_capturing(tensor: Tensor) -> bool:
