@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from . import _checks, ops
-from ._errors import translate
 from .normalizers import EncodedNormalizer, Normalizer, Softmax, as_normalizer
 from .ops import Problem
 from .patterns import Extent, Full, Pattern, Prepared, as_pattern
@@ -56,7 +55,24 @@ def attention(
     for it). Softmax: Dao et al. 2022; entmax: Peters, Niculae & Martins 2019.
     """
     pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
-    direct = _check_inputs(q, k, v)
+    options = (
+        pattern, normalizer, scale, lengths, kv_lengths, q_start, k_start, return_statistic, deterministic, validate,
+    )  # fmt: skip
+    direct = ops.direct(q, k, v)
+    if not (direct and _checks.left_to_operator(q, k, v)):
+        _checks.check_inputs(q, k, v)
+        return _attend(q, k, v, direct, *options)
+    try:
+        return _attend(q, k, v, direct, *options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _first_refusal(error, q, k, v) from None
+
+
+def _attend(
+    q, k, v, direct, pattern, normalizer, scale, lengths, kv_lengths, q_start, k_start, return_statistic, deterministic,
+    validate,
+):  # fmt: skip
+    """attention(), but for what is wrong with q, k and v alone. direct: as in ops."""
     batch, heads, Nq, dim = q.shape
     Nk = k.shape[2]
     lengths, kv_lengths = _checks.check_lengths(lengths, kv_lengths, q, Nk, q_start, k_start, validate)
@@ -68,8 +84,17 @@ def attention(
         *pattern.encode(extent), *encoded, lengths, kv_lengths, None, None, 0, 0, q_start, k_start, _scale(scale, dim),
         _deterministic(deterministic),
     )  # fmt: skip
-    out, statistic = _call(q, k, v, problem, direct, backward)
+    out, statistic, _ = ops.forward(q, k, v, problem, direct, backward)
     return (out, statistic) if return_statistic else out
+
+
+def _first_refusal(error: Exception, q: Tensor, k: Tensor, v: Tensor) -> Exception:
+    """What is wrong with q, k and v comes before what else is, and in the words of their caller."""
+    try:
+        _checks.check_inputs(q, k, v)
+    except (TypeError, ValueError) as first:
+        return first
+    return error
 
 
 def attention_varlen(
@@ -117,17 +142,9 @@ def attention_varlen(
         *pattern.encode(extent), *encoded, None, None, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, 0, 0,
         _scale(scale, q.shape[3]), _deterministic(deterministic),
     )  # fmt: skip
-    out, statistic = _call(q, k, v, problem, ops.direct(q, k, v), backward)
+    out, statistic, _ = ops.forward(q, k, v, problem, ops.direct(q, k, v), backward)
     out = out[0].transpose(0, 1)
     return (out, statistic[0]) if return_statistic else out
-
-
-def _check_inputs(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether the call is direct (see ops). The operator itself refuses what is then not looked at here."""
-    direct = ops.direct(q, k, v)
-    if not (direct and _checks.shapes_fit(q, k, v)):
-        _checks.check_inputs(q, k, v)
-    return direct
 
 
 def _encode_normalizer(normalizer: Normalizer, pattern: Pattern, q: Tensor, heads: int) -> EncodedNormalizer:
@@ -151,16 +168,6 @@ def _scale(scale: float | None, dim: int) -> float:
 
 def _deterministic(wish: bool | None) -> bool:
     return torch.are_deterministic_algorithms_enabled() if wish is None else bool(wish)
-
-
-def _call(q: Tensor, k: Tensor, v: Tensor, problem: Problem, direct: bool, gradient: bool) -> tuple[Tensor, Tensor]:
-    try:
-        out, statistic, _ = ops.forward(q, k, v, problem, direct, gradient)
-        return out, statistic
-    except RuntimeError as error:
-        refusal = translate(error)
-    _checks.check_inputs(q, k, v)  # names the arguments as their caller knows them
-    raise refusal
 
 
 def prepare(pattern: Pattern | str, q: Tensor, k: Tensor, backward: bool = True, k_start: int = 0) -> Prepared:

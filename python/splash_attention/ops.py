@@ -86,13 +86,26 @@ def direct(q: Tensor, k: Tensor, v: Tensor) -> bool:
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem, is_direct: bool, gradient: bool):
-    """(out, statistic, saved) of the operator. is_direct: that of direct(q, k, v). gradient: whether one is wanted."""
-    if not is_direct:
-        return _forward(q, k, v, *problem)
-    if gradient:
-        return _apply_forward(None, problem, q, k, v, *problem.normalizer_parameters)
+    """(out, statistic, saved) of the operator. is_direct: that of direct(q, k, v). gradient: whether one is wanted.
+
+    Raises what the operator means.
+    """
+    try:
+        if not is_direct:
+            return _forward(q, k, v, *problem)
+        if gradient:
+            return _apply_forward(None, problem, q, k, v, *problem.normalizer_parameters)
+        return _below_autograd(_forward, q, k, v, *problem)
+    except RuntimeError as error:
+        raise translate(error) from None
+
+
+def _below_autograd(operator, *args):
     with _AutoDispatchBelowAutograd():
-        return _forward._op(q, k, v, *problem)
+        if torch._C._is_torch_function_mode_enabled():
+            return operator(*args)
+        # As the line above, but that it does not ask each argument whether it overrides Torch's functions.
+        return torch._C._dispatch_call_boxed(operator._handle, *args)
 
 
 class _Forward(torch.autograd.Function):
@@ -104,9 +117,9 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def forward(keyset, problem, q, k, v, *parameters):
+        if keyset is None:
+            return _below_autograd(_forward, q, k, v, *problem)
         with _AutoDispatchBelowAutograd():
-            if keyset is None:
-                return _forward._op(q, k, v, *problem)
             return _forward.redispatch(keyset & _after_autograd_keyset, q, k, v, *problem)
 
     @staticmethod
@@ -148,10 +161,10 @@ class _Backward(torch.autograd.Function):
     @staticmethod
     def forward(keyset, problem, *tensors):
         tensors = tensors[:_BACKWARD_TENSORS]
-        with _AutoDispatchBelowAutograd():
-            if keyset is None:
-                *gradients, of_parameters = _backward._op(*tensors, *problem)
-            else:
+        if keyset is None:
+            *gradients, of_parameters = _below_autograd(_backward, *tensors, *problem)
+        else:
+            with _AutoDispatchBelowAutograd():
                 *gradients, of_parameters = _backward.redispatch(keyset & _after_autograd_keyset, *tensors, *problem)
         return *gradients, *of_parameters
 
