@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <tuple>
 
 #include "kernels/table.hpp"
 
@@ -22,9 +23,17 @@ constexpr const char* kIsaNames[] = {"generic"};
 int supported_level() { return 0; }
 #endif
 
+/// Whether a normalizer, without its parameters, computes another one.
+bool extends(std::string_view name, std::string_view other) {
+  for (const NormalizerInfo& row : normalizers())
+    if (row.name == name) return row.extends == other;
+  return false;
+}
+
 bool serves(const Key& row, const Key& wanted) {
   return row.pass == wanted.pass && row.arch == wanted.arch && row.pattern == wanted.pattern &&
-         row.normalizer == wanted.normalizer && row.dtype == wanted.dtype &&
+         row.dtype == wanted.dtype &&
+         (row.normalizer == wanted.normalizer || extends(row.normalizer, wanted.normalizer)) &&
          (row.head_dim == 0 || row.head_dim >= wanted.head_dim) && (row.block == 0 || row.block == wanted.block);
 }
 
@@ -45,8 +54,14 @@ const char* cpu_isa() { return kIsaNames[cpu_level()]; }
 
 const Instance* find(const Key& key) {
   const Instance* best = nullptr;
+  const auto better = [&](const Key& row) {
+    if (!best) return true;
+    const Key& other = best->key;
+    const auto rank = [&](const Key& a) { return std::tuple(a.normalizer != key.normalizer, a.head_dim, -a.block); };
+    return rank(row) < rank(other);
+  };
   for (const Instance& row : instances())
-    if (serves(row.key, key) && (!best || row.key.head_dim < best->key.head_dim)) best = &row;
+    if (serves(row.key, key) && better(row.key)) best = &row;
   return best;
 }
 

@@ -34,6 +34,8 @@ struct Key {
   DType dtype = DType::float32;
   int head_dim = 0;
   int block = 0;
+
+  bool operator==(const Key&) const = default;
 };
 
 using Forward = Status (*)(const ForwardArguments&, const Execution&);
@@ -64,10 +66,11 @@ struct PatternInfo {
 };
 
 /// A normalizer of the list. `serves` differs from `name` where the row is a faster instance of another normalizer,
-/// for the calls whose first numbers equal `at`.
+/// for the calls whose first numbers equal `at`. Without its parameters, a row computes what it `extends`.
 struct NormalizerInfo {
   std::string_view name;
   std::string_view serves;
+  std::string_view extends;
   int floats = 0;
   int num_at = 0;
   double at[4] = {};
@@ -82,7 +85,8 @@ SPLASH_API std::span<const Instance> instances();
 SPLASH_API std::span<const PatternInfo> patterns();
 SPLASH_API std::span<const NormalizerInfo> normalizers();
 
-/// The instance that serves the key (of several, that of the smallest head dimension), or nullptr.
+/// The instance that serves the key, or nullptr; of several, that of the smallest head dimension, and the one made for
+/// the block size.
 SPLASH_API const Instance* find(const Key& key);
 
 /// Why find(key) has no answer: names the nearest compiled instance and the fields that differ.

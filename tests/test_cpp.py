@@ -44,6 +44,7 @@ def build_and_run(source, folder, *flags):
         "test_tensor_patterns",
         "test_tile_mask",
         "test_hints",
+        "test_schedule",
         "test_policies",
         "test_normalizers",
     ],

@@ -20,7 +20,8 @@ def pattern_names(table: dict, value) -> str:
 
 
 def normalizer_names(table: dict, value) -> str:
-    """A row may serve another normalizer at one value of its number, and a number may have a range."""
+    """A row may serve another normalizer at one value of its number, or without its parameters; a number may have a
+    range."""
 
     def describe(entry: dict) -> str:
         name = f"`{entry.get('serves', entry['name'])}`"
@@ -31,7 +32,9 @@ def normalizer_names(table: dict, value) -> str:
         return name
 
     entries = {entry["name"]: entry for entry in table["normalizers"]}
-    chosen = [entries[name] for name in as_list(value)]
+    names = as_list(value)
+    extended = [entries[name]["extends"] for name in names if "extends" in entries[name]]
+    chosen = [entries[name] for name in (*(name for name in extended if name not in names), *names)]
     # A range covers the single value that a faster row of the same normalizer serves.
     ranges = {entry["name"] for entry in chosen if "above" in entry}
     return ", ".join(describe(entry) for entry in chosen if entry.get("serves") not in ranges)

@@ -161,7 +161,7 @@ function(splash_expand_instances json_file directory)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${json_file})
   file(READ ${json_file} json)
   splash_read_named(PATTERN "${json}" patterns name type header ints tensors)
-  splash_read_named(NORMALIZER "${json}" normalizers name type header floats serves at above up_to)
+  splash_read_named(NORMALIZER "${json}" normalizers name type header floats serves extends at above up_to)
   splash_expand_rows(rows "${json}")
 
   set(groups "")
@@ -250,7 +250,7 @@ function(splash_expand_instances json_file directory)
       string(REPLACE ";" ", " ${member} "${NORMALIZER_${member}_${name}}")
     endforeach()
     string(APPEND normalizer_rows
-           "    normalizer<${type}>({\"${name}\", \"${serves}\", ${NORMALIZER_floats_${name}}, ${num_at}, {${at}}, {${above}}, "
+           "    normalizer<${type}>({\"${name}\", \"${serves}\", \"${NORMALIZER_extends_${name}}\", ${NORMALIZER_floats_${name}}, ${num_at}, {${at}}, {${above}}, "
            "{${up_to}}}),\n")
   endforeach()
   list(REMOVE_DUPLICATES normalizer_includes)

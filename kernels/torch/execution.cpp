@@ -32,8 +32,10 @@ void* current_cuda_stream(int32_t device_index) {
 
 }  // namespace
 
-ExecutionScope::ExecutionScope(const Device& device, bool deterministic) {
+ExecutionScope::ExecutionScope(const Device& device, bool deterministic) : workspace_(device) {
   execution_.deterministic = deterministic;
+  execution_.allocate = Workspace::allocate;
+  execution_.allocate_context = &workspace_;
   if (device.is_cuda()) {
     arch_ = kernels::current_arch(device.index);
     guard_.emplace(device.index);

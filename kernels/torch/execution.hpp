@@ -1,16 +1,17 @@
-// Where an operator runs: Torch's thread pool on the CPU, Torch's current stream of the device on CUDA.
+// Where an operator runs: Torch's thread pool on the CPU, Torch's current stream of the device on CUDA; and on what
+// memory.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
 
 #include <optional>
 
-#include "convert.hpp"
+#include "allocate.hpp"
 #include "kernels/registry.hpp"
 
 namespace splash::torch_ops {
 
-/// Keeps the device current while it lives.
+/// Keeps the device current, and the workspace of the call, while it lives.
 class ExecutionScope {
  public:
   ExecutionScope(const Device& device, bool deterministic);
@@ -21,6 +22,7 @@ class ExecutionScope {
  private:
   std::optional<torch::stable::accelerator::DeviceGuard> guard_;
   kernels::Arch arch_ = kernels::Arch::cpu;
+  Workspace workspace_;
   Execution execution_;
 };
 

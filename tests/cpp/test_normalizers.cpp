@@ -115,7 +115,7 @@ void work(const N& n, const std::vector<float>& row, const std::vector<float>& d
     for (int c = 0; c < part.columns(); ++c)
       if (part.indices[c] < int(row.size())) to[part.indices[c]] = factor * part.values[c];
   };
-  for (const Part& part : done) store(part, rows.output_factor(0), result.weights);
+  for (const Part& part : done) store(part, rows.output_factor(n, 0), result.weights);
 
   typename N::template Gradient<float, 1> gradient;
   gradient.load(n, 0, rows.statistic(n, 0), [&](int s) { return rows.saved(0, s); });

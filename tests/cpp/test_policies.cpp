@@ -71,7 +71,9 @@ struct Counting {
       ++calls["finish"];
       rows.finish(n.inner, reduce);
     }
-    Value output_factor(int r) const { return ++calls["output_factor"], rows.output_factor(r); }
+    Value output_factor(const Counting& n, int r) const {
+      return ++calls["output_factor"], rows.output_factor(n.inner, r);
+    }
     Value statistic(const Counting& n, int r) const { return ++calls["statistic"], rows.statistic(n.inner, r); }
     Value saved(int r, int s) const { return ++calls["saved"], rows.saved(r, s); }
   };

@@ -1,7 +1,10 @@
-// Hopper forward epilogue: 64 rows of O to global memory in the dtype of q, and their statistics.
+// Hopper forward epilogue: 64 rows of O and their statistics, to the tensors or, of one range of keys, to the
+// workspace.
 #pragma once
 
 #include <cutlass/numeric_conversion.h>
+#include <cute/arch/copy_sm90.hpp>
+#include <cute/arch/copy_sm90_tma.hpp>
 
 #include "splash/collective/config_forward_sm90.hpp"
 #include "splash/collective/fragment_sm90.hpp"
@@ -11,58 +14,155 @@ namespace collective {
 
 using namespace cute;
 
-template <class Config, class TmaO>
+/// Where results go. Output rows are 16-byte aligned and reached by strides, so that rows of packed sequences and of
+/// classes of positions are written without touching their neighbours.
+template <class Element>
+struct OutputForwardSm90 {
+  Element* out;
+  int64_t row_stride, head_stride, batch_stride;
+  float* statistic;      ///< (B, Hq, Nq)
+  float* saved;          ///< (kSaved, B, Hq, Nq)
+  int64_t saved_stride;  ///< B * Hq * Nq
+  float* partial;        ///< (split items, tile rows, D instance): O of a range of keys, normalized within it
+  float* partial_lse;    ///< (split items, tile rows)
+  int num_queries, heads, head_dim, residues, log2_pack;
+
+  /// Of one (query, head) of a Work, counted in its problem.
+  struct Row {
+    int64_t row;
+    int head, batch;
+  };
+  SPLASH_HD Row locate(const Work& work, bool packed_sequences, int index) const {
+    const int query = index >> log2_pack;
+    return {int64_t(work.queries.outer + query) * residues + work.queries.inner,
+            work.frame.head + index - (query << log2_pack), packed_sequences ? 0 : work.frame.batch};
+  }
+  SPLASH_HD Element* at(const Row& row) const {
+    return out + row.batch * batch_stride + row.head * head_stride + row.row * row_stride;
+  }
+  SPLASH_HD int64_t statistic_at(const Row& row) const {
+    return (int64_t(row.batch) * heads + row.head) * num_queries + row.row;
+  }
+};
+
+template <class Config>
 struct EpilogueForwardSm90 {
   using Element = typename Config::Element;
   using Normalizer = typename Config::Normalizer;
+  using Output = OutputForwardSm90<Element>;
 
-  struct Params {
-    TmaO tma_o;
-    float* statistic;      ///< (B, Hq, Nq)
-    float* saved;          ///< (kSaved, B, Hq, Nq)
-    int64_t saved_stride;  ///< B * Hq * Nq
-    int num_queries, heads, head_dim;
-  };
+  /// Until the thread that stores has called this, the Q tile of the last store() is still read.
+  __device__ static void finish(int thread) {
+    if (thread == 0) tma_store_wait<0>();
+  }
 
   /// By one consumer warp group, whose part of the Q tile in shared memory is free by now. Rows that are padding are
-  /// written as zeros, rows outside the tensor not at all.
-  template <class Output, class Rows>
-  __device__ static void store(const Params& params, typename Config::SharedStorage& shared,
-                               const Normalizer& normalizer, const Frame& frame, int row_begin, int group, int thread,
-                               const Output& output, const Rows& rows) {
+  /// written as zeros, rows outside the problem not at all.
+  template <class Accumulator, class Rows>
+  __device__ static void store(const Output& to, const MapsForwardSm90& maps, typename Config::SharedStorage& shared,
+                               const Normalizer& normalizer, const Work& work, bool packed_sequences, int buffer,
+                               int group, int thread, Accumulator& output, const Rows& rows) {
     const int lane = thread & 31;
-    const int first_row = row_begin + 64 * group;
-    Tensor sO = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{})(_, _, group);  // (64, D)
-    CUTE_STATIC_ASSERT_V(size<0>(sO) == _64{});
-    cutlass::NumericArrayConverter<Element, float, 2> convert;
+    const int first = work.row_begin + 64 * group;
+    const int real_rows = work.frame.num_queries << to.log2_pack;
+    float factor[kFragmentRows];
     CUTE_UNROLL
     for (int r = 0; r < kFragmentRows; ++r) {
-      const int row = accumulator_row(thread, r);
-      const bool real = first_row + row < frame.num_queries;
-      CUTE_UNROLL
-      for (int c = 0; c < size(output) / kFragmentRows; c += 2) {
-        const cutlass::Array<float, 2> pair{real ? output(accumulator_register(r, c)) : 0.0f,
-                                            real ? output(accumulator_register(r, c + 1)) : 0.0f};
-        *reinterpret_cast<cutlass::Array<Element, 2>*>(&sO(row, accumulator_column(lane, c))) = convert(pair);
-      }
-      if ((lane & 3) == 0 && first_row + row < params.num_queries) {
-        const int64_t at = (int64_t(frame.batch) * params.heads + frame.head) * params.num_queries + first_row + row;
-        params.statistic[at] = real ? rows.statistic(normalizer, r) : Normalizer::template empty_statistic<float>();
+      const int index = first + accumulator_row(thread, r);
+      const auto row = to.locate(work, packed_sequences, index);
+      const bool real = work.any && index < real_rows, final = work.partial < 0;
+      const Normalizer own = final && index < work.row_count ? normalizers::of_head(normalizer, row.head) : normalizer;
+      factor[r] = real ? rows.output_factor(own, r) : 0.0f;
+      if ((lane & 3) != 0) continue;
+      const float statistic = real ? rows.statistic(normalizer, r) : Normalizer::template empty_statistic<float>();
+      if (!final) {
+        to.partial_lse[int64_t(work.partial) * Config::kRows + 64 * group + accumulator_row(thread, r)] = statistic;
+      } else if (index < work.row_count) {
+        const int64_t at = to.statistic_at(row);
+        to.statistic[at] = statistic;
         CUTE_UNROLL
         for (int s = 0; s < Normalizer::kSaved; ++s)
-          params.saved[s * params.saved_stride + at] = real ? rows.saved(r, s) : 0.0f;
+          to.saved[s * to.saved_stride + at] = real ? rows.saved(r, s) : 0.0f;
       }
     }
-    cutlass::arch::fence_view_async_shared();
-    cutlass::arch::NamedBarrier::sync(128, kStore + group);
-    if (thread == 0) {
-      Tensor gO = local_tile(params.tma_o.get_tma_tensor(make_shape(1 << 30, params.head_dim, 1 << 16, 1 << 16))(
-                                 _, _, frame.head, frame.batch),
-                             Shape<_64, Int<Config::kHeadDim>>{}, make_coord(first_row / 64, _0{}));  // (64, D)
-      auto slice = params.tma_o.get_slice(_0{});
-      copy(params.tma_o, slice.partition_S(sO), slice.partition_D(gO));
-      tma_store_arrive();
-      tma_store_wait<0>();
+    if (work.partial >= 0)
+      store_partial(to, work, group, thread, output, factor);
+    else
+      store_rows(to, maps, shared, work, packed_sequences, buffer, group, thread, output, factor);
+  }
+
+ private:
+  static SPLASH_HD float scaled(float value, float factor) { return factor == 0.0f ? 0.0f : value * factor; }
+
+  /// Two neighbouring columns of a row as elements.
+  template <class Accumulator>
+  __device__ static uint32_t pair_of(const Accumulator& output, int r, int c, const float (&factor)[kFragmentRows]) {
+    cutlass::NumericArrayConverter<Element, float, 2> convert;
+    const cutlass::Array<float, 2> pair{scaled(output(accumulator_register(r, c)), factor[r]),
+                                        scaled(output(accumulator_register(r, c + 1)), factor[r])};
+    const cutlass::Array<Element, 2> converted = convert(pair);
+    return reinterpret_cast<const uint32_t&>(converted);
+  }
+
+  template <class Accumulator>
+  __device__ static void store_partial(const Output& to, const Work& work, int group, int thread,
+                                       const Accumulator& output, const float (&factor)[kFragmentRows]) {
+    CUTE_UNROLL
+    for (int r = 0; r < kFragmentRows; ++r) {
+      float* row = to.partial +
+                   (int64_t(work.partial) * Config::kRows + 64 * group + accumulator_row(thread, r)) * Config::kHeadDim;
+      CUTE_UNROLL
+      for (int c = 0; c < size(output) / kFragmentRows; c += 2)
+        *reinterpret_cast<float2*>(row + accumulator_column(thread & 31, c)) =
+            make_float2(scaled(output(accumulator_register(r, c)), factor[r]),
+                        scaled(output(accumulator_register(r, c + 1)), factor[r]));
+    }
+  }
+
+  /// Through shared memory: by TMA, which leaves out what lies outside of the tensor; of packed sequences, whose rows
+  /// end inside of it, 16 bytes a thread.
+  template <class Accumulator>
+  __device__ static void store_rows(const Output& to, const MapsForwardSm90& maps,
+                                    typename Config::SharedStorage& shared, const Work& work, bool packed_sequences,
+                                    int buffer, int group, int thread, const Accumulator& output,
+                                    const float (&factor)[kFragmentRows]) {
+    Tensor sO = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{})(
+        _, _, buffer * Config::kConsumers + group);  // (64, D)
+    CUTE_STATIC_ASSERT_V(size<0>(sO) == _64{});
+    // Four 8 x 8 matrices a stmatrix: rows 0 to 7 and 8 to 15 of the warp, of two neighbouring blocks of 8 columns.
+    const int lane = thread & 31;
+    const int row = (thread >> 5) * 16 + (lane & 15), column = (lane >> 4) * 8;
+    CUTE_UNROLL
+    for (int block = 0; block < Config::kHeadDim / 8; block += 2)
+      SM90_U32x4_STSM_N::copy(pair_of(output, 0, 2 * block, factor), pair_of(output, 1, 2 * block, factor),
+                              pair_of(output, 0, 2 * block + 2, factor), pair_of(output, 1, 2 * block + 2, factor),
+                              *reinterpret_cast<uint128_t*>(&sO(row, column + 8 * block)));
+    const int first = work.row_begin + 64 * group;
+    if (packed_sequences) {
+      cutlass::arch::NamedBarrier::sync(128, kStore + group);
+      constexpr int kChunk = 16 / int(sizeof(Element)), kChunks = Config::kHeadDim / kChunk;
+#pragma unroll 1
+      for (int n = thread; n < 64 * kChunks; n += 128) {
+        const int row = n / kChunks, column = n % kChunks * kChunk;
+        if (first + row < work.row_count && column < to.head_dim)
+          *reinterpret_cast<uint4*>(to.at(to.locate(work, true, first + row)) + column) =
+              *reinterpret_cast<const uint4*>(&sO(row, column));
+      }
+      cutlass::arch::fence_view_async_shared();
+    } else {
+      cutlass::arch::fence_view_async_shared();
+      cutlass::arch::NamedBarrier::sync(128, kStore + group);
+      if (thread == 0 && first < work.row_count) {
+        const bool later = work.queries.inner >= maps.long_query_classes;
+        CUTE_UNROLL
+        for (int c = 0; c < Config::kHeadDim; c += Config::kBoxColumns)
+          SM90_TMA_STORE_5D::copy(
+              &maps.out[later],
+              shared.q.begin() + (buffer * Config::kConsumers + group) * 64 * Config::kHeadDim + c * 64, c,
+              work.queries.inner - (later ? maps.long_query_classes : 0), work.queries.outer + (first >> to.log2_pack),
+              work.frame.head >> to.log2_pack, work.frame.batch);
+        tma_store_arrive();
+      }
     }
   }
 };

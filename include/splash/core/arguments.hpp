@@ -69,6 +69,13 @@ struct AttentionInputs {
   NormalizerSpec normalizer;
   Positions positions;
   double scale = 1.0;  ///< scores are scale * q.k
+
+  /// Greater than 1: rows and columns whose positions differ by a multiple of it are a problem of their own, and the
+  /// pattern counts their positions in such steps. Set by the dispatcher for dilated patterns; CUDA only.
+  int64_t residues = 1;
+  /// Rows at the start and at the end that see (nearly) all keys: a hint for the launch, which splits them.
+  int64_t first_global_rows = 0, last_global_rows = 0;
+  bool uneven = true;  ///< another hint: rows may differ much in how many keys they keep
 };
 
 /// A body over [begin, end) run by whatever thread pool the caller has.
@@ -83,6 +90,11 @@ struct Execution {
   void* stream = nullptr;  ///< cudaStream_t on CUDA
   Parallel parallel;       ///< on the CPU
   bool deterministic = false;
+
+  /// Device memory, 256-byte aligned, for what the call launches on the stream; nullptr where there is none left. Asked
+  /// for at most once a call. Without an allocator it comes from the stream's memory pool.
+  void* (*allocate)(void* context, int64_t bytes) = nullptr;
+  void* allocate_context = nullptr;
 };
 
 struct ForwardArguments {

@@ -97,7 +97,7 @@ class Forward {
       output_sweep(task, state);
       for (int v = 0; v < task.vectors(); ++v) {
         state[v].finish(normalizer, LaneIsRow{});
-        state[v].output_factor(0).store(scratch.row + v * W);
+        state[v].output_factor(normalizer, 0).store(scratch.row + v * W);
       }
       store_transposed<Real, Element>({scratch.output, queries.lanes()}, rows, problem_.width, scratch.row,
                                       problem_.at_row(out_, frame, row));

@@ -1,12 +1,17 @@
-// Hopper forward on the host: arguments -> can_run -> tensor maps -> launch.
+// Hopper forward on the host: arguments -> can_run -> geometry and schedule -> tensor maps -> launch.
 #pragma once
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 
+#include "splash/device/schedule_forward.hpp"
 #include "splash/device/tensor_map_sm90.hpp"
+#include "splash/device/workspace.hpp"
+#include "splash/kernel/combine_splits.hpp"
+#include "splash/kernel/fill_unclaimed.hpp"
 #include "splash/kernel/forward_sm90.hpp"
 
 SPLASH_NAMESPACE_BEGIN
@@ -28,63 +33,135 @@ inline Status can_run_forward_sm90(const ForwardArguments& args, int head_dim) {
   return {};
 }
 
-/// out, statistic and saved are written whole. Asynchronous on exec.stream; needs no workspace.
+inline Status failure(cudaError_t error) { return {StatusCode::cuda_error, cudaGetErrorString(error)}; }
+
+/// Multiprocessors of the current device, and the kernel allowed to take its shared memory there; asked for once.
+template <class Function>
+cudaError_t prepare_launch(Function* function, int bytes, int& multiprocessors) {
+  static std::atomic<int> counts[64];  // a count a device, once the kernel is ready there
+  int device = 0;
+  if (cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
+  std::atomic<int>& count = counts[device & 63];
+  multiprocessors = count.load();
+  if (multiprocessors) return cudaSuccess;
+  cudaError_t error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  if (error == cudaSuccess) count.store(multiprocessors);
+  return error;
+}
+
+template <class Config>
+bool encode_maps(collective::MapsForwardSm90& maps, const ForwardArguments& args,
+                 const collective::Geometry& geometry) {
+  const TensorView& q = args.in.q;
+  const MapView view_q = map_view(q, q.data), view_k = map_view(args.in.k, q.data),
+                view_v = map_view(args.in.v, q.data);
+  const auto type = q.dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const int classes = geometry.residues.divisor;
+  maps.long_query_classes = int(view_q.rows % classes);
+  maps.long_key_classes = int(view_k.rows % classes);
+  maps.fold_q_head = view_q.fold_head, maps.fold_q_batch = view_q.fold_batch;
+  maps.fold_k_head = view_k.fold_head, maps.fold_k_batch = view_k.fold_batch;
+  maps.fold_v_head = view_v.fold_head, maps.fold_v_batch = view_v.fold_batch;
+  constexpr int kColumns = Config::kBoxColumns;
+  const auto encode_rows = [&](CUtensorMap(&map)[2], const MapView& view) {
+    if (geometry.pack() == 1) return encode_class_maps(map, type, view, classes, kColumns, 64);
+    const int pack = geometry.pack();
+    const MapShape shape{{view.head_dim, pack, view.rows, view.heads / pack, view.batch},
+                         {1, view.head_stride, view.row_stride, view.head_stride * pack, view.batch_stride},
+                         {kColumns, pack, 64 / pack, 1, 1}};
+    return encode_map(map[1], type, view.data, shape, 2 * kColumns);
+  };
+  return encode_rows(maps.q, view_q) && encode_rows(maps.out, map_view(args.out, q.data)) &&
+         encode_class_maps(maps.k, type, view_k, classes, kColumns, Config::kKeys) &&
+         encode_class_maps(maps.v, type, view_v, classes, kColumns, Config::kKeys);
+}
+
+/// Merges the ranges of keys that were worked on apart.
+template <class Config, class Params>
+cudaError_t launch_combine(const Params& params, cudaStream_t stream) {
+  using Element = typename Config::Element;
+  using Normalizer = typename Config::Normalizer;
+  constexpr int kWarps = 4;
+  const collective::Schedule& schedule = params.producer.schedule;
+  const int tiles = schedule.split_items / schedule.splits.divisor;
+  const kernel::CombineParams<Element, Normalizer> combine{
+      params.output, params.producer.geometry, schedule, params.consumer.normalizer, Config::kRows, Config::kHeadDim};
+  kernel::combine_splits<Element, Normalizer>
+      <<<dim3(unsigned(tiles), Config::kRows / kWarps), 32 * kWarps, 0, stream>>>(combine);
+  return cudaGetLastError();
+}
+
+/// out, statistic and saved are written whole. Asynchronous on exec.stream. Block: granularity of the pattern's tile
+/// edges that the instance is made for, 0 for none.
 template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
 Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const Execution& exec) {
   using Config = collective::ConfigForwardSm90<Pattern, Normalizer, Element, HeadDim, Block>;
+  using Kernel = kernel::ForwardSm90<Config>;
+  constexpr int kBytes = int(sizeof(typename Config::SharedStorage));
+  static_assert(kBytes <= 227 * 1024 / Config::kTuning.blocks_per_sm - (Config::kTuning.blocks_per_sm - 1) * 512,
+                "more shared memory than a multiprocessor has");
   const TensorView& q = args.in.q;
-  const TensorView& k = args.in.k;
-  const int batch = int(q.shape[0]), heads = int(q.shape[1]), num_queries = int(q.shape[2]), num_keys = int(k.shape[2]);
   if (Status status = can_run_forward_sm90(args, HeadDim); !status.ok()) return status;
-  if (batch == 0 || heads == 0 || num_queries == 0) return {};
+  if (q.shape[0] == 0 || q.shape[1] == 0 || q.shape[2] == 0) return {};
 
-  const MapView view_q = map_view(q, q.data), view_k = map_view(k, q.data), view_v = map_view(args.in.v, q.data),
-                view_o = map_view(args.out, q.data);
-  const auto layout_row = typename Config::LayoutQ{}(cute::_, cute::_, cute::_0{});
-  const auto layout_k = typename Config::LayoutK{}(cute::_, cute::_, cute::_0{});
-  const auto layout_v = typename Config::LayoutV{}(cute::_, cute::_, cute::_0{});
-  const auto tma_q = cute::make_tma_copy(cute::SM90_TMA_LOAD{}, row_major<Element>(view_q), layout_row);
-  const auto tma_k = cute::make_tma_copy(cute::SM90_TMA_LOAD{}, row_major<Element>(view_k), layout_k);
-  const auto tma_v = cute::make_tma_copy(cute::SM90_TMA_LOAD{}, column_major<Element>(view_v), layout_v);
-  const auto tma_o = cute::make_tma_copy(cute::SM90_TMA_STORE{}, row_major<Element>(view_o), layout_row);
-
-  using Mainloop =
-      collective::MainloopForwardSm90<Config, std::remove_const_t<decltype(tma_q)>,
-                                      std::remove_const_t<decltype(tma_k)>, std::remove_const_t<decltype(tma_v)>>;
-  using Epilogue = collective::EpilogueForwardSm90<Config, std::remove_const_t<decltype(tma_o)>>;
-  using Kernel = kernel::ForwardSm90<Config, Mainloop, Epilogue>;
+  const auto function = kernel::forward_sm90<Kernel>;
+  const auto stream = static_cast<cudaStream_t>(exec.stream);
+  int multiprocessors = 0;
+  if (cudaError_t error = prepare_launch(function, kBytes, multiprocessors); error != cudaSuccess)
+    return failure(error);
 
   const math::SignedScale scale = math::split_scale(args.in.scale);
-  const int row_tiles = (num_queries + Config::kRows - 1) / Config::kRows;
-  const typename Kernel::Params params{
-      {tma_q, tma_k, tma_v, pattern, Normalizer::from(args.in.normalizer, scale.magnitude), float(scale.sign), num_keys,
-       int(q.shape[3]), heads / int(k.shape[1]), view_k.fold_head, view_k.fold_batch, view_v.fold_head,
-       view_v.fold_batch, view_q.fold_head, view_q.fold_batch},
-      {tma_o, static_cast<float*>(args.statistic.data), static_cast<float*>(args.saved.data),
-       int64_t(batch) * heads * num_queries, num_queries, heads, int(q.shape[3])},
-      args.in.positions,
-      num_queries,
-      num_keys,
-      heads,
-      row_tiles};
+  const TensorView& out = args.out;
+  typename Kernel::Params params{};
+  collective::Geometry& geometry = params.producer.geometry;
+  geometry = make_geometry(args.in);
+  const Blocks blocks{Config::kRows, Config::kKeys, multiprocessors * Config::kTuning.blocks_per_sm};
+  params.producer.pattern = pattern;
+  params.producer.schedule = make_schedule(args.in, geometry, blocks, normalizers::kMerges<Normalizer>);
+  params.consumer = {Normalizer::from(args.in.normalizer, scale.magnitude), float(scale.sign)};
+  params.output = {static_cast<Element*>(out.data),
+                   out.shape[2] > 1 ? out.stride[2] : 0,
+                   out.shape[1] > 1 ? out.stride[1] : 0,
+                   out.shape[0] > 1 ? out.stride[0] : 0,
+                   static_cast<float*>(args.statistic.data),
+                   static_cast<float*>(args.saved.data),
+                   q.shape[0] * q.shape[1] * q.shape[2],
+                   nullptr,
+                   nullptr,
+                   int(q.shape[2]),
+                   int(q.shape[1]),
+                   int(q.shape[3]),
+                   geometry.residues.divisor,
+                   geometry.log2_pack};
+  if (!encode_maps<Config>(params.producer.maps, args, geometry))
+    return {StatusCode::cuda_error, "the driver refused a tensor map of q, k or v"};
 
-  constexpr int kBytes = int(sizeof(typename Config::SharedStorage));
-  static_assert(kBytes <= 227 * 1024 / Config::kTuning.blocks_per_sm, "more shared memory than a multiprocessor has");
-  const auto function = kernel::forward_sm90<Kernel>;
-  static std::atomic<uint64_t> prepared{0};  // a bit a device
-  int device = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess && !(prepared.load() >> (device & 63) & 1)) {
-    error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-    if (error == cudaSuccess) prepared.fetch_or(uint64_t(1) << (device & 63));
+  collective::Schedule& schedule = params.producer.schedule;
+  const int grid = std::min(schedule.items, blocks.running);
+  const int64_t partial_rows = int64_t(schedule.split_items) * Config::kRows;
+  const bool shared_counter = wants_counter(args.in, schedule, grid);
+  const Workspace workspace(exec, partial_rows * (HeadDim + 1) * 4 + (shared_counter ? 256 : 0));
+  if (workspace.missing()) return {StatusCode::cuda_error, "out of memory for the workspace of a call"};
+  params.output.partial = reinterpret_cast<float*>(workspace.data());
+  params.output.partial_lse = params.output.partial + partial_rows * HeadDim;
+  if (shared_counter) {
+    schedule.counter = reinterpret_cast<int*>(params.output.partial_lse + partial_rows);
+    if (cudaError_t error = cudaMemsetAsync(schedule.counter, 0, 4, stream); error != cudaSuccess)
+      return failure(error);
   }
-  if (error == cudaSuccess) {
-    function<<<unsigned(batch * heads * row_tiles), Config::kThreads, kBytes, static_cast<cudaStream_t>(exec.stream)>>>(
-        params);
+
+  cudaError_t error = cudaSuccess;
+  if (grid > 0) {
+    function<<<unsigned(grid), Config::kThreads, kBytes, stream>>>(params);
     error = cudaGetLastError();
   }
-  if (error != cudaSuccess) return {StatusCode::cuda_error, cudaGetErrorString(error)};
-  return {};
+  if constexpr (normalizers::kMerges<Normalizer>)
+    if (error == cudaSuccess && schedule.split_items > 0) error = launch_combine<Config>(params, stream);
+  if (error == cudaSuccess && geometry.packed_sequences())
+    error = kernel::launch_fill_unclaimed(params.output, geometry, Normalizer::template empty_statistic<float>(),
+                                          Normalizer::kSaved, stream);
+  return error == cudaSuccess ? Status{} : failure(error);
 }
 
 }  // namespace device

@@ -1,7 +1,8 @@
 // TMA descriptors of (B, H, N, D) views, and what a view must satisfy to have one.
 #pragma once
 
-#include <cute/tensor.hpp>
+#include <cuda.h>
+#include <cuda_runtime.h>
 
 #include "splash/core/arguments.hpp"
 #include "splash/core/config.hpp"
@@ -12,9 +13,9 @@ namespace device {
 /// A view as TMA sees it: extents of expanded (stride 0) heads and batches become 1, and `fold_*` = 0 sends every
 /// coordinate to it. Strides of dimensions of size 1 are free, so they get a legal value.
 struct MapView {
-  void* data;
-  int rows, head_dim, heads, batch;
-  int64_t row_stride, head_stride, batch_stride;
+  char* data;
+  int64_t rows, head_dim, heads, batch;
+  int64_t row_stride, head_stride, batch_stride;  ///< elements of 2 bytes
   int fold_head, fold_batch;
 };
 
@@ -28,11 +29,11 @@ inline MapView map_view(TensorView view, void* stand_in) {
   const auto stride = [&](int d) { return view.shape[d] == 1 || view.stride[d] == 0 ? any : view.stride[d]; };
   const bool one_head = view.shape[1] == 1 || view.stride[1] == 0;
   const bool one_batch = view.shape[0] == 1 || view.stride[0] == 0;
-  return {view.data,
-          int(view.shape[2]),
-          int(view.shape[3]),
-          one_head ? 1 : int(view.shape[1]),
-          one_batch ? 1 : int(view.shape[0]),
+  return {static_cast<char*>(view.data),
+          view.shape[2],
+          view.shape[3],
+          one_head ? 1 : view.shape[1],
+          one_batch ? 1 : view.shape[0],
           stride(2),
           stride(1),
           stride(0),
@@ -58,20 +59,62 @@ inline Unmappable unmappable(const TensorView& view) {
   return {};
 }
 
-/// (N, D, H, B), D contiguous.
-template <class Element>
-auto row_major(const MapView& view) {
-  return cute::make_tensor(cute::make_gmem_ptr(static_cast<const Element*>(view.data)),
-                           cute::make_shape(view.rows, view.head_dim, view.heads, view.batch),
-                           cute::make_stride(view.row_stride, cute::_1{}, view.head_stride, view.batch_stride));
+/// cuTensorMapEncodeTiled, found through the runtime, so that nothing links against libcuda; nullptr where the driver
+/// has none.
+inline auto tensor_map_encoder() {
+  static const auto encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found) !=
+            cudaSuccess ||
+        found != cudaDriverEntryPointSuccess)
+      function = nullptr;
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+  }();
+  return encode;
 }
 
-/// (D, N, H, B), D contiguous.
-template <class Element>
-auto column_major(const MapView& view) {
-  return cute::make_tensor(cute::make_gmem_ptr(static_cast<const Element*>(view.data)),
-                           cute::make_shape(view.head_dim, view.rows, view.heads, view.batch),
-                           cute::make_stride(cute::_1{}, view.row_stride, view.head_stride, view.batch_stride));
+/// The five dimensions of a map, from the fastest on, and its box. Strides in elements; the first one is 1.
+struct MapShape {
+  int64_t extent[5], stride[5];
+  int box[5];
+};
+
+/// swizzle: bytes of a swizzled row, 128 or 64. False where the driver refuses.
+inline bool encode_map(CUtensorMap& map, CUtensorMapDataType type, void* data, const MapShape& shape, int swizzle) {
+  const auto encode = tensor_map_encoder();
+  if (!encode) return false;
+  cuuint64_t extents[5], strides[4];
+  cuuint32_t box[5], steps[5];
+  for (int d = 0; d < 5; ++d) {
+    extents[d] = cuuint64_t(shape.extent[d] < 1 ? 1 : shape.extent[d]);
+    box[d] = cuuint32_t(shape.box[d]);
+    steps[d] = 1;
+    if (d > 0) strides[d - 1] = cuuint64_t(shape.stride[d]) * 2;
+  }
+  return encode(&map, type, 5, data, extents, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                swizzle == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+/// Maps (D, class, row of the class, head, batch) of a view whose rows are dealt out to `classes` classes modulo their
+/// number: maps[0] of those that have one row more (the first rows % classes), maps[1] of the others. A box takes
+/// `box_rows` rows of one class.
+inline bool encode_class_maps(CUtensorMap (&maps)[2], CUtensorMapDataType type, const MapView& view, int classes,
+                              int box_columns, int box_rows) {
+  const int64_t longer = view.rows % classes, rows = view.rows / classes;
+  for (int later = 0; later < 2; ++later) {
+    const int64_t first = later ? longer : 0, count = later ? classes - longer : longer;
+    if (!later && count == 0) continue;
+    const int64_t length = later ? rows : rows + 1;
+    // Where later classes have no row at all, nothing is ever loaded through their map.
+    char* data = view.data + (length > 0 ? first * view.row_stride * 2 : 0);
+    const MapShape shape{{view.head_dim, length > 0 ? count : 1, length, view.heads, view.batch},
+                         {1, view.row_stride, view.row_stride * classes, view.head_stride, view.batch_stride},
+                         {box_columns, 1, box_rows, 1, 1}};
+    if (!encode_map(maps[later], type, data, shape, 2 * box_columns)) return false;
+  }
+  return true;
 }
 
 }  // namespace device

@@ -1,79 +1,113 @@
-// The __global__ shell of the Hopper forward: which block works on which rows, and which warps play which role.
+// The __global__ shell of the Hopper forward: which warps play which role, and the loop over pieces of work.
 #pragma once
 
 #include <cutlass/arch/reg_reconfig.h>
 
+#include "splash/collective/consumer_forward_sm90.hpp"
 #include "splash/collective/epilogue_forward_sm90.hpp"
-#include "splash/collective/mainloop_forward_sm90.hpp"
+#include "splash/collective/producer_forward_sm90.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace kernel {
 
-template <class Config_, class Mainloop_, class Epilogue_>
+template <class Config_>
 struct ForwardSm90 {
   using Config = Config_;
-  using Mainloop = Mainloop_;
-  using Epilogue = Epilogue_;
+  using Producer = collective::ProducerForwardSm90<Config>;
+  using Consumer = collective::ConsumerForwardSm90<Config>;
+  using Epilogue = collective::EpilogueForwardSm90<Config>;
 
   struct Params {
-    typename Mainloop::Params mainloop;
-    typename Epilogue::Params epilogue;
-    Positions positions;
-    int num_queries, num_keys, heads, row_tiles;
+    typename Producer::Params producer;
+    typename Consumer::Params consumer;
+    typename Epilogue::Output output;
   };
+
+  static __device__ void start(typename Config::SharedStorage& shared) {
+    constexpr int kReaders = 4 * Config::kConsumers;  // warps
+    for (auto& full : shared.q_full) full.init(1);
+    for (auto& full : shared.k_full) full.init(1 + Config::kProducerWarps);
+    for (auto& full : shared.v_full) full.init(1);
+    for (auto& empty : shared.q_empty) empty.init(kReaders);
+    for (auto& empty : shared.k_empty) empty.init(kReaders);
+    for (auto& empty : shared.v_empty) empty.init(kReaders);
+    for (auto& empty : shared.words_empty) empty.init(kReaders);
+    shared.scrub.init(1);
+    shared.swept.init(1);
+    for (int& slot : shared.votes) slot = 0;
+    shared.query_ring = {};
+    shared.next_item = int(blockIdx.x);
+    shared.rounds = 0;
+    cutlass::arch::fence_barrier_init();
+  }
+
+  static __device__ void consume(const Params& params, typename Config::SharedStorage& shared, int group, int thread) {
+    Consumer consumer{params.consumer, shared, group, thread};
+    consumer.start_turns();
+    collective::Ring<Config::kQueryBuffers> q;
+    bool first = true;
+    for (collective::Ring<Config::kWorkSlots> slot;; slot.advance()) {
+      collective::wait(shared.q_full[q.slot()], q.phase());
+      const collective::Work& work = shared.work[slot.slot()];
+      if (work.end) break;
+      auto output = cute::partition_fragment_C(typename Config::MmaOutput{},
+                                               cute::Shape<cute::_64, cute::Int<Config::kHeadDim>>{});
+      typename Consumer::Rows rows;
+      // With two Q tiles, that of the last piece is given back when its output has left it, under the first product.
+      const auto give_back = [&] {
+        if (Config::kQueryBuffers == 1 || first) return;
+        Epilogue::finish(thread);
+        consumer.release(shared.q_empty[q.slot() ^ 1]);
+      };
+      if (work.any) {
+        consumer.consume(q.slot(), output, rows, give_back);
+      } else {
+        cute::clear(output);
+        give_back();
+      }
+      first = false;
+      Epilogue::store(params.output, params.producer.maps, shared, params.consumer.normalizer, work,
+                      params.producer.geometry.packed_sequences(), q.slot(), group, thread, output, rows);
+      if constexpr (Config::kQueryBuffers == 1) {
+        Epilogue::finish(thread);
+        consumer.release(shared.q_empty[q.slot()]);
+      }
+      q.advance();
+    }
+    Epilogue::finish(thread);
+  }
 };
 
-/// One block of threads a tile of query rows. Blocks start in order of their index: head after head, so that a head's
-/// keys stay in L2, and last rows first, since under causal patterns they are the longest.
 template <class Kernel>
 __global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTuning.blocks_per_sm)
     forward_sm90(const __grid_constant__ typename Kernel::Params params) {
   using Config = typename Kernel::Config;
-  using Mainloop = typename Kernel::Mainloop;
   extern __shared__ __align__(1024) unsigned char bytes[];
   auto& shared = *reinterpret_cast<typename Config::SharedStorage*>(bytes);
 
-  const int problem = int(blockIdx.x) / params.row_tiles;
-  const int tile = params.row_tiles - 1 - (int(blockIdx.x) - problem * params.row_tiles);
-  const int batch = problem / params.heads;
-  const typename Mainloop::Work work{
-      make_frame(params.positions, batch, problem - batch * params.heads, params.num_queries, params.num_keys),
-      tile * Config::kRows};
-  Mainloop mainloop{params.mainloop, shared, work};
-
   // The same value in all lanes, so that the role is one branch a warp.
   const int warp = __shfl_sync(~0u, int(threadIdx.x) / 32, 0);
-  if (warp == 0 && cute::elect_one_sync()) {
-    shared.q_full.init(1);
-    shared.scrub.init(1);
-    shared.swept.init(1);
-    for (int& slot : shared.votes) slot = 0;
-    for (int s = 0; s < Config::kStages; ++s) {
-      shared.k_full[s].init(1);
-      shared.v_full[s].init(1);
-      shared.k_empty[s].init(4 * Config::kConsumers);
-      shared.v_empty[s].init(4 * Config::kConsumers);
+  constexpr int kFirstProducer = 4 * Config::kConsumers;
+  if (warp == 0 && cute::elect_one_sync()) Kernel::start(shared);
+  if (warp == kFirstProducer && cute::elect_one_sync()) {
+    const auto& maps = params.producer.maps;
+    for (int later = 0; later < 2; ++later) {
+      cute::prefetch_tma_descriptor(reinterpret_cast<const cute::TmaDescriptor*>(&maps.q[later]));
+      cute::prefetch_tma_descriptor(reinterpret_cast<const cute::TmaDescriptor*>(&maps.k[later]));
+      cute::prefetch_tma_descriptor(reinterpret_cast<const cute::TmaDescriptor*>(&maps.v[later]));
     }
-    cutlass::arch::fence_barrier_init();
-    cute::prefetch_tma_descriptor(params.mainloop.tma_q.get_tma_descriptor());
-    cute::prefetch_tma_descriptor(params.mainloop.tma_k.get_tma_descriptor());
-    cute::prefetch_tma_descriptor(params.mainloop.tma_v.get_tma_descriptor());
   }
   __syncthreads();
 
-  if (warp < 4) {
-    cutlass::arch::warpgroup_reg_dealloc<Config::kTuning.producer_registers>();
-    if (warp == 0) mainloop.produce(int(threadIdx.x) & 31);
+  if (warp >= kFirstProducer) {
+    if constexpr (Config::kTuning.producer_registers > 0)
+      cutlass::arch::warpgroup_reg_dealloc<Config::kTuning.producer_registers>();
+    typename Kernel::Producer producer{params.producer, shared, warp - kFirstProducer, int(threadIdx.x) & 31};
+    producer.run();
   } else {
-    cutlass::arch::warpgroup_reg_alloc<Config::kTuning.consumer_registers>();
-    const int group = warp / 4 - 1;
-    const int thread = int(threadIdx.x) & 127;
-    auto output =
-        cute::partition_fragment_C(typename Config::MmaOutput{}, cute::Shape<cute::_64, cute::Int<Config::kHeadDim>>{});
-    typename Mainloop::Rows rows;
-    mainloop.consume(group, thread, output, rows);
-    Kernel::Epilogue::store(params.epilogue, shared, params.mainloop.normalizer, work.frame, work.row_begin, group,
-                            thread, output, rows);
+    if constexpr (Config::kTuning.consumer_registers > 0)
+      cutlass::arch::warpgroup_reg_alloc<Config::kTuning.consumer_registers>();
+    Kernel::consume(params, shared, warp / 4, int(threadIdx.x) & 127);
   }
 }
 

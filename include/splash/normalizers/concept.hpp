@@ -25,7 +25,7 @@ namespace normalizers {
 ///   weigh(n, fragment, rescale, reduce)  output sweep: scores become weights in place; earlier output must be
 ///                                 multiplied by rescale[r] (1 and unused unless kRescales)
 ///   finish(n, reduce)             ends the output sweep; then
-///   output_factor(r)              multiplies the row of the output,
+///   output_factor(n, r)           multiplies the row of the output,
 ///   statistic(n, r), saved(r, s)  what the backward and the caller get, s < kSaved.
 ///
 /// Gradient<Value, R> is the state of R rows in the backward:
@@ -38,6 +38,8 @@ namespace normalizers {
 /// A normalizer that needs more says so by having it:
 ///   n.of_head(head) -> N            its numbers for one query head, asked for before anything else
 ///   Rows::place(n, r, i), Gradient::place(n, r, i)  the position of the row, told first (after load() in the backward)
+///   n.extra_mass(head, shift)       results of disjoint ranges of keys merge by their log-sum-exp, the statistic; this
+///                                   is the denominator's part that no range has, over exp(shift)
 ///   kBias, n.bias(), n.bias_count() b[t], added to s at the distance t = i - j in [0, count). The mainloop adds it to
 ///                                   the raw scores and sums dS along the diagonals: the gradient of the last parameter
 ///   kRowGradients, Gradient::row_gradient(n, r, p)  after close(): the row's share of the gradient of parameter p of
@@ -68,6 +70,9 @@ SPLASH_HD void place(const N& n, State& state, int r, Value i) {
 template <class N>
 inline constexpr bool kNeedsPosition =
     requires(const N& n, typename N::template Rows<float, 1>& rows) { rows.place(n, 0, 0.0f); };
+
+template <class N>
+inline constexpr bool kMerges = !N::kScoreSweeps && requires(const N& n) { n.extra_mass(0, 0.0f); };
 
 template <class N>
 inline constexpr bool kHasBias = requires { requires N::kBias; };

@@ -148,7 +148,7 @@ struct Elastic {
     template <class Reduce>
     SPLASH_HD void finish(const Elastic&, const Reduce&) {}
 
-    SPLASH_HD Value output_factor(int) const { return Value(1); }
+    SPLASH_HD Value output_factor(const Elastic&, int) const { return Value(1); }
     SPLASH_HD Value statistic(const Elastic& n, int r) const {
       return max[r] * Value(n.factor) * Value(Real(math::kLn2)) + math::log(sum[r]);
     }

@@ -162,7 +162,7 @@ struct Entmax {
     template <class Reduce>
     SPLASH_HD void finish(const Entmax&, const Reduce&) {}
 
-    SPLASH_HD Value output_factor(int) const { return Value(1); }
+    SPLASH_HD Value output_factor(const Entmax&, int) const { return Value(1); }
     SPLASH_HD Value statistic(const Entmax& n, int r) const {
       return math::select(gap[r] == Value(0), empty_statistic<Value>(), max[r] * Value(n.factor) - gap[r]);
     }

@@ -12,10 +12,14 @@ struct Softmax {
   static constexpr bool kRescales = true;
   static constexpr bool kDeltaSweep = false;
   static constexpr int kSaved = 0;
+  static constexpr double kSlack = 8;  ///< exponents of 2
 
   Real factor;  ///< raw score -> exponent of 2
 
   static SPLASH_HD Softmax from(const NormalizerSpec&, double scale) { return {Real(scale * math::kLog2E)}; }
+
+  /// What takes part in the denominator beside the keys, over exp(shift).
+  SPLASH_HD Real extra_mass(int, Real) const { return 0; }
 
   /// The statistic of a row that kept nothing.
   template <class Value>
@@ -25,7 +29,7 @@ struct Softmax {
 
   template <class Value, int R>
   struct Rows {
-    Value max[R];  ///< running maximum of factor * raw score
+    Value max[R];  ///< of factor * raw score: the running maximum, or less than kSlack below it
     Value sum[R];  ///< this thread's share of sum exp2(. - max)
 
     SPLASH_HD Rows() {
@@ -35,18 +39,28 @@ struct Softmax {
 
     template <class Fragment, class Reduce>
     SPLASH_HD void weigh(const Softmax& n, Fragment& fragment, Value (&rescale)[R], const Reduce& reduce) {
-      Value tile_max[R];
+      // Two chains a row: on a GPU one would wait for itself.
+      constexpr int kChains = 2;
+      Value highest[R][kChains], sums[R][kChains];
       SPLASH_UNROLL
-      for (int r = 0; r < R; ++r) tile_max[r] = fragment.get(r, 0);
-      SPLASH_UNROLL
-      for (int c = 1; c < fragment.columns(); ++c) {
+      for (int r = 0; r < R; ++r) {
         SPLASH_UNROLL
-        for (int r = 0; r < R; ++r) tile_max[r] = math::max(tile_max[r], fragment.get(r, c));
+        for (int chain = 0; chain < kChains; ++chain)
+          highest[r][chain] = Value(-math::kInfinity<Real>), sums[r][chain] = Value(0);
+      }
+      SPLASH_UNROLL
+      for (int c = 0; c < fragment.columns(); ++c) {
+        SPLASH_UNROLL
+        for (int r = 0; r < R; ++r) highest[r][c % kChains] = math::max(highest[r][c % kChains], fragment.get(r, c));
       }
       Value shift[R];
       SPLASH_UNROLL
       for (int r = 0; r < R; ++r) {
-        const Value next = math::max(max[r], reduce.max(tile_max[r]) * Value(n.factor));
+        SPLASH_UNROLL
+        for (int chain = 1; chain < kChains; ++chain) highest[r][0] = math::max(highest[r][0], highest[r][chain]);
+        const Value found = reduce.max(highest[r][0]) * Value(n.factor);
+        // Weights may pass 1 a little before it pays to rescale what is there (Flash Attention 4).
+        const Value next = math::select(found > max[r] + Value(Real(kSlack)), found, max[r]);
         // Rows that kept nothing so far: any finite shift turns -inf into weight 0 without a NaN.
         shift[r] = math::select(next == Value(-math::kInfinity<Real>), Value(0), next);
         rescale[r] = math::exp2(max[r] - shift[r]);
@@ -58,9 +72,14 @@ struct Softmax {
         SPLASH_UNROLL
         for (int r = 0; r < R; ++r) {
           const Value weight = math::exp2(math::fma(fragment.get(r, c), Value(n.factor), -shift[r]));
-          sum[r] = sum[r] + weight;
+          sums[r][c % kChains] = sums[r][c % kChains] + weight;
           fragment.set(r, c, weight);
         }
+      }
+      SPLASH_UNROLL
+      for (int r = 0; r < R; ++r) {
+        SPLASH_UNROLL
+        for (int chain = 0; chain < kChains; ++chain) sum[r] = sum[r] + sums[r][chain];
       }
     }
 
@@ -70,7 +89,9 @@ struct Softmax {
       for (int r = 0; r < R; ++r) sum[r] = reduce.sum(sum[r]);
     }
 
-    SPLASH_HD Value output_factor(int r) const { return math::select(sum[r] == Value(0), Value(0), Value(1) / sum[r]); }
+    SPLASH_HD Value output_factor(const Softmax&, int r) const {
+      return math::select(sum[r] == Value(0), Value(0), Value(1) / sum[r]);
+    }
     SPLASH_HD Value statistic(const Softmax&, int r) const {
       return max[r] * Value(Real(math::kLn2)) + math::log(sum[r]);
     }

@@ -17,8 +17,8 @@ struct SoftmaxSink : Softmax<Real> {
   static constexpr bool kDeltaSweep = true;
   static constexpr int kRowGradients = 1;
 
-  const Real* sinks;  ///< (Hq,)
-  Real sink = 0;      ///< that of this head, as an exponent of 2
+  const Real* sinks;                   ///< (Hq,); nullptr: no sink
+  Real sink = -math::kInfinity<Real>;  ///< that of this head, as an exponent of 2
 
   static SPLASH_HD SoftmaxSink from(const NormalizerSpec& spec, double scale) {
     return {Softmax<Real>::from(spec, scale), static_cast<const Real*>(spec.parameters[0].data)};
@@ -26,24 +26,21 @@ struct SoftmaxSink : Softmax<Real> {
 
   SPLASH_HD SoftmaxSink of_head(int head) const {
     SoftmaxSink n = *this;
-    n.sink = sinks[head] * Real(math::kLog2E);
+    if (sinks) n.sink = sinks[head] * Real(math::kLog2E);
     return n;
+  }
+
+  SPLASH_HD Real extra_mass(int head, Real shift) const {
+    return sinks ? math::exp2((sinks[head] - shift) * Real(math::kLog2E)) : Real(0);
   }
 
   template <class Value, int R>
   struct Rows : Softmax<Real>::template Rows<Value, R> {
     using Base = typename Softmax<Real>::template Rows<Value, R>;
-    Value total[R];  ///< the sum, and the sink in the same units
 
-    template <class Reduce>
-    SPLASH_HD void finish(const SoftmaxSink& n, const Reduce& reduce) {
-      Base::finish(n, reduce);
-      SPLASH_UNROLL
-      for (int r = 0; r < R; ++r) total[r] = Base::sum[r] + math::exp2(Value(n.sink) - Base::max[r]);
-    }
-
-    SPLASH_HD Value output_factor(int r) const {
-      return math::select(Base::sum[r] == Value(0), Value(0), Value(1) / total[r]);
+    SPLASH_HD Value output_factor(const SoftmaxSink& n, int r) const {
+      const Value total = Base::sum[r] + math::exp2(Value(n.sink) - Base::max[r]);
+      return math::select(Base::sum[r] == Value(0), Value(0), Value(1) / total);
     }
   };
 

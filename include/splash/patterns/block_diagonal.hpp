@@ -8,6 +8,8 @@ SPLASH_NAMESPACE_BEGIN
 namespace patterns {
 
 struct BlockDiagonal {
+  static constexpr bool kSimple = true;
+
   FastDivide size = 64;
   bool causal = false;
 

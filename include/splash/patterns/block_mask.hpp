@@ -10,6 +10,7 @@ namespace patterns {
 /// Two int32 tensors: by_row (B|1, H|1, block rows, words) and by_column (B|1, H|1, block columns, words); bit w of
 /// word n stands for block 32 n + w of the other axis.
 struct BlockMask {
+  static constexpr bool kSimple = true;
   static constexpr bool kBlockLists = true;  ///< tiles as large as its blocks are whole
   BlockBits by_row, by_column;
   FastDivide block_rows = 64;

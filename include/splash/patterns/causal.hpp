@@ -7,7 +7,7 @@ SPLASH_NAMESPACE_BEGIN
 namespace patterns {
 
 struct Causal {
-  static constexpr bool kUnrollKeep = true;
+  static constexpr bool kSimple = true;
   static SPLASH_HD Causal from(const PatternTerm&) { return {}; }
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const { return frame.j(column) <= frame.i(row); }
   SPLASH_HD TileState classify(const Frame& frame, const Box& box) const { return band().classify(frame, box); }

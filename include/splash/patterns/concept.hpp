@@ -57,9 +57,9 @@ SPLASH_HD bool keeps_self(const P& pattern, const Frame& frame) {
     return false;
 }
 
-/// Says by kUnrollKeep = true that keep() is so cheap that a GPU may inline it for every score of a partial tile.
+/// Says by kSimple = true that its answers take few registers of a GPU thread, which leaves more to the other threads.
 template <class P>
-concept UnrolledKeep = Pattern<P> && bool(P::kUnrollKeep);
+concept SimplePattern = Pattern<P> && bool(P::kSimple);
 
 /// Rows at the start and at the end of a problem's own rows.
 struct GlobalRows {

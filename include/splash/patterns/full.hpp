@@ -7,8 +7,7 @@ SPLASH_NAMESPACE_BEGIN
 namespace patterns {
 
 struct Full {
-  static constexpr bool kUnrollKeep = true;
-  static constexpr bool kDense = true;  ///< nothing but the ends of the tensors makes a tile partial
+  static constexpr bool kSimple = true;
   static SPLASH_HD Full from(const PatternTerm&) { return {}; }
   SPLASH_HD bool keep(const Frame&, int, int) const { return true; }
   SPLASH_HD TileState classify(const Frame&, const Box&) const { return TileState::full; }

@@ -8,6 +8,8 @@ SPLASH_NAMESPACE_BEGIN
 namespace patterns {
 
 struct Streaming {
+  static constexpr bool kSimple = true;
+
   int sink = 16;    ///< keys at the start that every query keeps
   int window = 64;  ///< last keys of a query, itself included
 

@@ -8,16 +8,17 @@ namespace patterns {
 
 /// Tiles [tile * size, (tile + 1) * size) along the columns, clipped to [0, extent), that the rows [row_begin, row_end)
 /// see, in ascending order. Positioned on the first one when made; `done()` after the last. For the key-major walk,
-/// hand in Transposed<P> and the extent of the rows.
+/// hand in Transposed<P> and the extent of the rows. `from` is where the walk begins, a multiple of the size.
 template <Pattern P>
 class TileWalk {
  public:
-  SPLASH_HD TileWalk(const P& pattern, const Frame& frame, int row_begin, int row_end, int extent, int size)
+  SPLASH_HD TileWalk(const P& pattern, const Frame& frame, int row_begin, int row_end, int extent, int size,
+                     int from = 0)
       : pattern_(pattern), frame_(frame), row_begin_(row_begin), row_end_(row_end), extent_(extent), size_(size) {
-    if (row_begin < row_end) seek(0);
+    if (row_begin < row_end) seek(from);
   }
 
-  TileWalk(const P&&, const Frame&, int, int, int, int) = delete;  // keeps references
+  TileWalk(const P&&, const Frame&, int, int, int, int, int = 0) = delete;  // keeps references
 
   SPLASH_HD bool done() const { return tile_ < 0; }
   SPLASH_HD int tile() const { return tile_; }

@@ -1,4 +1,4 @@
-// Tile numbers of the Hopper forward: the only place where they stand.
+// Tile numbers of the Hopper forward: the only place where they stand. Why they are what they are: benchmarks/NOTES.md.
 #pragma once
 
 namespace splash::tuning {
@@ -6,20 +6,54 @@ namespace splash::tuning {
 struct ForwardSm90 {
   int consumers;           ///< consumer warp groups, 64 query rows each
   int tile_keys;           ///< keys a step
-  int stages;              ///< K tiles, and V tiles, in flight
+  int key_stages;          ///< K tiles in flight
+  int value_stages;        ///< V tiles in flight
+  int query_buffers;       ///< Q tiles: 2 where the next one is loaded while one is worked on
+  int word_slots;          ///< partial tiles whose mask words exist at a time
+  int producer_warps;      ///< 4, or 1 where a thread block has one consumer group
   int blocks_per_sm;       ///< blocks of threads a multiprocessor is asked to hold
-  int consumer_registers;  ///< setmaxnreg, multiples of 8; their sum over the warp groups is bound by the launch
+  int consumer_registers;  ///< setmaxnreg, multiples of 8; their sum over the warp groups is bound by the launch. 0:
+                           ///< none
   int producer_registers;
+  bool turns;  ///< consumer groups take turns to issue their products
 };
 
-/// block: granularity of the pattern's tile edges (64 or 128), 0 where it has none.
-/// unrolled_mask: the consumers inline the pattern's keep() once a score, which costs them registers; a pattern so
-/// cheap needs few in the producer. 64-wide block lists get one row block a thread block, so that no list is a union of
-/// two; two such thread blocks share a multiprocessor and hide each other's softmax.
-constexpr ForwardSm90 forward_sm90(int head_dim, int block, bool unrolled_mask) {
-  if (block == 64) return {1, 64, head_dim == 64 ? 4 : 2, 2, 176, 80};
-  const int consumer = unrolled_mask ? 232 : 224, producer = unrolled_mask ? 40 : 56;
-  return {2, 128, head_dim == 64 ? 4 : 2, 1, consumer, producer};
+/// What decides beside head dimension and block size.
+struct ForwardTraits {
+  bool lists;   ///< the pattern is lists of blocks
+  bool simple;  ///< it costs the producers few registers
+  bool sweeps;  ///< the normalizer sweeps over the scores first, and keeps more of each row
+};
+
+/// block: granularity of the pattern's tile edges where an instance is made for one (64 or 128), else 0. Tiles of an
+/// odd multiple of 16 keys are a quarter slower.
+constexpr ForwardSm90 forward_sm90(int head_dim, int block, ForwardTraits traits) {
+  const int consumer = traits.simple ? 224 : 216, producer = traits.simple ? 56 : 72;
+  // 64-wide block lists get one row block a thread block, so that no list is a union of two; two such thread blocks
+  // share a multiprocessor and hide each other's softmax.
+  if (traits.lists && block == 64)
+    return {1, 64, head_dim > 64 ? 3 : 4, head_dim > 64 ? 3 : 4, 1, 1, 1, 2, 0, 0, false};
+  const bool narrow = block == 64;
+  switch (head_dim) {
+    case 32:
+      if (narrow) return {2, 64, 6, 6, 2, 2, 4, 1, consumer, producer, false};
+      if (traits.simple) return {3, 128, 4, 4, 2, 2, 4, 1, 152, 56, true};
+      return {2, 128, 4, 4, 2, 2, 4, 1, consumer, producer, true};
+    case 64:
+      if (narrow) return {2, 64, 6, 6, 2, 2, 4, 1, consumer, producer, false};
+      if (traits.simple && !traits.sweeps) return {3, 96, 4, 4, 2, 2, 4, 1, 152, 56, true};
+      return {2, 128, 4, 4, 2, 2, 4, 1, consumer, producer, true};
+    case 96:
+      if (narrow) return {2, 64, 4, 4, 2, 2, 4, 1, consumer, producer, false};
+      return {2, 128, 3, 3, 2, 2, 4, 1, consumer, producer, true};
+    case 128:
+      if (narrow) return {2, 64, 4, 4, 2, 2, 4, 1, consumer, producer, false};
+      return {2, 128, 2, 2, 2, 2, 4, 1, consumer, producer, true};
+    case 192:
+      return {2, 64, 2, 2, 2, 1, 4, 1, consumer, producer, true};
+    default:
+      return {2, 64, 3, 2, 1, 1, 4, 1, consumer, producer, true};
+  }
 }
 
 }  // namespace splash::tuning

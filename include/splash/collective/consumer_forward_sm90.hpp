@@ -1,0 +1,270 @@
+// Hopper forward consumers: S = Q K^T, W = normalizer(S), O = W V, tile after tile of what the producers send.
+//
+// One to three consumer warp groups own 64 query rows each of a Work. A sweep is one walk over the tiles: score sweeps
+// bring K alone, the output sweep K and V.
+// Overlap. W V of tile n and Q K^T of tile n + 1 go to the tensor cores one behind the other; while a group turns
+// scores into weights, the products of the other groups, or of the other thread block of the multiprocessor, run. A
+// group skips tiles of which its rows keep nothing. Registers of a consumer thread (D 128, 128 keys): S 64, O 64, W 32,
+// state and addresses about 40.
+#pragma once
+
+#include <cutlass/numeric_conversion.h>
+
+#include "splash/collective/config_forward_sm90.hpp"
+#include "splash/collective/fragment_sm90.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace collective {
+
+using namespace cute;
+
+template <class Config>
+struct ConsumerForwardSm90 {
+  using Element = typename Config::Element;
+  using Normalizer = typename Config::Normalizer;
+  using SharedStorage = typename Config::SharedStorage;
+  using TileNote = typename Config::TileNote;
+  using Rows = typename Normalizer::template Rows<float, kFragmentRows>;
+
+  static constexpr int kVoters = 128 * Config::kConsumers;
+
+  struct Params {
+    Normalizer normalizer;
+    float sign;  ///< of the scale; raw scores are multiplied by it where it is not 1
+  };
+
+  const Params& params;
+  SharedStorage& shared;
+  int group, thread;
+
+  Ring<Config::kKeyStages> k_{};
+  Ring<Config::kValueStages> v_{};
+  Ring<Config::kWordSlots> words_{};
+  int sweeps_ = 0;
+
+  __device__ ConsumerForwardSm90(const Params& params, SharedStorage& shared, int group, int thread)
+      : params(params), shared(shared), group(group), thread(thread) {}
+
+  /// On return `output` holds the group's 64 rows of O, not yet multiplied by the rows' output_factor.
+  /// under_product() is called once, while the first product runs or where there is none.
+  template <class Output, class UnderProduct>
+  __device__ void consume(int query_buffer, Output& output, Rows& rows, const UnderProduct& under_product) {
+    const Normalizer& normalizer = params.normalizer;
+    const QuadReduce reduce;
+
+    Tensor sQ = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{});  // (64, D, groups * buffers)
+    Tensor sK = make_tensor(make_smem_ptr(shared.k.begin()), typename Config::LayoutK{});  // (keys, D, stage)
+    Tensor sV = make_tensor(make_smem_ptr(shared.v.begin()), typename Config::LayoutV{});  // (D, keys, stage)
+    typename Config::MmaScores mma_scores;
+    typename Config::MmaOutput mma_output;
+    auto thread_scores = mma_scores.get_thread_slice(thread);
+    auto thread_output = mma_output.get_thread_slice(thread);
+    Tensor tSrQ = thread_scores.partition_fragment_A(sQ(_, _, query_buffer * Config::kConsumers + group));
+    Tensor tSrK = thread_scores.partition_fragment_B(sK);  // descriptors (1, 1, D / 16, stage)
+    Tensor tOrV = thread_output.partition_fragment_B(sV);  // descriptors (1, 1, keys / 16, stage)
+    CUTE_STATIC_ASSERT_V(size<2>(tSrQ) == Int<Config::kHeadDim / 16>{});
+    CUTE_STATIC_ASSERT_V(size<2>(tSrK) == Int<Config::kHeadDim / 16>{});
+    CUTE_STATIC_ASSERT_V(size<2>(tOrV) == Int<Config::kKeys / 16>{});
+
+    auto scores = partition_fragment_C(mma_scores, Shape<_64, Int<Config::kKeys>>{});  // ((2, 2, keys / 8), 1, 1)
+    CUTE_STATIC_ASSERT_V(size(scores) == Int<Config::kKeys / 2>{});
+    // The accumulator registers of 16 keys are, in order, the A operand of those keys.
+    auto weights = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<Config::kKeys / 16>>{});
+    AccumulatorFragment<decltype(scores)> fragment{scores};
+
+    // The scores of the tile in the current K stage, masked; frees the stage.
+    auto finish_scores = [&](const Note& note) {
+      warpgroup_fence_operand(scores);
+      release(shared.k_empty[k_.slot()]);
+      k_.advance();
+      if (params.sign != 1.0f)
+        for (int e = 0; e < size(scores); ++e) scores(e) *= params.sign;
+      if (note.words) {
+        if (note.state == Config::kPartial) mask(scores);
+        release(shared.words_empty[words_.slot()]);
+        words_.advance();
+      }
+    };
+
+    if constexpr (Normalizer::kScoreSweeps) {
+      do {
+        for (Note note; next_live<false>(note);) {
+          multiply(mma_scores, tSrQ, tSrK(_, _, _, k_.slot()), scores, true);
+          warpgroup_wait<0>();
+          finish_scores(note);
+          rows.observe(normalizer, fragment);
+          if (note.last) break;
+        }
+      } while (vote(rows.refine(normalizer, reduce)));
+    }
+
+    clear(output);
+    float rescale[kFragmentRows];
+    bool waiting = !Normalizer::kScoreSweeps;
+    if constexpr (Normalizer::kScoreSweeps) under_product();
+    for (Note note; next_live<true>(note);) {
+      take_turn();
+      multiply(mma_scores, tSrQ, tSrK(_, _, _, k_.slot()), scores, true);
+      pass_turn();
+      if (waiting) under_product();
+      waiting = false;
+      warpgroup_wait<0>();
+      finish_scores(note);
+      rows.weigh(normalizer, fragment, rescale, reduce);
+      rescale_rows(output, rescale);
+      to_weights(scores, weights);
+      bool last;
+      while (!(last = note.last) && read_note(note)) {
+        take_turn();
+        multiply(mma_scores, tSrQ, tSrK(_, _, _, k_.slot()), scores, true);
+        wait(shared.v_full[v_.slot()], v_.phase());
+        multiply(mma_output, weights, tOrV(_, _, _, v_.slot()), output, false);
+        pass_turn();
+        warpgroup_wait<1>();
+        finish_scores(note);
+        rows.weigh(normalizer, fragment, rescale, reduce);
+        warpgroup_wait<0>();
+        warpgroup_fence_operand(output);
+        release(shared.v_empty[v_.slot()]);
+        v_.advance();
+        rescale_rows(output, rescale);
+        to_weights(scores, weights);
+      }
+      // No stage is held when tiles pass: the producers may need it for one of those.
+      wait(shared.v_full[v_.slot()], v_.phase());
+      multiply(mma_output, weights, tOrV(_, _, _, v_.slot()), output, false);
+      warpgroup_wait<0>();
+      warpgroup_fence_operand(output);
+      release(shared.v_empty[v_.slot()]);
+      v_.advance();
+      if (last) break;
+    }
+    if (waiting) under_product();
+    rows.finish(normalizer, reduce);
+  }
+
+  /// Consumer groups turn scores into weights in a ring, tile by tile, so that the products of one run under the
+  /// weights of another. To be called once before the first piece of work.
+  __device__ void start_turns() const {
+    if (group == Config::kConsumers - 1) pass_turn();
+  }
+
+  /// Says for each warp that it is done with what the barrier guards.
+  __device__ void release(cutlass::arch::ClusterBarrier& empty) const {
+    __syncwarp();
+    if ((thread & 31) == 0) arrive(empty);
+  }
+
+ private:
+  /// A TileNote as this group sees it.
+  struct Note {
+    int state = 0;
+    bool words = false, last = false;
+  };
+
+  /// Waits for the tile in the current K stage; whether it has scores for this group.
+  __device__ bool read_note(Note& note) const {
+    wait(shared.k_full[k_.slot()], k_.phase());
+    const TileNote& sent = shared.note[k_.slot()];
+    const int first = sent.state[2 * group], second = sent.state[2 * group + 1];
+    note.state = first == second ? first : int(Config::kPartial);
+    note.words = sent.words;
+    note.last = sent.last;
+    return note.state != Config::kEmpty;
+  }
+
+  /// Waits for the next tile that has scores for this group, and lets those pass that have none; false where the sweep
+  /// ends with them. On true the K stage is still held. No other stage may be held: the producers may need it.
+  template <bool Values>
+  __device__ bool next_live(Note& note) {
+    while (!read_note(note)) {
+      release(shared.k_empty[k_.slot()]);
+      k_.advance();
+      if (note.words) {
+        release(shared.words_empty[words_.slot()]);
+        words_.advance();
+      }
+      if constexpr (Values) {
+        // Its load must have landed before the stage takes another one.
+        wait(shared.v_full[v_.slot()], v_.phase());
+        release(shared.v_empty[v_.slot()]);
+        v_.advance();
+        take_turn();
+        pass_turn();
+      }
+      if (note.last) return false;
+    }
+    return true;
+  }
+
+  __device__ void take_turn() const {
+    if constexpr (Config::kTuning.turns) cutlass::arch::NamedBarrier::sync(256, kTurn + group);
+  }
+  __device__ void pass_turn() const {
+    if constexpr (Config::kTuning.turns)
+      cutlass::arch::NamedBarrier::arrive(256, kTurn + (group + 1 == Config::kConsumers ? 0 : group + 1));
+  }
+
+  /// Ends a score sweep: true where a row of any consumer needs another one; the producers hear of it.
+  __device__ bool vote(bool again) {
+    const int slot = sweeps_++ % 3;
+    if (__any_sync(~0u, again) && (thread & 31) == 0) atomicOr(&shared.votes[slot], 1);
+    cutlass::arch::NamedBarrier::sync(kVoters, kVote);
+    if (group == 0 && thread == 0) arrive(shared.swept);
+    return __shfl_sync(~0u, (thread & 31) == 0 ? shared.votes[slot] : 0, 0) != 0;
+  }
+
+  template <class Mma, class A, class B, class C>
+  __device__ static void multiply(Mma& mma, const A& a, const B& b, C& c, bool zero) {
+    warpgroup_fence_operand(c);
+    warpgroup_arrive();
+    mma.accumulate_ = zero ? GMMA::ScaleOut::Zero : GMMA::ScaleOut::One;
+    CUTE_UNROLL
+    for (int n = 0; n < size<2>(a); ++n) {
+      cute::gemm(mma, a(_, _, n), b(_, _, n), c);
+      mma.accumulate_ = GMMA::ScaleOut::One;
+    }
+    warpgroup_commit_batch();
+  }
+
+  template <class Scores>
+  __device__ void mask(Scores& scores) const {
+    constexpr int kColumns = decltype(size(scores))::value / kFragmentRows;
+    const int shift = 2 * (thread & 3);
+    CUTE_UNROLL
+    for (int r = 0; r < kFragmentRows; ++r) {
+      CUTE_UNROLL
+      for (int w = 0; w < Config::kWords; ++w) {
+        // Bit 8 n + e is now that of this lane's column 8 n + 2 (lane % 4) + e.
+        const uint64_t bits = shared.words[words_.slot()][w][64 * group + accumulator_row(thread, r)] >> shift;
+        CUTE_UNROLL
+        for (int c = 0; c < 16 && w * 16 + c < kColumns; ++c)
+          if (!(bits >> ((c >> 1) * 8 + (c & 1)) & 1))
+            scores(accumulator_register(r, w * 16 + c)) = -math::kInfinity<float>;
+      }
+    }
+  }
+
+  /// Most tiles leave the rows of most warps as they are.
+  template <class Output>
+  __device__ static void rescale_rows(Output& output, const float (&factor)[kFragmentRows]) {
+    if constexpr (!Normalizer::kRescales) return;
+    if (!__any_sync(~0u, factor[0] != 1.0f || factor[1] != 1.0f)) return;
+    CUTE_UNROLL
+    for (int c = 0; c < size(output) / kFragmentRows; ++c) {
+      CUTE_UNROLL
+      for (int r = 0; r < kFragmentRows; ++r) output(accumulator_register(r, c)) *= factor[r];
+    }
+  }
+
+  template <class Scores, class Weights>
+  __device__ static void to_weights(const Scores& scores, Weights& weights) {
+    constexpr int kCount = decltype(size(scores))::value;
+    cutlass::NumericArrayConverter<Element, float, kCount> convert;
+    *reinterpret_cast<cutlass::Array<Element, kCount>*>(weights.data()) =
+        convert(*reinterpret_cast<const cutlass::Array<float, kCount>*>(scores.data()));
+  }
+};
+
+}  // namespace collective
+SPLASH_NAMESPACE_END

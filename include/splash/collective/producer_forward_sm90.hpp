@@ -1,0 +1,320 @@
+// Hopper forward producers: they walk the pattern, load Q, K and V by TMA, and form the masks of partial tiles.
+//
+// All producer warps make the same walk, each for itself: it is cheaper than telling each other. Warp 0 issues the
+// loads. Of a partial tile every warp forms the mask words of some of the rows, 64 scores a word; consumers read words
+// and know no pattern. With each K tile travels a TileNote: which rows see all, some or none of it.
+// Barriers. q_full / q_empty: a Q tile and the Work it belongs to; a Work with `end` set is the last. k_full / k_empty
+// and v_full / v_empty: rings of tiles. words_empty: ring of mask words, published by the k_full of their tile. After a
+// score sweep the consumers vote whether another one is needed, and `swept` tells. Poison. Values of columns that no
+// query of the problem keeps may be NaN; 0 * NaN would reach the output. The producers zero such columns of a V tile in
+// shared memory before they hand the tile over.
+#pragma once
+
+#include <cute/arch/copy_sm90_tma.hpp>
+
+#include "splash/collective/config_forward_sm90.hpp"
+#include "splash/patterns/bits.hpp"
+#include "splash/patterns/tile_walk.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace collective {
+
+using namespace cute;
+
+template <class Config>
+struct ProducerForwardSm90 {
+  using Element = typename Config::Element;
+  using Pattern = typename Config::Pattern;
+  using SharedStorage = typename Config::SharedStorage;
+  using Walk = patterns::TileWalk<Pattern>;
+
+  struct Params {
+    MapsForwardSm90 maps;
+    Pattern pattern;
+    Geometry geometry;
+    Schedule schedule;
+  };
+
+  static constexpr int kWarps = Config::kProducerWarps;
+  static constexpr bool kScoreSweeps = Config::Normalizer::kScoreSweeps;
+
+  const Params& params;
+  SharedStorage& shared;
+  int warp, lane;
+
+  Ring<Config::kKeyStages> k_{};
+  Ring<Config::kValueStages> v_{};
+  Ring<Config::kWordSlots> words_{};
+  unsigned scrub_phase_ = 0;
+  int sweeps_ = 0;
+
+  __device__ ProducerForwardSm90(const Params& params, SharedStorage& shared, int warp, int lane)
+      : params(params), shared(shared), warp(warp), lane(lane) {}
+
+  /// By all threads of all producer warps. The piece that they work on lies in shared memory: registers are few here.
+  __device__ void run() {
+    for (Ring<Config::kWorkSlots> slot;; slot.advance()) {
+      Work& work = shared.work[slot.slot()];
+      sync_producers();
+      if (warp == 0 && lane == 0) begin_next(work);
+      sync_producers();
+      if (work.end) break;
+      produce(work);
+    }
+    if (warp == 0 && lane == 0) {
+      const auto q = shared.query_ring;
+      wait(shared.q_empty[q.slot()], q.phase() ^ 1);
+      arrive(shared.q_full[q.slot()]);
+    }
+  }
+
+ private:
+  /// By one thread: the next piece that has rows. Its successor is asked for early, since the answer takes a while. No
+  /// consumer reads the slot any more: the Q tile before last took the place of the one that came with it.
+  __device__ void begin_next(Work& work) {
+    const Schedule& schedule = params.schedule;
+    for (;;) {
+      const int index = shared.next_item;
+      work.end = index >= schedule.items;
+      if (work.end) return;
+      shared.next_item = successor();
+      make_work(work, params.geometry, schedule, Config::kRows, index);
+      if (work.row_begin < work.row_count) break;
+    }
+    clip_columns(work);
+  }
+
+  /// Dealt out beforehand, the order turns round by round, so that whoever got the longest piece gets the shortest
+  /// next.
+  __device__ int successor() {
+    const int all = int(gridDim.x), own = int(blockIdx.x);
+    if (params.schedule.counter) return atomicAdd(params.schedule.counter, 1) + all;
+    const int round = ++shared.rounds;
+    return round * all + (round & 1 ? all - 1 - own : own);
+  }
+
+  __device__ static void sync_producers() {
+    if constexpr (kWarps > 1)
+      cutlass::arch::NamedBarrier::sync(32 * kWarps, kProducers);
+    else
+      __syncwarp();
+  }
+
+  __device__ static bool any_producer(bool mine) {
+    if constexpr (kWarps == 1) return __any_sync(~0u, mine);
+    int any;
+    asm volatile(
+        "{\n"
+        ".reg .pred p, q;\n"
+        "setp.ne.s32 p, %1, 0;\n"
+        "barrier.cta.red.or.pred q, %2, %3, p;\n"
+        "selp.s32 %0, 1, 0, q;\n"
+        "}"
+        : "=r"(any)
+        : "r"(int(mine)), "n"(int(kProducers) + cutlass::arch::NamedBarrier::ReservedNamedBarrierCount),
+          "n"(32 * kWarps)
+        : "memory");
+    return any;
+  }
+
+  __device__ int query_of(int row) const { return row >> params.geometry.log2_pack; }
+  __device__ int row_begin(const Work& work) const { return query_of(work.row_begin); }
+  __device__ int row_end(const Work& work) const {
+    return min(query_of(work.row_begin + Config::kRows), work.frame.num_queries);
+  }
+
+  __device__ void produce(Work& work) {
+    bool with_values = !kScoreSweeps;
+    for (bool first = true;; first = false) {
+      Walk walk(params.pattern, work.frame, row_begin(work), row_end(work), work.column_end, Config::kKeys,
+                work.column_begin);
+      if (first) {
+        const bool any = !walk.done();
+        if (warp == 0 && lane == 0) load_queries(work, any);
+        if (!any) return;
+      }
+      sweep(with_values, walk, work);
+      if (with_values) return;
+      with_values = !hear();
+    }
+  }
+
+  /// The part of the keys that a split looks at: as many tiles each, from the first key that the rows keep on.
+  __device__ void clip_columns(Work& work) const {
+    const int split = work.column_begin, end = work.frame.num_keys;
+    work.column_begin = 0;
+    work.column_end = end;
+    if (split < 0 || row_begin(work) >= row_end(work)) return;
+    const int first = params.pattern.next_column(work.frame, row_begin(work), row_end(work), 0) / Config::kKeys;
+    const int tiles = (end + Config::kKeys - 1) / Config::kKeys - first;
+    if (tiles <= 0) return;
+    const int each = params.schedule.splits.quotient(tiles + params.schedule.splits.divisor - 1);
+    work.column_begin = min((first + split * each) * Config::kKeys, end);
+    work.column_end = min((first + (split + 1) * each) * Config::kKeys, end);
+  }
+
+  /// After a score sweep: whether the consumers want another one. Slots of three sweeps rotate, so that one is cleared
+  /// while nobody reads or writes it.
+  __device__ bool hear() {
+    wait(shared.swept, sweeps_ & 1);
+    const bool again = __shfl_sync(~0u, lane == 0 ? shared.votes[sweeps_ % 3] : 0, 0);
+    if (warp == 0 && lane == 0) shared.votes[(sweeps_ + 2) % 3] = 0;
+    ++sweeps_;
+    return again;
+  }
+
+  __device__ int batch_of(const Work& work) const { return params.geometry.packed_sequences() ? 0 : work.frame.batch; }
+
+  /// By one thread, which sends the piece along.
+  __device__ void load_queries(Work& work, bool any) const {
+    const auto q = shared.query_ring;
+    shared.query_ring.advance();
+    work.any = any;
+    wait(shared.q_empty[q.slot()], q.phase() ^ 1);
+    auto& full = shared.q_full[q.slot()];
+    if (!any) {
+      arrive(full);
+      return;
+    }
+    const MapsForwardSm90& maps = params.maps;
+    const bool later = work.queries.inner >= maps.long_query_classes;
+    full.arrive_and_expect_tx(Config::kBytesQ);
+    for (int w = 0; w < Config::kConsumers; ++w)
+      load<64>(&maps.q[later], full, shared.q.begin() + (q.slot() * Config::kConsumers + w) * 64 * Config::kHeadDim,
+               work.queries.inner - (later ? maps.long_query_classes : 0),
+               work.queries.outer + query_of(work.row_begin + 64 * w), query_of(work.frame.head) * maps.fold_q_head,
+               batch_of(work) * maps.fold_q_batch, TMA::CacheHintSm90::EVICT_FIRST);
+  }
+
+  template <int Rows>
+  __device__ static void load(const CUtensorMap* map, cutlass::arch::ClusterTransactionBarrier& full, Element* to,
+                              int inner, int outer, int head, int batch,
+                              TMA::CacheHintSm90 hint = TMA::CacheHintSm90::EVICT_NORMAL) {
+    CUTE_UNROLL
+    for (int c = 0; c < Config::kHeadDim; c += Config::kBoxColumns)
+      SM90_TMA_LOAD_5D::copy(map, reinterpret_cast<uint64_t*>(&full), uint64_t(hint), to + c * Rows, c, inner, outer,
+                             head, batch);
+  }
+
+  /// One copy of the walk serves both kinds of sweeps: the patterns' code is long.
+  __device__ __forceinline__ void sweep(bool with_values, Walk& walk, const Work& work) {
+    const Frame& frame = work.frame;
+    const MapsForwardSm90& maps = params.maps;
+    const bool later = work.keys.inner >= maps.long_key_classes;
+    const int inner = work.keys.inner - (later ? maps.long_key_classes : 0);
+    const int head = frame.head / params.geometry.group, batch = batch_of(work);
+    while (!walk.done()) {
+      const int begin = walk.begin();
+      const bool full = walk.state() == TileState::full && begin + Config::kKeys <= frame.num_keys;
+      walk.advance();
+
+      wait(shared.k_empty[k_.slot()], k_.phase() ^ 1);
+      auto& note = shared.note[k_.slot()];
+      auto& k_full = shared.k_full[k_.slot()];
+      if (warp == 0 && lane == 0) {
+        k_full.arrive_and_expect_tx(Config::kBytesTile);
+        load<Config::kKeys>(&maps.k[later], k_full, shared.k.begin() + k_.slot() * Config::kKeys * Config::kHeadDim,
+                            inner, work.keys.outer + begin, head * maps.fold_k_head, batch * maps.fold_k_batch);
+        note.words = !full;
+        note.last = walk.done();
+      }
+      if (full)
+        write_states(note, Config::kFull);
+      else
+        write_words(note, work, begin);
+      __syncwarp();
+      if (lane == 0) arrive(k_full);
+      k_.advance();
+
+      if (!with_values) continue;
+      const bool scrub = !full && scrub_wanted(frame, begin, work.columns_inside);
+      if (warp == 0) {
+        wait(shared.v_empty[v_.slot()], v_.phase() ^ 1);
+        if (lane == 0) {
+          auto& landed = scrub ? shared.scrub : shared.v_full[v_.slot()];
+          landed.arrive_and_expect_tx(Config::kBytesTile);
+          load<Config::kKeys>(&maps.v[later], landed, shared.v.begin() + v_.slot() * Config::kKeys * Config::kHeadDim,
+                              inner, work.keys.outer + begin, head * maps.fold_v_head, batch * maps.fold_v_batch);
+        }
+        __syncwarp();
+      }
+      if (scrub) zero_dead_columns(frame, begin, work.columns_inside);
+      v_.advance();
+    }
+  }
+
+  __device__ void write_states(typename Config::TileNote& note, unsigned char state) const {
+    if (lane == 0)
+      for (int chunk = warp; chunk < Config::kChunks; chunk += kWarps) note.state[chunk] = state;
+  }
+
+  /// Rows that are padding keep nothing, but do not count against a full chunk.
+  __device__ void write_words(typename Config::TileNote& note, const Work& work, int begin) {
+    const Frame& frame = work.frame;
+    wait(shared.words_empty[words_.slot()], words_.phase() ^ 1);
+#pragma unroll 1
+    for (int chunk = warp; chunk < Config::kChunks; chunk += kWarps) {
+      const int row = query_of(work.row_begin + 32 * chunk + lane);
+      const bool real = row < frame.num_queries;
+      bool all = true, some = false;
+#pragma unroll 1
+      for (int w = 0; w < Config::kWords; ++w) {
+        const int column = begin + 64 * w;
+        constexpr int kLast = Config::kKeys - 64 * (Config::kWords - 1);
+        const uint64_t valid =
+            patterns::bits_between(0, min(w + 1 < Config::kWords ? 64 : kLast, frame.num_keys - column) - 1);
+        uint64_t kept = 0;
+        if (real && valid) kept = patterns::kept_bits(params.pattern, frame, row, column) & valid;
+        const uint64_t wanted =
+            w + 1 < Config::kWords || kLast == 64 ? ~uint64_t(0) : patterns::bits_between(0, kLast - 1);
+        shared.words[words_.slot()][w][32 * chunk + lane] = kept;
+        all &= !real || kept == wanted;
+        some |= kept != 0;
+      }
+      const bool keeps_all = __all_sync(~0u, all), keeps_some = __any_sync(~0u, some);
+      if (lane == 0) note.state[chunk] = !keeps_some ? Config::kEmpty : (keeps_all ? Config::kFull : Config::kPartial);
+    }
+    words_.advance();
+  }
+
+  /// Whether some column of the tile before `inside`, where the tensor ends, is kept by no query of the problem. TMA
+  /// zeroes what lies outside of the tensor. All producers get the same answer.
+  __device__ bool scrub_wanted(const Frame& frame, int begin, int inside) {
+    const int end = min(begin + Config::kKeys, frame.num_keys);
+    if (end == min(begin + Config::kKeys, inside) && patterns::keeps_self(params.pattern, frame)) {
+      const int first = frame.j(begin) - frame.q_start, last = frame.j(end - 1) - frame.q_start;
+      if (first >= 0 && last < frame.num_queries) return false;
+    }
+    bool found = false;
+#pragma unroll 1
+    for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps) found |= dead(frame, begin + c, inside);
+    return any_producer(found);
+  }
+
+  __device__ bool dead(const Frame& frame, int column, int inside) const {
+    if (column >= inside) return false;
+    if (column >= frame.num_keys) return true;
+    for (int row = 0;; ++row) {
+      row = params.pattern.next_row(frame, column, column + 1, row);
+      if (row >= frame.num_queries) return true;
+      if (params.pattern.keep(frame, row, column)) return false;
+    }
+  }
+
+  __device__ void zero_dead_columns(const Frame& frame, int begin, int inside) {
+    Tensor sV = make_tensor(make_smem_ptr(shared.v.begin()), typename Config::LayoutV{});  // (D, keys, stage)
+    wait(shared.scrub, scrub_phase_);
+    scrub_phase_ ^= 1;
+#pragma unroll 1
+    for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps)
+      if (dead(frame, begin + c, inside))
+        for (int d = 0; d < Config::kHeadDim; d += 8)
+          *reinterpret_cast<uint4*>(&sV(d, c, v_.slot())) = make_uint4(0, 0, 0, 0);
+    cutlass::arch::fence_view_async_shared();
+    sync_producers();
+    if (warp == 0 && lane == 0) arrive(shared.v_full[v_.slot()]);
+  }
+};
+
+}  // namespace collective
+SPLASH_NAMESPACE_END

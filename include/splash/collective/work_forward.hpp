@@ -1,0 +1,121 @@
+// What a persistent block of threads works on: the pieces of a forward, their order, and where their rows lie.
+#pragma once
+
+#include "splash/core/frame.hpp"
+#include "splash/patterns/arithmetic.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace collective {
+
+/// How the rows and columns of the tensors are dealt out to problems of their own.
+/// residues > 1: a problem is one class of positions modulo `residues` of one head (Dilated).
+/// pack() > 1: a problem is all query heads of one key/value head; its rows are (query, head), the head running faster.
+struct Geometry {
+  Positions positions;
+  int batches;  ///< packed sequences are batch entries
+  int num_queries, num_keys, heads;
+  int group;  ///< query heads a key/value head
+  patterns::FastDivide residues{1};
+  int log2_pack = 0;
+  patterns::FastDivide problems_a_batch{1};
+
+  SPLASH_HD int pack() const { return 1 << log2_pack; }
+  SPLASH_HD bool packed_sequences() const { return positions.cu_queries != nullptr; }
+};
+
+/// Row r of the problem lies in row (outer + r) * residues + inner of the tensor.
+struct Place {
+  int outer, inner;
+};
+
+/// One piece: a tile of rows against all its keys, or against one of several ranges of them.
+struct Work {
+  Frame frame;    ///< in rows and columns of the problem; frame.head is the first of the heads
+  int row_begin;  ///< counts (query, head)
+  int row_count;  ///< rows of the problem that are stored, real or not
+  Place queries, keys;
+  int column_begin, column_end;
+  int columns_inside;  ///< columns before the end of the tensor
+  int partial;         ///< which tile of the workspace takes the result; -1 where it is final
+  bool any, end;       ///< any tile to visit at all; no further work
+};
+
+/// All pieces in the order in which they begin: tiles that are split over their keys; then those of `section` problems
+/// after those of the section before, whose keys fit the L2 cache together, the last rows of all of them first, since
+/// under causal patterns these are the longest.
+struct Schedule {
+  int row_tiles = 0;
+  int first_split = 0, last_split = 0;  ///< row tiles at either end that are split
+  patterns::FastDivide splits{1}, split_tiles{1}, whole_tiles{1};
+  patterns::FastDivide section_items{1}, section{1}, last_section{1};
+  int split_items = 0, items = 0;
+  int* counter = nullptr;  ///< next piece nobody works on yet; nullptr: pieces are dealt out beforehand
+};
+
+/// Which problem, row tile and key range a piece is.
+struct Item {
+  int problem, tile, split;
+};
+
+SPLASH_HD Item item_of(const Schedule& schedule, int index) {
+  if (index < schedule.split_items) {
+    const int at = schedule.splits.quotient(index), problem = schedule.split_tiles.quotient(at);
+    const int tile = at - problem * schedule.split_tiles.divisor;
+    const int last = schedule.row_tiles - schedule.split_tiles.divisor;
+    return {problem, tile < schedule.first_split ? tile : last + tile, index - at * schedule.splits.divisor};
+  }
+  index -= schedule.split_items;
+  const int at = schedule.section_items.quotient(index);
+  index -= at * schedule.section_items.divisor;
+  const bool last = schedule.split_items + (at + 1) * schedule.section_items.divisor >= schedule.items;
+  const patterns::FastDivide& count = last ? schedule.last_section : schedule.section;
+  const int back = count.quotient(index), problem = at * schedule.section.divisor + index - back * count.divisor;
+  return {problem, schedule.first_split + schedule.whole_tiles.divisor - 1 - back, -1};
+}
+
+/// Rows n = residue, residue + residues, ... below count.
+SPLASH_HD int class_count(int count, int residue, const patterns::FastDivide& residues) {
+  return count <= residue ? 0 : residues.quotient(count - residue + residues.divisor - 1);
+}
+
+/// column_end, any and end are left to the caller.
+SPLASH_HD void make_work(Work& work, const Geometry& geometry, const Schedule& schedule, int rows, int index) {
+  const Item item = item_of(schedule, index);
+  const int batch = geometry.problems_a_batch.quotient(item.problem);
+  int head = item.problem - batch * geometry.problems_a_batch.divisor, residue = 0;
+  const patterns::FastDivide& residues = geometry.residues;
+  if (residues.divisor > 1) {
+    const int all = head;
+    head = residues.quotient(all);
+    residue = all - head * residues.divisor;
+  }
+  head <<= geometry.log2_pack;
+  Frame frame = geometry.packed_sequences()
+                    ? make_packed_frame(geometry.positions, batch, head, geometry.num_queries, geometry.num_keys)
+                    : make_frame(geometry.positions, batch, head, geometry.num_queries, geometry.num_keys);
+  int row_count = geometry.packed_sequences() ? frame.num_queries : geometry.num_queries;
+  Place queries{frame.first_row, 0}, keys{frame.first_column, 0};
+  if (residues.divisor > 1) {
+    const int step = residues.divisor, shift = frame.q_start - frame.k_start;
+    const int key_residue = patterns::floor_mod(residue + shift, residues);
+    row_count = class_count(row_count, residue, residues);
+    frame.num_queries = class_count(frame.num_queries, residue, residues);
+    frame.num_keys = class_count(frame.num_keys, key_residue, residues);
+    frame.q_start = patterns::floor_div(residue + shift - key_residue, residues);
+    frame.k_start = 0;
+    const int row = frame.first_row + residue, column = frame.first_column + key_residue;
+    queries.outer = residues.quotient(row), queries.inner = row - queries.outer * step;
+    keys.outer = residues.quotient(column), keys.inner = column - keys.outer * step;
+  }
+  work.frame = frame;
+  work.row_begin = item.tile * rows;
+  work.row_count = row_count << geometry.log2_pack;
+  work.queries = queries;
+  work.keys = keys;
+  work.columns_inside = class_count(geometry.num_keys, keys.inner, residues) - keys.outer;
+  work.partial = item.split < 0 ? -1 : index;
+  work.column_begin = item.split;  // the split, until the pattern says where the keys begin
+}
+
+}  // namespace collective
+SPLASH_NAMESPACE_END

@@ -1,0 +1,125 @@
+// How a forward call is cut into pieces of work: geometry, splits over the keys, order.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+
+#include "splash/collective/work_forward.hpp"
+#include "splash/core/arguments.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace device {
+
+/// What a kernel's blocks of threads work on at a time, and how many of them run at once.
+struct Blocks {
+  int rows, keys, running;
+};
+
+/// Whether every query head sees the same pattern.
+inline bool same_for_heads(const PatternSpec& spec) {
+  for (int t = 0; t < spec.count; ++t)
+    for (int n = 0; n < spec.terms[t].num_tensors; ++n) {
+      const TensorView& tensor = spec.terms[t].tensors[n];
+      if (tensor.rank < 3 || tensor.shape[1] != 1) return false;
+    }
+  return true;
+}
+
+/// Heads of a group share a tile of rows where the queries alone would leave most of it empty: their keys are then
+/// loaded once.
+inline int log2_pack_of(const AttentionInputs& in) {
+  const int64_t group = in.q.shape[1] / in.k.shape[1];
+  const bool expanded = in.q.shape[1] > 1 && in.q.stride[1] == 0;
+  const int64_t queries = in.positions.cu_queries ? in.positions.max_queries : in.q.shape[2];
+  const bool pays = group > 1 && 64 % group == 0 && queries < 128 && in.residues == 1;
+  return pays && !expanded && same_for_heads(in.pattern) ? std::countr_zero(uint64_t(group)) : 0;
+}
+
+inline collective::Geometry make_geometry(const AttentionInputs& in) {
+  collective::Geometry geometry{};
+  geometry.positions = in.positions;
+  geometry.batches = int(in.positions.cu_queries ? in.positions.sequences : in.q.shape[0]);
+  geometry.num_queries = int(in.q.shape[2]);
+  geometry.num_keys = int(in.k.shape[2]);
+  geometry.heads = int(in.q.shape[1]);
+  geometry.group = int(in.q.shape[1] / in.k.shape[1]);
+  geometry.residues = int(in.residues);
+  geometry.log2_pack = log2_pack_of(in);
+  geometry.problems_a_batch = std::max((geometry.heads >> geometry.log2_pack) * geometry.residues.divisor, 1);
+  return geometry;
+}
+
+/// Ranges of keys for each of `tiles` row tiles, so that the pieces fill rounds of running blocks evenly. A range has
+/// four tiles of keys at least.
+inline int splits_of(int tiles, int key_tiles, int running) {
+  const int most = std::clamp(key_tiles / 4, 1, 64);
+  int best = 1;
+  double best_share = 0;
+  for (int splits = 1; splits <= most; ++splits) {
+    const int pieces = tiles * splits, rounds = (pieces + running - 1) / running;
+    // A piece costs about as much as one tile of keys beside its tiles.
+    const double time = rounds * (double(key_tiles) / splits + 1.5);
+    const double share = 1.0 / time;
+    if (share > best_share * 1.01) best = splits, best_share = share;
+  }
+  return best;
+}
+
+/// Pieces of few, long rows are split over the keys; so are rows that see all keys among others that see few.
+inline collective::Schedule make_schedule(const AttentionInputs& in, const collective::Geometry& geometry,
+                                          const Blocks& blocks, bool merges) {
+  collective::Schedule schedule{};
+  const bool packed = in.positions.cu_queries != nullptr;
+  const int64_t queries = packed ? std::min(in.positions.max_queries, in.q.shape[2]) : in.q.shape[2];
+  const int64_t keys = packed ? std::min(in.positions.max_keys, in.k.shape[2]) : in.k.shape[2];
+  const int step = geometry.residues.divisor;
+  const int64_t rows = (queries + step - 1) / step * geometry.pack();
+  const int64_t columns = (keys + step - 1) / step;
+  schedule.row_tiles = int((rows + blocks.rows - 1) / blocks.rows);
+  const int problems = geometry.batches * geometry.problems_a_batch.divisor;
+  const int key_tiles = int((columns + blocks.keys - 1) / blocks.keys);
+
+  int splits = 1;
+  if (merges && problems > 0) {
+    const int64_t tiles = int64_t(problems) * schedule.row_tiles;
+    if (tiles < blocks.running) {
+      splits = splits_of(int(tiles), key_tiles, blocks.running);
+      if (splits > 1) schedule.first_split = schedule.row_tiles;
+    } else if (in.first_global_rows + in.last_global_rows > 0 && !packed && step == 1 && key_tiles >= 32) {
+      const auto tiles_of = [&](int64_t rows) {
+        return int(std::min<int64_t>((rows * geometry.pack() + blocks.rows - 1) / blocks.rows, schedule.row_tiles));
+      };
+      const int64_t rest = rows % blocks.rows;  // the last tile may be a short one
+      schedule.first_split = tiles_of(in.first_global_rows);
+      schedule.last_split = in.last_global_rows ? tiles_of(in.last_global_rows + (rest ? blocks.rows - rest : 0)) : 0;
+      schedule.last_split = std::min(schedule.last_split, schedule.row_tiles - schedule.first_split);
+      splits = std::clamp(key_tiles / 16, 2, 64);
+    }
+  }
+  const int split_tiles = schedule.first_split + schedule.last_split, whole_tiles = schedule.row_tiles - split_tiles;
+  schedule.splits = splits;
+  schedule.split_tiles = std::max(split_tiles, 1);
+  schedule.whole_tiles = std::max(whole_tiles, 1);
+  schedule.split_items = problems * split_tiles * splits;
+  schedule.items = schedule.split_items + problems * whole_tiles;
+
+  // Keys and values of a section's problems stay in half of the 50 MB of L2. Rows that cost the same need no sections.
+  const int64_t bytes = std::max<int64_t>(2 * 2 * columns * in.k.shape[3] / geometry.group * geometry.pack(), 1);
+  const int most = in.uneven ? int(std::clamp<int64_t>((int64_t(24) << 20) / bytes, 1, std::max(problems, 1))) : 1;
+  const int sections = std::max((problems + most - 1) / most, 1),
+            section = std::max((problems + sections - 1) / sections, 1);
+  schedule.section = section;
+  schedule.section_items = std::max(section * whole_tiles, 1);
+  schedule.last_section = std::max(problems - (sections - 1) * section, 1);
+  return schedule;
+}
+
+/// Pieces of uneven length go to whoever is free; where there are few, or all cost the same, they are dealt out.
+inline bool wants_counter(const AttentionInputs& in, const collective::Schedule& schedule, int grid) {
+  if (schedule.items <= grid) return false;
+  if (in.positions.lengths || in.positions.kv_lengths || in.positions.cu_queries) return true;
+  return in.uneven;
+}
+
+}  // namespace device
+SPLASH_NAMESPACE_END

@@ -1,0 +1,109 @@
+// Brute force of the pieces of work that a CUDA forward is cut into: every output row of every head belongs to exactly
+// one piece, or to all ranges of keys of one tile, and columns stand where their positions say.
+#include <map>
+#include <random>
+#include <tuple>
+#include <vector>
+
+#include "check.hpp"
+#include "splash/device/schedule_forward.hpp"
+
+namespace {
+
+using namespace splash;
+
+struct Call {
+  AttentionInputs in;
+  std::vector<int32_t> cu_queries, cu_keys;
+};
+
+Call random_call(std::mt19937& random) {
+  const auto below = [&](int n) { return int(random() % unsigned(n)); };
+  Call call;
+  AttentionInputs& in = call.in;
+  const int group = 1 << below(4), kv_heads = 1 + below(3);
+  const int batch = 1 + below(3), queries = 1 + below(below(2) ? 700 : 20), keys = 1 + below(900);
+  in.q.shape[0] = in.k.shape[0] = batch;
+  in.q.shape[1] = int64_t(group) * kv_heads;
+  in.k.shape[1] = kv_heads;
+  in.q.shape[2] = queries;
+  in.k.shape[2] = keys;
+  in.q.shape[3] = in.k.shape[3] = 64;
+  in.q.stride[1] = 64;
+  in.positions.k_start = below(50);
+  in.positions.q_start = in.positions.k_start + keys - queries + below(9) - 4;
+  in.residues = below(3) ? 1 : 1 + below(20);
+  in.uneven = below(2);
+  if (below(3) == 0) in.first_global_rows = below(200), in.last_global_rows = below(100);
+  if (below(3) == 0) {
+    in.q.shape[0] = in.k.shape[0] = 1;
+    const int sequences = below(6);
+    in.positions.sequences = sequences;
+    call.cu_queries = call.cu_keys = {0};
+    for (int s = 0; s < sequences; ++s) {
+      const int rows = below(queries - call.cu_queries.back() + 1), columns = below(keys - call.cu_keys.back() + 1);
+      call.cu_queries.push_back(call.cu_queries.back() + rows);
+      call.cu_keys.push_back(call.cu_keys.back() + columns);
+      in.positions.max_queries = std::max<int64_t>(in.positions.max_queries, rows);
+      in.positions.max_keys = std::max<int64_t>(in.positions.max_keys, columns);
+    }
+    in.positions.cu_queries = call.cu_queries.data();
+    in.positions.cu_keys = call.cu_keys.data();
+  }
+  return call;
+}
+
+void check_call(const AttentionInputs& in, const device::Blocks& blocks, bool merges) {
+  using Row = std::tuple<int, int, int>;  // batch or sequence, query head, row of the tensor
+  const collective::Geometry geometry = device::make_geometry(in);
+  const collective::Schedule schedule = device::make_schedule(in, geometry, blocks, merges);
+  std::map<Row, std::vector<int>> seen;  // the ranges of keys, -1 for all of them
+  for (int index = 0; index < schedule.items; ++index) {
+    collective::Work work;
+    collective::make_work(work, geometry, schedule, blocks.rows, index);
+    check::that(work.partial == (index < schedule.split_items ? index : -1), "item %d: partial %d", index,
+                work.partial);
+    const int step = geometry.residues.divisor;
+    for (int r = work.row_begin; r < std::min(work.row_begin + blocks.rows, work.row_count); ++r) {
+      const int query = r >> geometry.log2_pack, head = work.frame.head + (r & (geometry.pack() - 1));
+      const int row = (work.queries.outer + query) * step + work.queries.inner;
+      seen[{work.frame.batch, head, row}].push_back(work.column_begin);
+      if (step == 1) continue;
+      // Row and column 0 of a class stand a multiple of the step apart, as the frame of the class says.
+      const int64_t i = row - work.frame.first_row + in.positions.q_start;
+      const int64_t j = work.keys.outer * step + work.keys.inner - work.frame.first_column + in.positions.k_start;
+      if (!in.positions.cu_queries)
+        check::that(i - j == int64_t(work.frame.i(query) - work.frame.j(0)) * step, "row %d against the first key",
+                    row);
+    }
+  }
+  const bool packed = in.positions.cu_queries;
+  const int batches = int(packed ? in.positions.sequences : in.q.shape[0]);
+  size_t rows = 0;
+  for (int b = 0; b < batches; ++b)
+    rows += size_t(in.q.shape[1]) *
+            size_t(packed ? in.positions.cu_queries[b + 1] - in.positions.cu_queries[b] : in.q.shape[2]);
+  check::that(seen.size() == rows, "%zu rows of %zu", seen.size(), rows);
+  for (auto& [row, ranges] : seen) {
+    std::sort(ranges.begin(), ranges.end());
+    bool right = ranges.size() == 1 && ranges[0] == -1;
+    if (!right && int(ranges.size()) == schedule.splits.divisor) {
+      right = merges;
+      for (int s = 0; s < schedule.splits.divisor; ++s) right &= ranges[size_t(s)] == s;
+    }
+    check::that(right, "batch %d head %d row %d: %zu pieces", std::get<0>(row), std::get<1>(row), std::get<2>(row),
+                ranges.size());
+  }
+}
+
+}  // namespace
+
+int main() {
+  std::mt19937 random(1);
+  for (int n = 0; n < 3000; ++n) {
+    const Call call = random_call(random);
+    const device::Blocks blocks{64 * (1 + int(random() % 3)), 32 * (2 + int(random() % 3)), 1 + int(random() % 300)};
+    check_call(call.in, blocks, random() % 4 != 0);
+  }
+  return check::summary("schedule");
+}
