@@ -42,13 +42,14 @@ struct ConsumerForwardSm90 {
   Ring<Config::kWordSlots> words_{};
   int sweeps_ = 0;
 
-  __device__ ConsumerForwardSm90(const Params& params, SharedStorage& shared, int group, int thread)
+  __device__ __forceinline__ ConsumerForwardSm90(const Params& params, SharedStorage& shared, int group, int thread)
       : params(params), shared(shared), group(group), thread(thread) {}
 
   /// On return `output` holds the group's 64 rows of O, not yet multiplied by the rows' output_factor.
   /// under_product() is called once, while the first product runs or where there is none.
   template <class Output, class UnderProduct>
-  __device__ void consume(int query_buffer, Output& output, Rows& rows, const UnderProduct& under_product) {
+  __device__ __forceinline__ void consume(int query_buffer, Output& output, Rows& rows,
+                                          const UnderProduct& under_product) {
     const Normalizer& normalizer = params.normalizer;
     const QuadReduce reduce;
 
@@ -145,12 +146,12 @@ struct ConsumerForwardSm90 {
 
   /// Consumer groups turn scores into weights in a ring, tile by tile, so that the products of one run under the
   /// weights of another. To be called once before the first piece of work.
-  __device__ void start_turns() const {
+  __device__ __forceinline__ void start_turns() const {
     if (group == Config::kConsumers - 1) pass_turn();
   }
 
   /// Says for each warp that it is done with what the barrier guards.
-  __device__ void release(cutlass::arch::ClusterBarrier& empty) const {
+  __device__ __forceinline__ void release(cutlass::arch::ClusterBarrier& empty) const {
     __syncwarp();
     if ((thread & 31) == 0) arrive(empty);
   }
@@ -163,7 +164,7 @@ struct ConsumerForwardSm90 {
   };
 
   /// Waits for the tile in the current K stage; whether it has scores for this group.
-  __device__ bool read_note(Note& note) const {
+  __device__ __forceinline__ bool read_note(Note& note) const {
     wait(shared.k_full[k_.slot()], k_.phase());
     const TileNote& sent = shared.note[k_.slot()];
     const int first = sent.state[2 * group], second = sent.state[2 * group + 1];
@@ -176,7 +177,7 @@ struct ConsumerForwardSm90 {
   /// Waits for the next tile that has scores for this group, and lets those pass that have none; false where the sweep
   /// ends with them. On true the K stage is still held. No other stage may be held: the producers may need it.
   template <bool Values>
-  __device__ bool next_live(Note& note) {
+  __device__ __forceinline__ bool next_live(Note& note) {
     while (!read_note(note)) {
       release(shared.k_empty[k_.slot()]);
       k_.advance();
@@ -197,16 +198,16 @@ struct ConsumerForwardSm90 {
     return true;
   }
 
-  __device__ void take_turn() const {
+  __device__ __forceinline__ void take_turn() const {
     if constexpr (Config::kTuning.turns) cutlass::arch::NamedBarrier::sync(256, kTurn + group);
   }
-  __device__ void pass_turn() const {
+  __device__ __forceinline__ void pass_turn() const {
     if constexpr (Config::kTuning.turns)
       cutlass::arch::NamedBarrier::arrive(256, kTurn + (group + 1 == Config::kConsumers ? 0 : group + 1));
   }
 
   /// Ends a score sweep: true where a row of any consumer needs another one; the producers hear of it.
-  __device__ bool vote(bool again) {
+  __device__ __forceinline__ bool vote(bool again) {
     const int slot = sweeps_++ % 3;
     if (__any_sync(~0u, again) && (thread & 31) == 0) atomicOr(&shared.votes[slot], 1);
     cutlass::arch::NamedBarrier::sync(kVoters, kVote);
@@ -215,7 +216,7 @@ struct ConsumerForwardSm90 {
   }
 
   template <class Mma, class A, class B, class C>
-  __device__ static void multiply(Mma& mma, const A& a, const B& b, C& c, bool zero) {
+  __device__ __forceinline__ static void multiply(Mma& mma, const A& a, const B& b, C& c, bool zero) {
     warpgroup_fence_operand(c);
     warpgroup_arrive();
     mma.accumulate_ = zero ? GMMA::ScaleOut::Zero : GMMA::ScaleOut::One;
@@ -228,7 +229,7 @@ struct ConsumerForwardSm90 {
   }
 
   template <class Scores>
-  __device__ void mask(Scores& scores) const {
+  __device__ __forceinline__ void mask(Scores& scores) const {
     constexpr int kColumns = decltype(size(scores))::value / kFragmentRows;
     const int shift = 2 * (thread & 3);
     CUTE_UNROLL
@@ -247,7 +248,7 @@ struct ConsumerForwardSm90 {
 
   /// Most tiles leave the rows of most warps as they are.
   template <class Output>
-  __device__ static void rescale_rows(Output& output, const float (&factor)[kFragmentRows]) {
+  __device__ __forceinline__ static void rescale_rows(Output& output, const float (&factor)[kFragmentRows]) {
     if constexpr (!Normalizer::kRescales) return;
     if (!__any_sync(~0u, factor[0] != 1.0f || factor[1] != 1.0f)) return;
     CUTE_UNROLL
@@ -258,7 +259,7 @@ struct ConsumerForwardSm90 {
   }
 
   template <class Scores, class Weights>
-  __device__ static void to_weights(const Scores& scores, Weights& weights) {
+  __device__ __forceinline__ static void to_weights(const Scores& scores, Weights& weights) {
     constexpr int kCount = decltype(size(scores))::value;
     cutlass::NumericArrayConverter<Element, float, kCount> convert;
     *reinterpret_cast<cutlass::Array<Element, kCount>*>(weights.data()) =

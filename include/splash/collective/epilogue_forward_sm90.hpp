@@ -52,16 +52,17 @@ struct EpilogueForwardSm90 {
   using Output = OutputForwardSm90<Element>;
 
   /// Until the thread that stores has called this, the Q tile of the last store() is still read.
-  __device__ static void finish(int thread) {
+  __device__ __forceinline__ static void finish(int thread) {
     if (thread == 0) tma_store_wait<0>();
   }
 
   /// By one consumer warp group, whose part of the Q tile in shared memory is free by now. Rows that are padding are
   /// written as zeros, rows outside the problem not at all.
   template <class Accumulator, class Rows>
-  __device__ static void store(const Output& to, const MapsForwardSm90& maps, typename Config::SharedStorage& shared,
-                               const Normalizer& normalizer, const Work& work, bool packed_sequences, int buffer,
-                               int group, int thread, Accumulator& output, const Rows& rows) {
+  __device__ __forceinline__ static void store(const Output& to, const MapsForwardSm90& maps,
+                                               typename Config::SharedStorage& shared, const Normalizer& normalizer,
+                                               const Work& work, bool packed_sequences, int buffer, int group,
+                                               int thread, Accumulator& output, const Rows& rows) {
     const int lane = thread & 31;
     const int first = work.row_begin + 64 * group;
     const int real_rows = work.frame.num_queries << to.log2_pack;
@@ -96,7 +97,8 @@ struct EpilogueForwardSm90 {
 
   /// Two neighbouring columns of a row as elements.
   template <class Accumulator>
-  __device__ static uint32_t pair_of(const Accumulator& output, int r, int c, const float (&factor)[kFragmentRows]) {
+  __device__ __forceinline__ static uint32_t pair_of(const Accumulator& output, int r, int c,
+                                                     const float (&factor)[kFragmentRows]) {
     cutlass::NumericArrayConverter<Element, float, 2> convert;
     const cutlass::Array<float, 2> pair{scaled(output(accumulator_register(r, c)), factor[r]),
                                         scaled(output(accumulator_register(r, c + 1)), factor[r])};
@@ -105,8 +107,9 @@ struct EpilogueForwardSm90 {
   }
 
   template <class Accumulator>
-  __device__ static void store_partial(const Output& to, const Work& work, int group, int thread,
-                                       const Accumulator& output, const float (&factor)[kFragmentRows]) {
+  __device__ __forceinline__ static void store_partial(const Output& to, const Work& work, int group, int thread,
+                                                       const Accumulator& output,
+                                                       const float (&factor)[kFragmentRows]) {
     CUTE_UNROLL
     for (int r = 0; r < kFragmentRows; ++r) {
       float* row = to.partial +
@@ -122,10 +125,10 @@ struct EpilogueForwardSm90 {
   /// Through shared memory: by TMA, which leaves out what lies outside of the tensor; of packed sequences, whose rows
   /// end inside of it, 16 bytes a thread.
   template <class Accumulator>
-  __device__ static void store_rows(const Output& to, const MapsForwardSm90& maps,
-                                    typename Config::SharedStorage& shared, const Work& work, bool packed_sequences,
-                                    int buffer, int group, int thread, const Accumulator& output,
-                                    const float (&factor)[kFragmentRows]) {
+  __device__ __forceinline__ static void store_rows(const Output& to, const MapsForwardSm90& maps,
+                                                    typename Config::SharedStorage& shared, const Work& work,
+                                                    bool packed_sequences, int buffer, int group, int thread,
+                                                    const Accumulator& output, const float (&factor)[kFragmentRows]) {
     Tensor sO = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{})(
         _, _, buffer * Config::kConsumers + group);  // (64, D)
     CUTE_STATIC_ASSERT_V(size<0>(sO) == _64{});

@@ -48,11 +48,11 @@ struct ProducerForwardSm90 {
   unsigned scrub_phase_ = 0;
   int sweeps_ = 0;
 
-  __device__ ProducerForwardSm90(const Params& params, SharedStorage& shared, int warp, int lane)
+  __device__ __forceinline__ ProducerForwardSm90(const Params& params, SharedStorage& shared, int warp, int lane)
       : params(params), shared(shared), warp(warp), lane(lane) {}
 
   /// By all threads of all producer warps. The piece that they work on lies in shared memory: registers are few here.
-  __device__ void run() {
+  __device__ __forceinline__ void run() {
     for (Ring<Config::kWorkSlots> slot;; slot.advance()) {
       Work& work = shared.work[slot.slot()];
       sync_producers();
@@ -71,7 +71,7 @@ struct ProducerForwardSm90 {
  private:
   /// By one thread: the next piece that has rows. Its successor is asked for early, since the answer takes a while. No
   /// consumer reads the slot any more: the Q tile before last took the place of the one that came with it.
-  __device__ void begin_next(Work& work) {
+  __device__ __forceinline__ void begin_next(Work& work) {
     const Schedule& schedule = params.schedule;
     for (;;) {
       const int index = shared.next_item;
@@ -86,21 +86,21 @@ struct ProducerForwardSm90 {
 
   /// Dealt out beforehand, the order turns round by round, so that whoever got the longest piece gets the shortest
   /// next.
-  __device__ int successor() {
+  __device__ __forceinline__ int successor() {
     const int all = int(gridDim.x), own = int(blockIdx.x);
     if (params.schedule.counter) return atomicAdd(params.schedule.counter, 1) + all;
     const int round = ++shared.rounds;
     return round * all + (round & 1 ? all - 1 - own : own);
   }
 
-  __device__ static void sync_producers() {
+  __device__ __forceinline__ static void sync_producers() {
     if constexpr (kWarps > 1)
       cutlass::arch::NamedBarrier::sync(32 * kWarps, kProducers);
     else
       __syncwarp();
   }
 
-  __device__ static bool any_producer(bool mine) {
+  __device__ __forceinline__ static bool any_producer(bool mine) {
     if constexpr (kWarps == 1) return __any_sync(~0u, mine);
     int any;
     asm volatile(
@@ -117,13 +117,13 @@ struct ProducerForwardSm90 {
     return any;
   }
 
-  __device__ int query_of(int row) const { return row >> params.geometry.log2_pack; }
-  __device__ int row_begin(const Work& work) const { return query_of(work.row_begin); }
-  __device__ int row_end(const Work& work) const {
+  __device__ __forceinline__ int query_of(int row) const { return row >> params.geometry.log2_pack; }
+  __device__ __forceinline__ int row_begin(const Work& work) const { return query_of(work.row_begin); }
+  __device__ __forceinline__ int row_end(const Work& work) const {
     return min(query_of(work.row_begin + Config::kRows), work.frame.num_queries);
   }
 
-  __device__ void produce(Work& work) {
+  __device__ __forceinline__ void produce(Work& work) {
     bool with_values = !kScoreSweeps;
     for (bool first = true;; first = false) {
       Walk walk(params.pattern, work.frame, row_begin(work), row_end(work), work.column_end, Config::kKeys,
@@ -140,7 +140,7 @@ struct ProducerForwardSm90 {
   }
 
   /// The part of the keys that a split looks at: as many tiles each, from the first key that the rows keep on.
-  __device__ void clip_columns(Work& work) const {
+  __device__ __forceinline__ void clip_columns(Work& work) const {
     const int split = work.column_begin, end = work.frame.num_keys;
     work.column_begin = 0;
     work.column_end = end;
@@ -155,7 +155,7 @@ struct ProducerForwardSm90 {
 
   /// After a score sweep: whether the consumers want another one. Slots of three sweeps rotate, so that one is cleared
   /// while nobody reads or writes it.
-  __device__ bool hear() {
+  __device__ __forceinline__ bool hear() {
     wait(shared.swept, sweeps_ & 1);
     const bool again = __shfl_sync(~0u, lane == 0 ? shared.votes[sweeps_ % 3] : 0, 0);
     if (warp == 0 && lane == 0) shared.votes[(sweeps_ + 2) % 3] = 0;
@@ -163,10 +163,12 @@ struct ProducerForwardSm90 {
     return again;
   }
 
-  __device__ int batch_of(const Work& work) const { return params.geometry.packed_sequences() ? 0 : work.frame.batch; }
+  __device__ __forceinline__ int batch_of(const Work& work) const {
+    return params.geometry.packed_sequences() ? 0 : work.frame.batch;
+  }
 
   /// By one thread, which sends the piece along.
-  __device__ void load_queries(Work& work, bool any) const {
+  __device__ __forceinline__ void load_queries(Work& work, bool any) const {
     const auto q = shared.query_ring;
     shared.query_ring.advance();
     work.any = any;
@@ -187,9 +189,9 @@ struct ProducerForwardSm90 {
   }
 
   template <int Rows>
-  __device__ static void load(const CUtensorMap* map, cutlass::arch::ClusterTransactionBarrier& full, Element* to,
-                              int inner, int outer, int head, int batch,
-                              TMA::CacheHintSm90 hint = TMA::CacheHintSm90::EVICT_NORMAL) {
+  __device__ __forceinline__ static void load(const CUtensorMap* map, cutlass::arch::ClusterTransactionBarrier& full,
+                                              Element* to, int inner, int outer, int head, int batch,
+                                              TMA::CacheHintSm90 hint = TMA::CacheHintSm90::EVICT_NORMAL) {
     CUTE_UNROLL
     for (int c = 0; c < Config::kHeadDim; c += Config::kBoxColumns)
       SM90_TMA_LOAD_5D::copy(map, reinterpret_cast<uint64_t*>(&full), uint64_t(hint), to + c * Rows, c, inner, outer,
@@ -243,13 +245,13 @@ struct ProducerForwardSm90 {
     }
   }
 
-  __device__ void write_states(typename Config::TileNote& note, unsigned char state) const {
+  __device__ __forceinline__ void write_states(typename Config::TileNote& note, unsigned char state) const {
     if (lane == 0)
       for (int chunk = warp; chunk < Config::kChunks; chunk += kWarps) note.state[chunk] = state;
   }
 
   /// Rows that are padding keep nothing, but do not count against a full chunk.
-  __device__ void write_words(typename Config::TileNote& note, const Work& work, int begin) {
+  __device__ __forceinline__ void write_words(typename Config::TileNote& note, const Work& work, int begin) {
     const Frame& frame = work.frame;
     wait(shared.words_empty[words_.slot()], words_.phase() ^ 1);
 #pragma unroll 1
@@ -279,7 +281,7 @@ struct ProducerForwardSm90 {
 
   /// Whether some column of the tile before `inside`, where the tensor ends, is kept by no query of the problem. TMA
   /// zeroes what lies outside of the tensor. All producers get the same answer.
-  __device__ bool scrub_wanted(const Frame& frame, int begin, int inside) {
+  __device__ __forceinline__ bool scrub_wanted(const Frame& frame, int begin, int inside) {
     const int end = min(begin + Config::kKeys, frame.num_keys);
     if (end == min(begin + Config::kKeys, inside) && patterns::keeps_self(params.pattern, frame)) {
       const int first = frame.j(begin) - frame.q_start, last = frame.j(end - 1) - frame.q_start;
@@ -291,7 +293,7 @@ struct ProducerForwardSm90 {
     return any_producer(found);
   }
 
-  __device__ bool dead(const Frame& frame, int column, int inside) const {
+  __device__ __forceinline__ bool dead(const Frame& frame, int column, int inside) const {
     if (column >= inside) return false;
     if (column >= frame.num_keys) return true;
     for (int row = 0;; ++row) {
@@ -301,7 +303,7 @@ struct ProducerForwardSm90 {
     }
   }
 
-  __device__ void zero_dead_columns(const Frame& frame, int begin, int inside) {
+  __device__ __forceinline__ void zero_dead_columns(const Frame& frame, int begin, int inside) {
     Tensor sV = make_tensor(make_smem_ptr(shared.v.begin()), typename Config::LayoutV{});  // (D, keys, stage)
     wait(shared.scrub, scrub_phase_);
     scrub_phase_ ^= 1;

@@ -23,7 +23,7 @@ struct ForwardSm90 {
     typename Epilogue::Output output;
   };
 
-  static __device__ void start(typename Config::SharedStorage& shared) {
+  static __device__ __forceinline__ void start(typename Config::SharedStorage& shared) {
     constexpr int kReaders = 4 * Config::kConsumers;  // warps
     for (auto& full : shared.q_full) full.init(1);
     for (auto& full : shared.k_full) full.init(1 + Config::kProducerWarps);
@@ -41,7 +41,8 @@ struct ForwardSm90 {
     cutlass::arch::fence_barrier_init();
   }
 
-  static __device__ void consume(const Params& params, typename Config::SharedStorage& shared, int group, int thread) {
+  static __device__ __forceinline__ void consume(const Params& params, typename Config::SharedStorage& shared,
+                                                 int group, int thread) {
     Consumer consumer{params.consumer, shared, group, thread};
     consumer.start_turns();
     collective::Ring<Config::kQueryBuffers> q;
