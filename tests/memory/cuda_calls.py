@@ -50,7 +50,6 @@ def dense():
         yield call("blocks", random_blocks(block, 0.4), dim=128, queries=300, keys=333)
     yield call("padded", PATTERNS["causal"], lengths=(131, 77, 0))
     yield call("expanded", PATTERNS["causal"], layout="expanded-batch")
-    yield call("rows", PATTERNS["full"], layout="expanded-rows", dim=64)
     yield call("many tiles", PATTERNS["causal"], heads=(150, 50), queries=65, keys=65, batch=1, dim=32)
 
 

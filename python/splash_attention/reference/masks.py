@@ -60,10 +60,12 @@ def _dilated(pattern, i, j, heads):
 
 
 def _dilated_window(distance, window, dilation, causal):
-    steps = distance.double() / dilation
+    # In whole numbers: on CUDA, Torch divides by multiplying with a rounded reciprocal, and 49 / 49 is not 1.
+    steps = torch.div(distance, dilation, rounding_mode="floor")
+    on_step = torch.remainder(distance, dilation) == 0
     if causal:
-        return (steps == steps.floor()) & (steps >= 0) & (steps < window)
-    return (steps == steps.floor()) & (steps.abs() <= window)
+        return on_step & (steps >= 0) & (steps < window)
+    return on_step & (steps.abs() <= window)
 
 
 def _strided(pattern, i, j, heads):
