@@ -89,20 +89,26 @@ def test_repeats_bit_for_bit(device):
             assert_bits(call(tensors), want)
 
 
+def captured(call, tensors):
+    """A CUDA graph of the call, which ran once before on another stream, and the results that a replay fills."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call(tensors)
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = call(tensors)
+    return graph, results
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", NAMES)
 def test_cuda_graph(name):
     """Replayed on other numbers, and again: a counter or workspace that one replay leaves would tell in the next."""
     call = Call(name, "cuda").prepare()
     static = call.tensors()
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        call(static)
-    side.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = call(static)
+    graph, results = captured(call, static)
     for seed in (1, 2, 3):
         fresh = call.tensors(seed)
         for target, source in zip(static, fresh, strict=True):
@@ -124,14 +130,7 @@ def test_cuda_graph_of_other_lengths(name):
     lengths = [t for t in (call.options.get("lengths"), call.options.get("kv_lengths")) if t is not None]
     lengths += [t for t in call.positional if isinstance(t, torch.Tensor)]
     before = [t.clone() for t in lengths]
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        call(tensors)
-    side.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = call(tensors)
+    graph, results = captured(call, tensors)
     turned = [
         t.flip(0) if name in DENSE else torch.nn.functional.pad(t.diff().flip(0).cumsum(0), (1, 0)) for t in before
     ]

@@ -2,10 +2,10 @@
 //
 // One to three consumer warp groups own 64 query rows each of a Work. A sweep is one walk over the tiles: score sweeps
 // bring K alone, the output sweep K and V.
-// Overlap. W V of tile n and Q K^T of tile n + 1 go to the tensor cores one behind the other; while a group turns
-// scores into weights, the products of the other groups, or of the other thread block of the multiprocessor, run. A
-// group skips tiles of which its rows keep nothing. Registers of a consumer thread (D 128, 128 keys): S 64, O 64, W 32,
-// state and addresses about 40.
+// Overlap. Q K^T of tile n + 1 and W V of tile n are in flight together; the normalizer works on tile n + 1 while W V
+// drains. Consumer groups take turns to issue, so that one forms weights while another multiplies.
+// Passing. A group lets tiles pass of which its rows keep nothing; it holds no stage then.
+// Registers of a consumer thread (D 128, 128 keys): S 64, O 64, W 32, state and addresses about 40.
 #pragma once
 
 #include <cutlass/numeric_conversion.h>
@@ -144,8 +144,7 @@ struct ConsumerForwardSm90 {
     rows.finish(normalizer, reduce);
   }
 
-  /// Consumer groups turn scores into weights in a ring, tile by tile, so that the products of one run under the
-  /// weights of another. To be called once before the first piece of work.
+  /// Consumer groups issue their products in a ring, tile by tile. To be called once before the first piece of work.
   __device__ __forceinline__ void start_turns() const {
     if (group == Config::kConsumers - 1) pass_turn();
   }
