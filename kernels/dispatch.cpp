@@ -103,12 +103,15 @@ void fold_residues(AttentionInputs& in) {
 /// What helps a GPU launch, and changes no result.
 void add_hints(AttentionInputs& in) {
   for (int t = 0; t < in.pattern.count; ++t) {
-    const PatternInfo& info = patterns()[in.pattern.terms[t].kind];
-    if (!info.global_rows) continue;
-    int64_t rows[2];
-    info.global_rows(in.pattern.terms[t], in, rows);
+    const PatternTerm& term = in.pattern.terms[t];
+    const PatternInfo& info = patterns()[term.kind];
+    int64_t rows[2] = {}, columns[2] = {};
+    if (info.global_rows) info.global_rows(term, in, rows);
+    if (info.global_columns) info.global_columns(term, in, columns);
     in.first_global_rows = std::max(in.first_global_rows, rows[0]);
     in.last_global_rows = std::max(in.last_global_rows, rows[1]);
+    in.first_global_columns = std::max(in.first_global_columns, columns[0]);
+    in.last_global_columns = std::max(in.last_global_columns, columns[1]);
   }
   const bool one = in.pattern.count == 1;
   const bool short_spans =

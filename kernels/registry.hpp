@@ -61,6 +61,8 @@ struct PatternInfo {
   const char* (*misfit)(const PatternTerm& term, const AttentionInputs& in) = nullptr;
   /// Set where some rows keep nearly all keys: writes how many of them are the first and how many the last ones.
   void (*global_rows)(const PatternTerm& term, const AttentionInputs& in, int64_t (&rows)[2]) = nullptr;
+  /// The same of keys that nearly all rows keep.
+  void (*global_columns)(const PatternTerm& term, const AttentionInputs& in, int64_t (&columns)[2]) = nullptr;
   /// Set where a term may be a band of diagonals of every dilation-th row and column: whether it is, and which.
   bool (*residues)(const PatternTerm& term, int64_t& dilation, int64_t (&sides)[2]) = nullptr;
 };

@@ -42,6 +42,12 @@ constexpr PatternInfo pattern(std::string_view name, int ints, int tensors) {
       rows[0] = global.first;
       rows[1] = global.last;
     };
+  if constexpr (requires(const PatternTerm& term, const AttentionInputs& in) { P::global_columns(term, in); })
+    info.global_columns = [](const PatternTerm& term, const AttentionInputs& in, int64_t (&columns)[2]) {
+      const splash::patterns::GlobalRows global = P::global_columns(term, in);
+      columns[0] = global.first;
+      columns[1] = global.last;
+    };
   if constexpr (requires(const PatternTerm& term, int64_t n, int64_t (&sides)[2]) { P::residues(term, n, sides); })
     info.residues = &P::residues;
   return info;

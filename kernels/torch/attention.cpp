@@ -10,11 +10,20 @@
 namespace splash::torch_ops {
 namespace {
 
+/// What the kernels of a CUDA device load 16 bytes at a time.
+bool is_aligned(const Tensor& tensor) {
+  const int64_t step = 16 / int64_t(tensor.element_size());
+  for (int64_t d = 0; d + 1 < tensor.dim(); ++d)
+    if (tensor.size(d) > 1 && (tensor.stride(d) <= 0 || tensor.stride(d) % step)) return false;
+  return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
+}
+
 /// Autograd hands over gradients of any strides, expanded ones among them.
-Tensor usable_gradient(const Tensor& gradient, bool contiguous) {
+Tensor usable_gradient(const Tensor& gradient, const Device& device) {
   if (!gradient.defined()) return gradient;
-  const bool usable = contiguous ? gradient.is_contiguous() : has_unit_last_stride(gradient);
-  return usable ? gradient : torch::stable::contiguous(gradient);
+  if (!has_unit_last_stride(gradient)) return torch::stable::contiguous(gradient);
+  if (device.is_cpu() || is_aligned(gradient)) return gradient;
+  return gradient.is_contiguous() ? torch::stable::clone(gradient) : torch::stable::contiguous(gradient);
 }
 
 }  // namespace
@@ -51,11 +60,12 @@ Gradients attention_backward(const GradientInputs& gradients, const Tensor& q, c
   backward.saved = input_view(forward.saved, "saved", device);
   const ExecutionScope scope(device, problem.deterministic);
 
-  const Tensor grad_out = usable_gradient(gradients.grad_out, false);
+  const Tensor grad_out = usable_gradient(gradients.grad_out, device);
   backward.grad_out = input_view(grad_out, "grad_out", device);
   std::optional<Tensor> grad_statistic;
   if (gradients.grad_statistic) {
-    grad_statistic = usable_gradient(*gradients.grad_statistic, true);
+    grad_statistic = *gradients.grad_statistic;
+    if (grad_statistic->defined()) grad_statistic = torch::stable::contiguous(*grad_statistic);
     backward.grad_statistic = input_view(*grad_statistic, "grad_statistic", device);
   }
 

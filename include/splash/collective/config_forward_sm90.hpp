@@ -28,6 +28,22 @@ class Ring {
   unsigned state_ = 0;
 };
 
+/// Tensor maps (D, class, row, head, batch) of a tensor of rows. Where its rows are not a multiple of the classes, the
+/// first classes have a row more than the others, and a map of their own: [0] of the classes before `long_classes`, [1]
+/// of those from there on.
+struct RowMapsSm90 {
+  const CUtensorMap* map;
+  int fold_head, fold_batch;  ///< 0: expanded dimension
+};
+
+struct MapsForwardSm90 {
+  CUtensorMap q[2], k[2], v[2], out[2];
+  int long_query_classes, long_key_classes;
+  int fold_q_head, fold_q_batch, fold_k_head, fold_k_batch, fold_v_head, fold_v_batch;
+
+  __device__ __forceinline__ RowMapsSm90 rows(int) const { return {q, fold_q_head, fold_q_batch}; }
+};
+
 template <patterns::Pattern Pattern_, normalizers::Normalizer Normalizer_, class Element_, int HeadDim, int Block>
 struct ConfigForwardSm90 {
   using Pattern = Pattern_;
@@ -47,6 +63,15 @@ struct ConfigForwardSm90 {
   static constexpr int kWorkSlots = kQueryBuffers + 1;
   static constexpr int kProducerWarps = kTuning.producer_warps;
   static constexpr int kThreads = 128 * kConsumers + 32 * kProducerWarps;
+
+  // What the producers ask.
+  using View = const Pattern&;
+  using Maps = MapsForwardSm90;
+  static constexpr bool kKeyMajor = false, kScoreSweeps = Normalizer::kScoreSweeps;
+  static constexpr bool kScrubFirst = false, kScrubSecond = true;  ///< 0 * NaN: of K and V, the one that weights meet
+  static constexpr bool kColumnNumbers = false;
+  static constexpr int kRowTensors = 1;
+  static SPLASH_HD constexpr int row_tile(int, int buffer, int group) { return buffer * kConsumers + group; }
   static_assert(HeadDim % 16 == 0 && kKeys % 16 == 0, "wgmma steps 16 deep");
   /// setmaxnreg moves registers between the warp groups of a thread block; more than the block got at its launch never
   /// come, and the block would wait for ever.
@@ -133,15 +158,6 @@ __device__ __forceinline__ void arrive(Barrier& barrier) {
 
 /// Named barriers of a thread block; 0 is __syncthreads.
 enum NamedBarrier : int { kVote = 0, kProducers = 1, kStore = 2, kTurn = 5 };  // of 8
-
-/// Tensor maps (D, class, row, head, batch), of the output too. Where the rows are not a multiple of the classes, the
-/// first ones have a row more than the others, and maps of their own: [0] of the classes before `long_classes`, [1] of
-/// those from there on.
-struct MapsForwardSm90 {
-  CUtensorMap q[2], k[2], v[2], out[2];
-  int long_query_classes, long_key_classes;
-  int fold_q_head, fold_q_batch, fold_k_head, fold_k_batch, fold_v_head, fold_v_batch;  ///< 0: expanded dimension
-};
 
 }  // namespace collective
 SPLASH_NAMESPACE_END

@@ -26,17 +26,18 @@ struct ProducerForwardSm90 {
   using Element = typename Config::Element;
   using Pattern = typename Config::Pattern;
   using SharedStorage = typename Config::SharedStorage;
-  using Walk = patterns::TileWalk<Pattern>;
+  using View = typename Config::View;  ///< of the pattern: a reference to it, or its transpose
+  using Walk = patterns::TileWalk<cute::remove_cvref_t<View>>;
 
   struct Params {
-    MapsForwardSm90 maps;
+    typename Config::Maps maps;
     Pattern pattern;
     Geometry geometry;
     Schedule schedule;
+    const float2* numbers;  ///< (B, Hq, Nq) where Config::kColumnNumbers
   };
 
   static constexpr int kWarps = Config::kProducerWarps;
-  static constexpr bool kScoreSweeps = Config::Normalizer::kScoreSweeps;
 
   const Params& params;
   SharedStorage& shared;
@@ -47,9 +48,10 @@ struct ProducerForwardSm90 {
   Ring<Config::kWordSlots> words_{};
   unsigned scrub_phase_ = 0;
   int sweeps_ = 0;
+  View pattern_;
 
   __device__ __forceinline__ ProducerForwardSm90(const Params& params, SharedStorage& shared, int warp, int lane)
-      : params(params), shared(shared), warp(warp), lane(lane) {}
+      : params(params), shared(shared), warp(warp), lane(lane), pattern_{params.pattern} {}
 
   /// By all threads of all producer warps. The piece that they work on lies in shared memory: registers are few here.
   __device__ __forceinline__ void run() {
@@ -123,11 +125,26 @@ struct ProducerForwardSm90 {
     return min(query_of(work.row_begin + Config::kRows), work.frame.num_queries);
   }
 
-  __device__ __forceinline__ void produce(Work& work) {
-    bool with_values = !kScoreSweeps;
-    for (bool first = true;; first = false) {
-      Walk walk(params.pattern, work.frame, row_begin(work), row_end(work), work.column_end, Config::kKeys,
+  __device__ __forceinline__ Walk walk_of(const Work& work) const {
+    return Walk(pattern_, work.frame, row_begin(work), row_end(work), work.column_end, Config::kKeys,
                 work.column_begin);
+  }
+
+  /// Key-major, the query heads of a group follow each other: on to the first tile of the next one that has any.
+  __device__ __forceinline__ void seek_member(Walk& walk, const Work& work) {
+    if constexpr (Config::kKeyMajor)
+      while (walk.done() && pattern_.member + 1 < params.geometry.group) {
+        ++pattern_.member;
+        walk.restart(work.column_begin);
+      }
+  }
+
+  __device__ __forceinline__ void produce(Work& work) {
+    bool with_values = !Config::kScoreSweeps;
+    for (bool first = true;; first = false) {
+      if constexpr (Config::kKeyMajor) pattern_.member = 0;
+      Walk walk = walk_of(work);
+      seek_member(walk, work);
       if (first) {
         const bool any = !walk.done();
         if (warp == 0 && lane == 0) load_queries(work, any);
@@ -145,7 +162,7 @@ struct ProducerForwardSm90 {
     work.column_begin = 0;
     work.column_end = end;
     if (split < 0 || row_begin(work) >= row_end(work)) return;
-    const int first = params.pattern.next_column(work.frame, row_begin(work), row_end(work), 0) / Config::kKeys;
+    const int first = pattern_.next_column(work.frame, row_begin(work), row_end(work), 0) / Config::kKeys;
     const int tiles = (end + Config::kKeys - 1) / Config::kKeys - first;
     if (tiles <= 0) return;
     const int each = params.schedule.splits.quotient(tiles + params.schedule.splits.divisor - 1);
@@ -178,14 +195,21 @@ struct ProducerForwardSm90 {
       arrive(full);
       return;
     }
-    const MapsForwardSm90& maps = params.maps;
+    const auto& maps = params.maps;
     const bool later = work.queries.inner >= maps.long_query_classes;
-    full.arrive_and_expect_tx(Config::kBytesQ);
-    for (int w = 0; w < Config::kConsumers; ++w)
-      load<64>(&maps.q[later], full, shared.q.begin() + (q.slot() * Config::kConsumers + w) * 64 * Config::kHeadDim,
-               work.queries.inner - (later ? maps.long_query_classes : 0),
-               work.queries.outer + query_of(work.row_begin + 64 * w), query_of(work.frame.head) * maps.fold_q_head,
-               batch_of(work) * maps.fold_q_batch, TMA::CacheHintSm90::EVICT_FIRST);
+    full.arrive_and_expect_tx(Config::kRowTensors * Config::kBytesQ);
+    for (int t = 0; t < Config::kRowTensors; ++t) {
+      const auto rows = maps.rows(t);
+      for (int w = 0; w < Config::kConsumers; ++w)
+        load<64>(&rows.map[later], full, shared.q.begin() + Config::row_tile(t, q.slot(), w) * 64 * Config::kHeadDim,
+                 work.queries.inner - (later ? maps.long_query_classes : 0),
+                 work.queries.outer + query_of(work.row_begin + 64 * w), row_head(work) * rows.fold_head,
+                 batch_of(work) * rows.fold_batch, TMA::CacheHintSm90::EVICT_FIRST);
+    }
+  }
+
+  __device__ __forceinline__ int row_head(const Work& work) const {
+    return Config::kKeyMajor ? work.frame.head / params.geometry.group : query_of(work.frame.head);
   }
 
   template <int Rows>
@@ -201,35 +225,48 @@ struct ProducerForwardSm90 {
   /// One copy of the walk serves both kinds of sweeps: the patterns' code is long.
   __device__ __forceinline__ void sweep(bool with_values, Walk& walk, const Work& work) {
     const Frame& frame = work.frame;
-    const MapsForwardSm90& maps = params.maps;
+    const auto& maps = params.maps;
     const bool later = work.keys.inner >= maps.long_key_classes;
-    const int inner = work.keys.inner - (later ? maps.long_key_classes : 0);
-    const int head = frame.head / params.geometry.group, batch = batch_of(work);
+    const int inner = work.keys.inner - (later ? maps.long_key_classes : 0), batch = batch_of(work);
+    int head = Config::kKeyMajor ? frame.head : frame.head / params.geometry.group;
     while (!walk.done()) {
       const int begin = walk.begin();
       const bool full = walk.state() == TileState::full && begin + Config::kKeys <= frame.num_keys;
+      const View pattern = pattern_;
+      if constexpr (Config::kKeyMajor) head = frame.head + pattern.member;
       walk.advance();
+      seek_member(walk, work);
+      unsigned dead = 0;
+      if constexpr (Config::kScrubFirst) dead = full ? 0 : dead_columns(pattern, frame, begin, work.columns_inside);
 
       wait(shared.k_empty[k_.slot()], k_.phase() ^ 1);
       auto& note = shared.note[k_.slot()];
       auto& k_full = shared.k_full[k_.slot()];
       if (warp == 0 && lane == 0) {
-        k_full.arrive_and_expect_tx(Config::kBytesTile);
-        load<Config::kKeys>(&maps.k[later], k_full, shared.k.begin() + k_.slot() * Config::kKeys * Config::kHeadDim,
+        auto& landed = Config::kScrubFirst && dead ? shared.scrub : k_full;
+        landed.arrive_and_expect_tx(Config::kBytesTile);
+        load<Config::kKeys>(&maps.k[later], landed, shared.k.begin() + k_.slot() * Config::kKeys * Config::kHeadDim,
                             inner, work.keys.outer + begin, head * maps.fold_k_head, batch * maps.fold_k_batch);
         note.words = !full;
         note.last = walk.done();
       }
+      if constexpr (Config::kColumnNumbers) write_numbers(work, head, begin);
       if (full)
         write_states(note, Config::kFull);
       else
-        write_words(note, work, begin);
+        write_words(pattern, note, work, begin);
+      if (Config::kScrubFirst && dead) {
+        Tensor sK = make_tensor(make_smem_ptr(shared.k.begin()), typename Config::LayoutK{});  // (keys, D, stage)
+        zero_columns(dead, k_full, [&](int c, int d) { return &sK(c, d, k_.slot()); });
+      }
       __syncwarp();
       if (lane == 0) arrive(k_full);
       k_.advance();
 
       if (!with_values) continue;
-      const bool scrub = !full && scrub_wanted(frame, begin, work.columns_inside);
+      if constexpr (Config::kScrubSecond && !Config::kScrubFirst)
+        dead = full ? 0 : dead_columns(pattern, frame, begin, work.columns_inside);
+      const bool scrub = Config::kScrubSecond && dead;
       if (warp == 0) {
         wait(shared.v_empty[v_.slot()], v_.phase() ^ 1);
         if (lane == 0) {
@@ -240,7 +277,10 @@ struct ProducerForwardSm90 {
         }
         __syncwarp();
       }
-      if (scrub) zero_dead_columns(frame, begin, work.columns_inside);
+      if (scrub) {
+        Tensor sV = make_tensor(make_smem_ptr(shared.v.begin()), typename Config::LayoutV{});  // (D, keys, stage)
+        zero_columns(dead, shared.v_full[v_.slot()], [&](int c, int d) { return &sV(d, c, v_.slot()); });
+      }
       v_.advance();
     }
   }
@@ -251,12 +291,13 @@ struct ProducerForwardSm90 {
   }
 
   /// Rows that are padding keep nothing, but do not count against a full chunk.
-  __device__ __forceinline__ void write_words(typename Config::TileNote& note, const Work& work, int begin) {
+  __device__ __forceinline__ void write_words(const View& pattern, typename Config::TileNote& note, const Work& work,
+                                              int begin) {
     const Frame& frame = work.frame;
     wait(shared.words_empty[words_.slot()], words_.phase() ^ 1);
 #pragma unroll 1
     for (int chunk = warp; chunk < Config::kChunks; chunk += kWarps) {
-      const int row = query_of(work.row_begin + 32 * chunk + lane);
+      const int first = query_of(work.row_begin + 32 * chunk), row = query_of(work.row_begin + 32 * chunk + lane);
       const bool real = row < frame.num_queries;
       bool all = true, some = false;
 #pragma unroll 1
@@ -266,7 +307,10 @@ struct ProducerForwardSm90 {
         const uint64_t valid =
             patterns::bits_between(0, min(w + 1 < Config::kWords ? 64 : kLast, frame.num_keys - column) - 1);
         uint64_t kept = 0;
-        if (real && valid) kept = patterns::kept_bits(params.pattern, frame, row, column) & valid;
+        if constexpr (Config::kKeyMajor)
+          kept = word_of_columns(pattern, frame, first, column) & (real ? valid : 0);
+        else if (real && valid)
+          kept = patterns::kept_bits(pattern, frame, row, column) & valid;
         const uint64_t wanted =
             w + 1 < Config::kWords || kLast == 64 ? ~uint64_t(0) : patterns::bits_between(0, kLast - 1);
         shared.words[words_.slot()][w][32 * chunk + lane] = kept;
@@ -279,42 +323,81 @@ struct ProducerForwardSm90 {
     words_.advance();
   }
 
-  /// Whether some column of the tile before `inside`, where the tensor ends, is kept by no query of the problem. TMA
-  /// zeroes what lies outside of the tensor. All producers get the same answer.
-  __device__ __forceinline__ bool scrub_wanted(const Frame& frame, int begin, int inside) {
-    const int end = min(begin + Config::kKeys, frame.num_keys);
-    if (end == min(begin + Config::kKeys, inside) && patterns::keeps_self(params.pattern, frame)) {
-      const int first = frame.j(begin) - frame.q_start, last = frame.j(end - 1) - frame.q_start;
-      if (first >= 0 && last < frame.num_queries) return false;
-    }
-    bool found = false;
+  /// Key-major: bit c of lane l is the score of column + c and row first + l. Patterns answer along their keys, which
+  /// are rows here: a lane asks for a column, and the votes of a warp are the words of its rows.
+  __device__ __forceinline__ uint64_t word_of_columns(const View& pattern, const Frame& frame, int first,
+                                                      int column) const {
+    uint64_t word = 0;
 #pragma unroll 1
-    for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps) found |= dead(frame, begin + c, inside);
-    return any_producer(found);
+    for (int half = 0; half < 64; half += 32) {
+      const int own = column + half + lane;
+      uint32_t bits = 0;
+      if (first < frame.num_queries && own < frame.num_keys) bits = uint32_t(pattern.kept_rows(frame, first, own));
+      uint32_t votes = 0;
+#pragma unroll 4
+      for (int row = 0; row < 32; ++row) {
+        const uint32_t vote = __ballot_sync(~0u, bits & 1);
+        if (lane == row) votes = vote;
+        bits >>= 1;
+      }
+      word |= uint64_t(votes) << half;
+    }
+    return word;
   }
 
-  __device__ __forceinline__ bool dead(const Frame& frame, int column, int inside) const {
+  /// Key-major: what the forward left of each query, in the order of the columns.
+  __device__ __forceinline__ void write_numbers(const Work& work, int head, int begin) {
+    const Frame& frame = work.frame;
+#pragma unroll 1
+    for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps) {
+      float2 numbers = Config::kNoNumbers;
+      if (begin + c < frame.num_keys)
+        numbers = params.numbers[query_at(params.geometry, frame, head, work.keys, begin + c)];
+      shared.shift[k_.slot()][c] = numbers.x;
+      shared.delta[k_.slot()][c] = numbers.y;
+    }
+  }
+
+  /// The columns of the tile before `inside`, where the tensor ends, that no row of the problem keeps: bit n of a lane
+  /// is column 32 (n kWarps + warp) + lane. TMA zeroes what lies outside of the tensor. Where any producer has one,
+  /// none gets 0: bit 31 then.
+  __device__ __forceinline__ unsigned dead_columns(const View& pattern, const Frame& frame, int begin,
+                                                   int inside) const {
+    const int end = min(begin + Config::kKeys, frame.num_keys);
+    if (end == min(begin + Config::kKeys, inside) && patterns::keeps_self(pattern, frame)) {
+      const int first = frame.j(begin) - frame.q_start, last = frame.j(end - 1) - frame.q_start;
+      if (first >= 0 && last < frame.num_queries) return 0;
+    }
+    unsigned found = 0, bit = 1;
+#pragma unroll 1
+    for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps, bit <<= 1)
+      if (dead(pattern, frame, begin + c, inside)) found |= bit;
+    return any_producer(found != 0) ? found | 1u << 31 : 0;
+  }
+
+  __device__ __forceinline__ static bool dead(const View& pattern, const Frame& frame, int column, int inside) {
     if (column >= inside) return false;
     if (column >= frame.num_keys) return true;
     for (int row = 0;; ++row) {
-      row = params.pattern.next_row(frame, column, column + 1, row);
+      row = pattern.next_row(frame, column, column + 1, row);
       if (row >= frame.num_queries) return true;
-      if (params.pattern.keep(frame, row, column)) return false;
+      if (pattern.keep(frame, row, column)) return false;
     }
   }
 
-  __device__ __forceinline__ void zero_dead_columns(const Frame& frame, int begin, int inside) {
-    Tensor sV = make_tensor(make_smem_ptr(shared.v.begin()), typename Config::LayoutV{});  // (D, keys, stage)
+  /// Once the tile has landed; then one thread arrives at `full`.
+  template <class At>
+  __device__ __forceinline__ void zero_columns(unsigned dead, cutlass::arch::ClusterTransactionBarrier& full,
+                                               const At& at) {
     wait(shared.scrub, scrub_phase_);
     scrub_phase_ ^= 1;
 #pragma unroll 1
-    for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps)
-      if (dead(frame, begin + c, inside))
-        for (int d = 0; d < Config::kHeadDim; d += 8)
-          *reinterpret_cast<uint4*>(&sV(d, c, v_.slot())) = make_uint4(0, 0, 0, 0);
+    for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps, dead >>= 1)
+      if (dead & 1)
+        for (int d = 0; d < Config::kHeadDim; d += 8) *reinterpret_cast<uint4*>(at(c, d)) = make_uint4(0, 0, 0, 0);
     cutlass::arch::fence_view_async_shared();
     sync_producers();
-    if (warp == 0 && lane == 0) arrive(shared.v_full[v_.slot()]);
+    if (warp == 0 && lane == 0) arrive(full);
   }
 };
 

@@ -1,4 +1,4 @@
-// What a persistent block of threads works on: the pieces of a forward, their order, and where their rows lie.
+// What a persistent block of threads works on: the pieces of a pass, their order, and where their rows lie.
 #pragma once
 
 #include "splash/core/frame.hpp"
@@ -10,17 +10,21 @@ namespace collective {
 /// How the rows and columns of the tensors are dealt out to problems of their own.
 /// residues > 1: a problem is one class of positions modulo `residues` of one head (Dilated).
 /// pack() > 1: a problem is all query heads of one key/value head; its rows are (query, head), the head running faster.
+/// key_major: keys are the rows and queries the columns, of all query heads of one key/value head (backward).
 struct Geometry {
   Positions positions;
   int batches;  ///< packed sequences are batch entries
   int num_queries, num_keys, heads;
   int group;  ///< query heads a key/value head
+  bool key_major = false;
   patterns::FastDivide residues{1};
   int log2_pack = 0;
   patterns::FastDivide problems_a_batch{1};
 
   SPLASH_HD int pack() const { return 1 << log2_pack; }
   SPLASH_HD bool packed_sequences() const { return positions.cu_queries != nullptr; }
+  SPLASH_HD int num_rows() const { return key_major ? num_keys : num_queries; }
+  SPLASH_HD int num_columns() const { return key_major ? num_queries : num_keys; }
 };
 
 /// Row r of the problem lies in row (outer + r) * residues + inner of the tensor.
@@ -28,9 +32,9 @@ struct Place {
   int outer, inner;
 };
 
-/// One piece: a tile of rows against all its keys, or against one of several ranges of them.
+/// One piece: a tile of rows against all its columns, or against one of several ranges of them.
 struct Work {
-  Frame frame;    ///< in rows and columns of the problem; frame.head is the first of the heads
+  Frame frame;  ///< in rows and columns of the problem, its "queries" and "keys"; frame.head is the first of the heads
   int row_begin;  ///< counts (query, head)
   int row_count;  ///< rows of the problem that are stored, real or not
   Place queries, keys;
@@ -89,11 +93,12 @@ SPLASH_HD void make_work(Work& work, const Geometry& geometry, const Schedule& s
     head = residues.quotient(all);
     residue = all - head * residues.divisor;
   }
-  head <<= geometry.log2_pack;
+  head = geometry.key_major ? head * geometry.group : head << geometry.log2_pack;
   Frame frame = geometry.packed_sequences()
                     ? make_packed_frame(geometry.positions, batch, head, geometry.num_queries, geometry.num_keys)
                     : make_frame(geometry.positions, batch, head, geometry.num_queries, geometry.num_keys);
-  int row_count = geometry.packed_sequences() ? frame.num_queries : geometry.num_queries;
+  if (geometry.key_major) frame = transposed(frame);
+  int row_count = geometry.packed_sequences() ? frame.num_queries : geometry.num_rows();
   Place queries{frame.first_row, 0}, keys{frame.first_column, 0};
   if (residues.divisor > 1) {
     const int step = residues.divisor, shift = frame.q_start - frame.k_start;
@@ -112,9 +117,16 @@ SPLASH_HD void make_work(Work& work, const Geometry& geometry, const Schedule& s
   work.row_count = row_count << geometry.log2_pack;
   work.queries = queries;
   work.keys = keys;
-  work.columns_inside = class_count(geometry.num_keys, keys.inner, residues) - keys.outer;
+  work.columns_inside = class_count(geometry.num_columns(), keys.inner, residues) - keys.outer;
   work.partial = item.split < 0 ? -1 : index;
   work.column_begin = item.split;  // the split, until the pattern says where the keys begin
+}
+
+/// Where query n of a problem that lies at `place` stands in (B, Hq, Nq) tensors.
+SPLASH_HD int64_t query_at(const Geometry& geometry, const Frame& frame, int head, const Place& place, int n) {
+  const int batch = geometry.packed_sequences() ? 0 : frame.batch;
+  return (int64_t(batch) * geometry.heads + head) * geometry.num_queries +
+         int64_t(place.outer + n) * geometry.residues.divisor + place.inner;
 }
 
 }  // namespace collective

@@ -25,6 +25,12 @@ struct Frame {
   SPLASH_HD constexpr int j(int column) const { return column + k_start; }
 };
 
+/// The same problem with keys for rows and queries for columns.
+SPLASH_HD constexpr Frame transposed(const Frame& frame) {
+  return {frame.batch,   frame.head,    frame.num_keys,     frame.num_queries,
+          frame.k_start, frame.q_start, frame.first_column, frame.first_row};
+}
+
 /// A rectangle of scores, ends excluded. Never empty, never outside the frame.
 struct Box {
   int row_begin, row_end, column_begin, column_end;

@@ -4,9 +4,9 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
 
+#include "splash/device/launch.hpp"
 #include "splash/device/schedule_forward.hpp"
 #include "splash/device/tensor_map_sm90.hpp"
 #include "splash/device/workspace.hpp"
@@ -31,23 +31,6 @@ inline Status can_run_forward_sm90(const ForwardArguments& args, int head_dim) {
       return {StatusCode::invalid_value, reason};
     }
   return {};
-}
-
-inline Status failure(cudaError_t error) { return {StatusCode::cuda_error, cudaGetErrorString(error)}; }
-
-/// Multiprocessors of the current device, and the kernel allowed to take its shared memory there; asked for once.
-template <class Function>
-cudaError_t prepare_launch(Function* function, int bytes, int& multiprocessors) {
-  static std::atomic<int> counts[64];  // a count a device, once the kernel is ready there
-  int device = 0;
-  if (cudaError_t error = cudaGetDevice(&device); error != cudaSuccess) return error;
-  std::atomic<int>& count = counts[device & 63];
-  multiprocessors = count.load();
-  if (multiprocessors) return cudaSuccess;
-  cudaError_t error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  if (error == cudaSuccess) count.store(multiprocessors);
-  return error;
 }
 
 template <class Config>

@@ -1,4 +1,4 @@
-// How a forward call is cut into pieces of work: geometry, splits over the keys, order.
+// How a pass is cut into pieces of work: geometry, splits over the columns, order.
 #pragma once
 
 #include <algorithm>
@@ -35,7 +35,7 @@ inline int log2_pack_of(const AttentionInputs& in) {
   return pays && !expanded && same_for_heads(in.pattern) ? std::countr_zero(uint64_t(group)) : 0;
 }
 
-inline collective::Geometry make_geometry(const AttentionInputs& in) {
+inline collective::Geometry make_geometry(const AttentionInputs& in, bool key_major = false, bool packs = true) {
   collective::Geometry geometry{};
   geometry.positions = in.positions;
   geometry.batches = int(in.positions.cu_queries ? in.positions.sequences : in.q.shape[0]);
@@ -44,8 +44,10 @@ inline collective::Geometry make_geometry(const AttentionInputs& in) {
   geometry.heads = int(in.q.shape[1]);
   geometry.group = int(in.q.shape[1] / in.k.shape[1]);
   geometry.residues = int(in.residues);
-  geometry.log2_pack = log2_pack_of(in);
-  geometry.problems_a_batch = std::max((geometry.heads >> geometry.log2_pack) * geometry.residues.divisor, 1);
+  geometry.key_major = key_major;
+  geometry.log2_pack = packs ? log2_pack_of(in) : 0;
+  const int heads = key_major ? int(in.k.shape[1]) : geometry.heads >> geometry.log2_pack;
+  geometry.problems_a_batch = std::max(heads * geometry.residues.divisor, 1);
   return geometry;
 }
 
@@ -73,8 +75,11 @@ inline collective::Schedule make_schedule(const AttentionInputs& in, const colle
   const int64_t queries = packed ? std::min(in.positions.max_queries, in.q.shape[2]) : in.q.shape[2];
   const int64_t keys = packed ? std::min(in.positions.max_keys, in.k.shape[2]) : in.k.shape[2];
   const int step = geometry.residues.divisor;
-  const int64_t rows = (queries + step - 1) / step * geometry.pack();
-  const int64_t columns = (keys + step - 1) / step;
+  const bool key_major = geometry.key_major;
+  const int64_t rows = ((key_major ? keys : queries) + step - 1) / step * geometry.pack();
+  const int64_t columns = ((key_major ? queries : keys) + step - 1) / step;
+  const int64_t first_global = key_major ? in.first_global_columns : in.first_global_rows;
+  const int64_t last_global = key_major ? in.last_global_columns : in.last_global_rows;
   schedule.row_tiles = int((rows + blocks.rows - 1) / blocks.rows);
   const int problems = geometry.batches * geometry.problems_a_batch.divisor;
   const int key_tiles = int((columns + blocks.keys - 1) / blocks.keys);
@@ -85,13 +90,13 @@ inline collective::Schedule make_schedule(const AttentionInputs& in, const colle
     if (tiles < blocks.running) {
       splits = splits_of(int(tiles), key_tiles, blocks.running);
       if (splits > 1) schedule.first_split = schedule.row_tiles;
-    } else if (in.first_global_rows + in.last_global_rows > 0 && !packed && step == 1 && key_tiles >= 32) {
+    } else if (first_global + last_global > 0 && !packed && step == 1 && key_tiles >= 32) {
       const auto tiles_of = [&](int64_t rows) {
         return int(std::min<int64_t>((rows * geometry.pack() + blocks.rows - 1) / blocks.rows, schedule.row_tiles));
       };
       const int64_t rest = rows % blocks.rows;  // the last tile may be a short one
-      schedule.first_split = tiles_of(in.first_global_rows);
-      schedule.last_split = in.last_global_rows ? tiles_of(in.last_global_rows + (rest ? blocks.rows - rest : 0)) : 0;
+      schedule.first_split = tiles_of(first_global);
+      schedule.last_split = last_global ? tiles_of(last_global + (rest ? blocks.rows - rest : 0)) : 0;
       schedule.last_split = std::min(schedule.last_split, schedule.row_tiles - schedule.first_split);
       splits = std::clamp(key_tiles / 16, 2, 64);
     }
@@ -104,7 +109,9 @@ inline collective::Schedule make_schedule(const AttentionInputs& in, const colle
   schedule.items = schedule.split_items + problems * whole_tiles;
 
   // Keys and values of a section's problems stay in half of the 50 MB of L2. Rows that cost the same need no sections.
-  const int64_t bytes = std::max<int64_t>(2 * 2 * columns * in.k.shape[3] / geometry.group * geometry.pack(), 1);
+  const int64_t tensors = 2 * 2 * columns * in.k.shape[3];
+  const int64_t bytes =
+      std::max<int64_t>(key_major ? tensors * geometry.group : tensors / geometry.group * geometry.pack(), 1);
   const int most = in.uneven ? int(std::clamp<int64_t>((int64_t(24) << 20) / bytes, 1, std::max(problems, 1))) : 1;
   const int sections = std::max((problems + most - 1) / most, 1),
             section = std::max((problems + sections - 1) / sections, 1);

@@ -35,6 +35,10 @@ namespace normalizers {
 ///   close(n, r, output_dot, dstatistic, reduce)  delta from rowsum(dO * O) or the sweep, less the statistic's gradient
 ///   apply(n, scores, dp)          scores become weights p, dp becomes dS with respect to s = scale * q.k
 ///
+/// A normalizer whose gradients come in one sweep on a GPU has, for one row without its sums:
+///   row_numbers(statistic, output_dot, dstatistic) -> RowNumbers  once a row, of its head's normalizer; then
+///   weight_of(score, shift), dscore_of(weight, dp, delta)         P and dS with respect to s = scale * q.k
+///
 /// A normalizer that needs more says so by having it:
 ///   n.of_head(head) -> N            its numbers for one query head, asked for before anything else
 ///   Rows::place(n, r, i), Gradient::place(n, r, i)  the position of the row, told first (after load() in the backward)
@@ -52,6 +56,15 @@ concept Normalizer = requires(const NormalizerSpec& spec, double scale) {
   { N::kDeltaSweep } -> std::convertible_to<bool>;
   { N::kSaved } -> std::convertible_to<int>;
 };
+
+/// What the backward of one sweep needs to know of a row: weights come from shift, and dS from delta.
+template <class Value>
+struct RowNumbers {
+  Value shift, delta;
+};
+
+template <class N>
+inline constexpr bool kOneSweepGradient = requires(const N& n) { n.row_numbers(0.0f, 0.0f, 0.0f); };
 
 template <class N>
 SPLASH_HD N of_head(const N& n, int head) {

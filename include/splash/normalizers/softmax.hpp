@@ -18,6 +18,14 @@ struct Softmax {
 
   static SPLASH_HD Softmax from(const NormalizerSpec&, double scale) { return {Real(scale * math::kLog2E)}; }
 
+  /// Backward on a GPU, which keeps of a row two numbers alone: `shift`, an exponent of 2, and `delta`.
+  SPLASH_HD RowNumbers<Real> row_numbers(Real statistic, Real output_dot, Real dstatistic) const {
+    const bool none = statistic == -math::kInfinity<Real>;
+    return {none ? math::kInfinity<Real> : statistic * Real(math::kLog2E), output_dot - dstatistic};
+  }
+  SPLASH_HD Real weight_of(Real score, Real shift) const { return math::exp2(math::fma(score, factor, -shift)); }
+  SPLASH_HD Real dscore_of(Real weight, Real dp, Real delta) const { return weight * (dp - delta); }
+
   /// What takes part in the denominator beside the keys, over exp(shift).
   SPLASH_HD Real extra_mass(int, Real) const { return 0; }
 

@@ -34,6 +34,21 @@ struct SoftmaxSink : Softmax<Real> {
     return sinks ? math::exp2((sinks[head] - shift) * Real(math::kLog2E)) : Real(0);
   }
 
+  /// With the sink in the denominator P = exp(s - lse) share, so log(share) goes into the shift. A share that is next
+  /// to nothing is held at 2^-60: P is no number that matters then, and what the statistic's gradient asks for comes
+  /// back from P / share.
+  SPLASH_HD RowNumbers<Real> row_numbers(Real statistic, Real output_dot, Real dstatistic) const {
+    RowNumbers<Real> numbers = Softmax<Real>::row_numbers(statistic, output_dot, dstatistic);
+    const Real share = math::max(Real(1) / (Real(1) + math::exp2(sink - numbers.shift)), Real(0x1p-60));
+    return {numbers.shift - math::log2(share), output_dot - dstatistic / share};
+  }
+
+  /// Of the row's sink: `output_dot` is sum P dP.
+  SPLASH_HD Real sink_gradient(Real statistic, Real output_dot) const {
+    const Real taken = Real(1) / (Real(1) + math::exp2(statistic * Real(math::kLog2E) - sink));
+    return statistic == -math::kInfinity<Real> ? Real(0) : -taken * output_dot;
+  }
+
   template <class Value, int R>
   struct Rows : Softmax<Real>::template Rows<Value, R> {
     using Base = typename Softmax<Real>::template Rows<Value, R>;

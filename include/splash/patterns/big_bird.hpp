@@ -46,6 +46,14 @@ struct BigBird {
     return {term.ints[1] ? 0 : rows_before(first * block, in), rows - rows_before((blocks - last) * block, in)};
   }
 
+  static GlobalRows global_columns(const PatternTerm& term, const AttentionInputs& in) {
+    const int64_t block = term.ints[0], blocks = term.tensors[0].shape[2];
+    const int64_t first = least(number(term.ints[2]), int(blocks)), last = least(number(term.ints[3]), int(blocks));
+    const int64_t columns = in.positions.cu_keys ? in.positions.max_keys : in.k.shape[2];
+    return {columns_before(first * block, in),
+            term.ints[1] ? 0 : columns - columns_before((blocks - last) * block, in)};
+  }
+
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
     const int i = frame.i(row), j = frame.j(column);
     if (i < 0 || j < 0 || i >= length || j > last_of(i)) return false;

@@ -74,6 +74,13 @@ inline int64_t rows_before(int64_t position, const AttentionInputs& in) {
   return position <= start ? 0 : (position - start < rows ? position - start : rows);
 }
 
+/// Columns of a problem whose positions lie before this one.
+inline int64_t columns_before(int64_t position, const AttentionInputs& in) {
+  const int64_t columns = in.positions.cu_keys ? in.positions.max_keys : in.k.shape[2];
+  const int64_t before = position - in.positions.k_start;
+  return before <= 0 ? 0 : (before < columns ? before : columns);
+}
+
 /// Rows that keep fewer keys than this are served best by narrow tiles.
 inline constexpr int64_t kShortRow = 640;
 inline constexpr int kNarrow = 64;
@@ -88,6 +95,7 @@ SPLASH_HD constexpr int block_for(int64_t keys_of_row) { return keys_of_row < kS
 ///                                       cross blocks; 0 where it does not matter.
 ///   global_rows(term, inputs)           the rows that keep nearly all keys, where others keep few. A hint: right or
 ///                                       wrong, results are the same.
+///   global_columns(term, inputs)        the same of keys that nearly all rows keep.
 ///   residues(term, dilation, sides)     true where just the scores with (i - j) % dilation == 0 and -sides[1] <=
 ///                                       (i - j) / dilation <= sides[0] are kept, -1 for an unlimited side.
 template <class P>

@@ -88,6 +88,10 @@ struct Longformer : LongformerOf<GlobalPrefix> {
     return {term.ints[3] ? 0 : rows_before(number(term.ints[1]), in), 0};
   }
 
+  static GlobalRows global_columns(const PatternTerm& term, const AttentionInputs& in) {
+    return {columns_before(number(term.ints[1]), in), 0};
+  }
+
   static bool residues(const PatternTerm& term, int64_t& dilation, int64_t (&sides)[2]) {
     return term.ints[1] <= 0 && from(term).window.residues(dilation, sides);
   }

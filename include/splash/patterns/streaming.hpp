@@ -22,6 +22,10 @@ struct Streaming {
 
   static int block(const PatternTerm& term) { return block_for(term.ints[1]); }
 
+  static GlobalRows global_columns(const PatternTerm& term, const AttentionInputs& in) {
+    return {columns_before(term.ints[0], in), 0};
+  }
+
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
     const int j = frame.j(column), distance = frame.i(row) - j;
     return distance >= 0 && (j < sink || distance < window);

@@ -28,6 +28,11 @@ class TileWalk {
   SPLASH_HD TileState state() const { return state_; }
   SPLASH_HD void advance() { seek((tile_ + 1) * size_); }
 
+  /// To the first tile from `from` on: the pattern may have changed.
+  SPLASH_HD void restart(int from) {
+    if (row_begin_ < row_end_) seek(from);
+  }
+
  private:
   SPLASH_HD int clip(int column) const { return column < extent_ ? column : extent_; }
 

@@ -1,4 +1,4 @@
-// The only transposition: the key-major view of a pattern, for the backward.
+// The only transposition: the key-major views of a pattern, for the backward.
 #pragma once
 
 #include "splash/patterns/concept.hpp"
@@ -21,6 +21,37 @@ struct Transposed {
   }
   SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
     return pattern.next_column(frame, column_begin, column_end, row);
+  }
+};
+
+/// The same with a frame whose rows and columns have changed places, too, for the query head `member` places after the
+/// frame's: what a kernel sees that knows rows and columns only.
+template <Pattern P>
+struct KeyMajor {
+  const P& pattern;
+  int member = 0;
+
+  SPLASH_HD bool keep(const Frame& frame, int row, int column) const { return pattern.keep(own(frame), column, row); }
+  SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
+    return pattern.classify(own(frame), {box.column_begin, box.column_end, box.row_begin, box.row_end});
+  }
+  SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
+    return pattern.next_row(own(frame), row_begin, row_end, column);
+  }
+  SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
+    return pattern.next_column(own(frame), column_begin, column_end, row);
+  }
+  /// Bit c is keep(frame, column, row + c): the pattern's own words lie along its keys.
+  SPLASH_HD uint64_t kept_rows(const Frame& frame, int row, int column) const {
+    return kept_bits(pattern, own(frame), column, row);
+  }
+  SPLASH_HD bool keeps_self(const Frame& frame) const { return patterns::keeps_self(pattern, own(frame)); }
+
+ private:
+  SPLASH_HD Frame own(const Frame& frame) const {
+    Frame original = transposed(frame);
+    original.head += member;
+    return original;
   }
 };
 

@@ -1,0 +1,145 @@
+// Hopper backward epilogue: 64 rows of one or two gradients, to the tensors or, of one range of columns, to the
+// workspace.
+#pragma once
+
+#include "splash/collective/config_backward_sm90.hpp"
+#include "splash/collective/store_rows_sm90.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace collective {
+
+using namespace cute;
+
+/// A gradient's tensor; strides in elements.
+template <class Element>
+struct GradientTensor {
+  Element* data;
+  int64_t row_stride, head_stride, batch_stride;
+  float scale;  ///< what is added up is multiplied by it
+};
+
+/// Where results go: of out1 and out2, or of the one there is. Partial results are a float32 tile a split item.
+template <class Element>
+struct OutputBackwardSm90 {
+  GradientTensor<Element> gradients[2];
+  float* partial;       ///< (outputs, split items, tile rows, D instance)
+  float* partial_dots;  ///< (split items, tile rows), where `dots`
+  float* dots;          ///< (B, Hq, Nq), or nullptr: sum P dP of each query
+  int split_items, head_dim;
+
+  SPLASH_HD Element* at(int output, const Geometry& geometry, const Work& work, int index) const {
+    const GradientTensor<Element>& to = gradients[output];
+    const int batch = geometry.packed_sequences() ? 0 : work.frame.batch;
+    const int head = geometry.key_major ? work.frame.head / geometry.group : work.frame.head;
+    const int64_t row = int64_t(work.queries.outer + index) * geometry.residues.divisor + work.queries.inner;
+    return to.data + batch * to.batch_stride + head * to.head_stride + row * to.row_stride;
+  }
+};
+
+template <class Config>
+struct EpilogueBackwardSm90 {
+  using Element = typename Config::Element;
+  using Output = OutputBackwardSm90<Element>;
+
+  /// By one consumer warp group, whose part of the tiles of rows in shared memory is free by now. Rows that are padding
+  /// are written as zeros, rows outside the problem not at all. On return the tiles may be loaded again.
+  template <class Accumulator>
+  __device__ __forceinline__ static void store(const Output& to, const MapsBackwardSm90& maps,
+                                               typename Config::SharedStorage& shared, const Geometry& geometry,
+                                               const Work& work, int buffer, int group, int thread,
+                                               const Accumulator& out1, const Accumulator& out2,
+                                               const float (&dots)[kFragmentRows]) {
+    const int first = work.row_begin + 64 * group;
+    if (work.partial >= 0) {
+      float one[kFragmentRows];
+      CUTE_UNROLL
+      for (int r = 0; r < kFragmentRows; ++r)
+        one[r] = work.any && first + accumulator_row(thread, r) < work.frame.num_queries ? 1.0f : 0.0f;
+      const auto store_one = [&](int n, const Accumulator& output) {
+        const int64_t row = (int64_t(n) * to.split_items + work.partial) * Config::kRows + 64 * group;
+        store_float_rows(to.partial + row * Config::kHeadDim, Config::kHeadDim, thread, output, one);
+      };
+      if constexpr (Config::kFirst) store_one(0, out1);
+      if constexpr (Config::kSecond) store_one(Config::kOutputs - 1, out2);
+    } else {
+      if constexpr (Config::kFirst) stage(to, shared, work, 0, buffer, group, thread, out1);
+      if constexpr (Config::kSecond) stage(to, shared, work, Config::kOutputs - 1, buffer, group, thread, out2);
+      send(to, maps, shared, geometry, work, buffer, group, thread);
+    }
+    if constexpr (!Config::kKeyMajor)
+      if (to.dots) store_dots(to, geometry, work, group, thread, dots);
+    if (thread == 0) tma_store_wait<0>();
+  }
+
+ private:
+  __device__ __forceinline__ static auto tile_of(typename Config::SharedStorage& shared, int output, int buffer,
+                                                 int group) {
+    Tensor rows = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{});  // (64, D, tile)
+    return rows(_, _, Config::row_tile(output, buffer, group));
+  }
+
+  template <class Accumulator>
+  __device__ __forceinline__ static void stage(const Output& to, typename Config::SharedStorage& shared,
+                                               const Work& work, int output, int buffer, int group, int thread,
+                                               const Accumulator& accumulator) {
+    float factor[kFragmentRows];
+    CUTE_UNROLL
+    for (int r = 0; r < kFragmentRows; ++r) {
+      const bool real = work.any && work.row_begin + 64 * group + accumulator_row(thread, r) < work.frame.num_queries;
+      factor[r] = real ? to.gradients[output].scale : 0.0f;
+    }
+    stage_rows(tile_of(shared, output, buffer, group), thread, accumulator, factor);
+  }
+
+  /// By TMA, which leaves out what lies outside of the tensor; rows of packed sequences, which end inside of it, 16
+  /// bytes a thread.
+  __device__ __forceinline__ static void send(const Output& to, const MapsBackwardSm90& maps,
+                                              typename Config::SharedStorage& shared, const Geometry& geometry,
+                                              const Work& work, int buffer, int group, int thread) {
+    const int first = work.row_begin + 64 * group;
+    if (geometry.packed_sequences()) {
+      cutlass::arch::NamedBarrier::sync(128, kStore + group);
+      for (int output = 0; output < Config::kOutputs; ++output)
+        copy_rows<Config::kHeadDim>(tile_of(shared, output, buffer, group), thread, to.head_dim, [&](int row) {
+          return first + row < work.row_count ? to.at(output, geometry, work, first + row) : nullptr;
+        });
+      cutlass::arch::fence_view_async_shared();
+      return;
+    }
+    cutlass::arch::fence_view_async_shared();
+    cutlass::arch::NamedBarrier::sync(128, kStore + group);
+    if (thread != 0 || first >= work.row_count) return;
+    const bool later = work.queries.inner >= maps.long_query_classes;
+    const int head = Config::kKeyMajor ? work.frame.head / geometry.group : work.frame.head;
+    CUTE_UNROLL
+    for (int output = 0; output < Config::kOutputs; ++output) {
+      CUTE_UNROLL
+      for (int c = 0; c < Config::kHeadDim; c += Config::kBoxColumns)
+        SM90_TMA_STORE_5D::copy(
+            &maps.out[output][later],
+            shared.q.begin() + Config::row_tile(output, buffer, group) * 64 * Config::kHeadDim + c * 64, c,
+            work.queries.inner - (later ? maps.long_query_classes : 0), work.queries.outer + first, head,
+            work.frame.batch);
+    }
+    tma_store_arrive();
+  }
+
+  __device__ __forceinline__ static void store_dots(const Output& to, const Geometry& geometry, const Work& work,
+                                                    int group, int thread, const float (&dots)[kFragmentRows]) {
+    const QuadReduce reduce;
+    CUTE_UNROLL
+    for (int r = 0; r < kFragmentRows; ++r) {
+      const float sum = reduce.sum(dots[r]);
+      const int row = 64 * group + accumulator_row(thread, r), index = work.row_begin + row;
+      if ((thread & 3) != 0) continue;
+      const float value = work.any && index < work.frame.num_queries ? sum : 0.0f;
+      if (work.partial >= 0)
+        to.partial_dots[int64_t(work.partial) * Config::kRows + row] = value;
+      else if (index < work.row_count)
+        to.dots[query_at(geometry, work.frame, work.frame.head, work.queries, index)] = value;
+    }
+  }
+};
+
+}  // namespace collective
+SPLASH_NAMESPACE_END

@@ -1,0 +1,250 @@
+// Hopper backward on the host: arguments -> can_run -> workspace -> what each query's row needs -> dQ -> dK and dV.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "splash/device/launch.hpp"
+#include "splash/device/schedule_forward.hpp"
+#include "splash/device/tensor_map_sm90.hpp"
+#include "splash/device/workspace.hpp"
+#include "splash/kernel/backward_sm90.hpp"
+#include "splash/kernel/combine_gradients.hpp"
+#include "splash/kernel/prepare_backward.hpp"
+#include "splash/kernel/sum_sinks.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace device {
+
+/// Reasons why a call cannot run on any Hopper backward instance of this head dimension.
+inline Status can_run_backward_sm90(const BackwardArguments& args, int head_dim) {
+  if (args.in.q.shape[3] > head_dim || args.in.q.shape[3] % 8)
+    return {StatusCode::no_kernel, "the head dimension must be a multiple of 8 and at most that of the instance"};
+  static thread_local char reason[160];
+  const char* names[] = {"q", "k", "v", "out", "grad_out", "grad_q", "grad_k", "grad_v"};
+  const TensorView* views[] = {&args.in.q,     &args.in.k,   &args.in.v,   &args.out,
+                               &args.grad_out, &args.grad_q, &args.grad_k, &args.grad_v};
+  for (int n = 0; n < 8; ++n)
+    if (const Unmappable why = unmappable(*views[n]); why.reason) {
+      std::snprintf(reason, sizeof(reason), "%s cannot be loaded on CUDA: %s; pass %s.%s()", names[n], why.reason,
+                    names[n], why.remedy);
+      return {StatusCode::invalid_value, reason};
+    }
+  return {};
+}
+
+/// What the sweeps of one call share.
+struct BackwardCall {
+  const BackwardArguments& args;
+  cudaStream_t stream;
+  float2* numbers;  ///< (B, Hq, Nq)
+  float* dots;      ///< (B, Hq, Nq), or nullptr
+  int* counters;    ///< of zeros, one for each sweep
+  float* partial;   ///< of the sweep that runs
+};
+
+/// One kernel of the backward: its pieces of work, and how much workspace their splits take.
+template <class Config>
+struct Sweep {
+  collective::Geometry geometry;
+  collective::Schedule schedule;
+  int grid = 0;
+
+  Sweep() = default;
+  Sweep(const AttentionInputs& in, int multiprocessors) : geometry(make_geometry(in, Config::kKeyMajor, false)) {
+    const Blocks blocks{Config::kRows, Config::kKeys, multiprocessors * Config::kTuning.blocks_per_sm};
+    schedule = make_schedule(in, geometry, blocks, true);
+    grid = std::min(schedule.items, blocks.running);
+  }
+
+  int64_t partial_rows() const { return int64_t(schedule.split_items) * Config::kRows; }
+  int64_t workspace_floats() const { return partial_rows() * (Config::kOutputs * Config::kHeadDim + 1); }
+};
+
+template <class Config>
+bool encode_maps(collective::MapsBackwardSm90& maps, const BackwardArguments& args, int classes) {
+  const TensorView& q = args.in.q;
+  const auto type = q.dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  const auto view = [&](const TensorView& tensor) { return map_view(tensor, q.data); };
+  const bool keys = Config::kKeyMajor;
+  const MapView a[2] = {view(keys ? args.in.k : q), view(keys ? args.in.v : args.grad_out)};
+  const MapView k = view(keys ? q : args.in.k), v = view(keys ? args.grad_out : args.in.v);
+  const MapView out[2] = {view(!keys ? args.grad_q : (Config::kFirst ? args.grad_k : args.grad_v)), view(args.grad_v)};
+  maps.long_query_classes = int(a[0].rows % classes);
+  maps.long_key_classes = int(k.rows % classes);
+  for (int t = 0; t < 2; ++t) maps.fold_a_head[t] = a[t].fold_head, maps.fold_a_batch[t] = a[t].fold_batch;
+  maps.fold_k_head = k.fold_head, maps.fold_k_batch = k.fold_batch;
+  maps.fold_v_head = v.fold_head, maps.fold_v_batch = v.fold_batch;
+  const auto encode = [&](CUtensorMap(&map)[2], const MapView& tensor, int rows) {
+    return encode_class_maps(map, type, tensor, classes, Config::kBoxColumns, rows);
+  };
+  return encode(maps.a[0], a[0], 64) && encode(maps.a[1], a[1], 64) && encode(maps.k, k, Config::kKeys) &&
+         encode(maps.v, v, Config::kKeys) && encode(maps.out[0], out[0], 64) && encode(maps.out[1], out[1], 64);
+}
+
+template <class Element>
+collective::GradientTensor<Element> gradient_tensor(const TensorView& view, float scale) {
+  const auto stride = [&](int d) { return view.shape[d] > 1 ? view.stride[d] : 0; };
+  return {static_cast<Element*>(view.data), stride(2), stride(1), stride(0), scale};
+}
+
+template <class Config>
+Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall& call, const Sweep<Config>& sweep,
+                    int* counter) {
+  using Kernel = kernel::BackwardSm90<Config>;
+  using Element = typename Config::Element;
+  using Normalizer = typename Config::Normalizer;
+  constexpr int kBytes = int(sizeof(typename Config::SharedStorage));
+  static_assert(kBytes <= 227 * 1024 / Config::kTuning.blocks_per_sm - (Config::kTuning.blocks_per_sm - 1) * 512,
+                "more shared memory than a multiprocessor has");
+  const BackwardArguments& args = call.args;
+  const math::SignedScale scale = math::split_scale(args.in.scale);
+  const float signed_scale = float(args.in.scale);
+  typename Kernel::Params params{};
+  params.producer.pattern = pattern;
+  params.producer.geometry = sweep.geometry;
+  params.producer.schedule = sweep.schedule;
+  params.producer.numbers = call.numbers;
+  if (wants_counter(args.in, sweep.schedule, sweep.grid)) params.producer.schedule.counter = counter;
+  params.consumer = {Normalizer::from(args.in.normalizer, scale.magnitude), float(scale.sign),
+                     !Config::kKeyMajor && call.dots};
+  auto& output = params.output;
+  if constexpr (!Config::kKeyMajor) {
+    output.gradients[0] = gradient_tensor<Element>(args.grad_q, signed_scale);
+    output.dots = call.dots;
+  } else {
+    if constexpr (Config::kFirst) output.gradients[0] = gradient_tensor<Element>(args.grad_k, signed_scale);
+    if constexpr (Config::kSecond) output.gradients[Config::kOutputs - 1] = gradient_tensor<Element>(args.grad_v, 1.0f);
+  }
+  output.split_items = sweep.schedule.split_items;
+  output.head_dim = int(args.in.q.shape[3]);
+  output.partial = call.partial;
+  output.partial_dots = call.partial + sweep.partial_rows() * Config::kOutputs * Config::kHeadDim;
+  if (!encode_maps<Config>(params.producer.maps, args, sweep.geometry.residues.divisor))
+    return {StatusCode::cuda_error, "the driver refused a tensor map of the backward"};
+
+  const auto function = kernel::backward_sm90<Kernel>;
+  if (sweep.grid == 0) return {};
+  function<<<unsigned(sweep.grid), Config::kThreads, kBytes, call.stream>>>(params);
+  cudaError_t error = cudaGetLastError();
+  if (error == cudaSuccess && sweep.schedule.split_items > 0) {
+    constexpr int kWarps = 4;
+    const int tiles = sweep.schedule.split_items / sweep.schedule.splits.divisor;
+    const kernel::CombineGradientsParams<Element> combine{output,           sweep.geometry, sweep.schedule,
+                                                          Config::kOutputs, Config::kRows,  Config::kHeadDim};
+    kernel::combine_gradients<Element>
+        <<<dim3(unsigned(tiles), Config::kRows / kWarps, unsigned(Config::kOutputs)), 32 * kWarps, 0, call.stream>>>(
+            combine);
+    error = cudaGetLastError();
+  }
+  return error == cudaSuccess ? Status{} : failure(error);
+}
+
+/// Rows of packed tensors that belong to no sequence get no gradient.
+inline cudaError_t clear_packed(const TensorView& view, cudaStream_t stream) {
+  const size_t width = size_t(view.shape[3]) * 2, pitch = size_t(std::max(view.stride[2], view.shape[3])) * 2;
+  if (view.shape[2] == 0) return cudaSuccess;
+  for (int64_t head = 0; head < view.shape[1]; ++head) {
+    char* rows = static_cast<char*>(view.data) + head * view.stride[1] * 2;
+    if (cudaError_t error = cudaMemset2DAsync(rows, pitch, 0, width, size_t(view.shape[2]), stream);
+        error != cudaSuccess)
+      return error;
+  }
+  return cudaSuccess;
+}
+
+/// grad_q, grad_k, grad_v and the normalizer's gradients are written whole, the same bits in every run. Asynchronous on
+/// exec.stream. Beside the tensors it takes 8 bytes a query and head, 4 more where a sink logit learns, and float32
+/// tiles of rows that are split over their columns. Block is the forward's and means nothing here.
+template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
+Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, const Execution& exec) {
+  static_assert(normalizers::kOneSweepGradient<Normalizer>, "the Hopper backward has one sweep");
+  using tuning::Gradients;
+  using Queries = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::queries>;
+  constexpr bool kApart = tuning::splits_keys_values(HeadDim);
+  using Keys = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
+                                              kApart ? Gradients::keys : Gradients::keys_values>;
+  using Values = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::values>;
+  const TensorView& q = args.in.q;
+  if (Status status = can_run_backward_sm90(args, HeadDim); !status.ok()) return status;
+  if (q.shape[0] == 0 || q.shape[1] == 0) return {};
+
+  int multiprocessors = 0;
+  const auto prepare = [&]<class Config>(const Config*) {
+    using Kernel = kernel::BackwardSm90<Config>;
+    return prepare_launch(kernel::backward_sm90<Kernel>, int(sizeof(typename Config::SharedStorage)), multiprocessors);
+  };
+  cudaError_t error = prepare(static_cast<const Queries*>(nullptr));
+  if (error == cudaSuccess) error = prepare(static_cast<const Keys*>(nullptr));
+  if constexpr (kApart)
+    if (error == cudaSuccess) error = prepare(static_cast<const Values*>(nullptr));
+  if (error != cudaSuccess) return failure(error);
+
+  const Sweep<Queries> queries(args.in, multiprocessors);
+  const Sweep<Keys> keys(args.in, multiprocessors);
+  Sweep<Values> values;
+  if constexpr (kApart) values = Sweep<Values>(args.in, multiprocessors);
+
+  const auto stream = static_cast<cudaStream_t>(exec.stream);
+  const bool learns_sink = args.in.normalizer.num_parameters > 0 && args.grad_parameters[0].data;
+  const int64_t rows = q.shape[0] * q.shape[1] * q.shape[2];
+  const int64_t partial = std::max({queries.workspace_floats(), keys.workspace_floats(), values.workspace_floats()});
+  constexpr int64_t kCounters = 256;  // bytes
+  const Workspace workspace(exec, kCounters + rows * 8 + (learns_sink ? rows * 4 : 0) + partial * 4 + 16);
+  if (workspace.missing()) return {StatusCode::cuda_error, "out of memory for the workspace of a call"};
+  char* next = workspace.data();
+  const auto take = [&](int64_t bytes) {
+    char* taken = next;
+    next += bytes;
+    return taken;
+  };
+  int* counters = reinterpret_cast<int*>(take(kCounters));
+  float* partials = reinterpret_cast<float*>(take((partial * 4 + 15) / 16 * 16));
+  BackwardCall call{args, stream, reinterpret_cast<float2*>(take(rows * 8)), nullptr, counters, partials};
+  if (learns_sink) call.dots = reinterpret_cast<float*>(take(rows * 4));
+
+  error = cudaMemsetAsync(counters, 0, kCounters, stream);
+  if (args.in.positions.cu_queries) {
+    for (const TensorView* view : {&args.grad_q, &args.grad_k, &args.grad_v})
+      if (error == cudaSuccess) error = clear_packed(*view, stream);
+    if (error == cudaSuccess && call.dots) error = cudaMemsetAsync(call.dots, 0, size_t(rows) * 4, stream);
+  }
+  if (error != cudaSuccess) return failure(error);
+
+  const auto rows_of = [](const TensorView& view) {
+    const auto stride = [&](int d) { return view.shape[d] > 1 ? view.stride[d] : 0; };
+    return kernel::RowsOf<Element>{static_cast<const Element*>(view.data), {stride(2), stride(1), stride(0)}};
+  };
+  const Normalizer normalizer = Normalizer::from(args.in.normalizer, math::split_scale(args.in.scale).magnitude);
+  const kernel::PrepareParams<Element, Normalizer> prepared{rows_of(args.out),
+                                                            rows_of(args.grad_out),
+                                                            static_cast<const float*>(args.statistic.data),
+                                                            static_cast<const float*>(args.grad_statistic.data),
+                                                            call.numbers,
+                                                            normalizer,
+                                                            int(q.shape[1]),
+                                                            int(q.shape[2]),
+                                                            int(q.shape[3]),
+                                                            0};
+  error = kernel::launch_prepare_backward(prepared, int(q.shape[0]), stream);
+  if (error != cudaSuccess) return failure(error);
+
+  if (Status status = launch_sweep<Queries>(pattern, call, queries, counters); !status.ok()) return status;
+  if (Status status = launch_sweep<Keys>(pattern, call, keys, counters + 16); !status.ok()) return status;
+  if constexpr (kApart)
+    if (Status status = launch_sweep<Values>(pattern, call, values, counters + 32); !status.ok()) return status;
+
+  if (learns_sink) {
+    constexpr int kThreads = 512;
+    kernel::sum_sinks<kThreads, Normalizer><<<unsigned(q.shape[1]), kThreads, 0, stream>>>(
+        normalizer, static_cast<const float*>(args.statistic.data), call.dots,
+        static_cast<float*>(args.grad_parameters[0].data), int(q.shape[0]), int(q.shape[2]));
+    error = cudaGetLastError();
+  }
+  return error == cudaSuccess ? Status{} : failure(error);
+}
+
+}  // namespace device
+SPLASH_NAMESPACE_END

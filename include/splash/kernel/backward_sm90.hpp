@@ -1,0 +1,107 @@
+// The __global__ shell of the Hopper backward: which warps play which role, and the loop over pieces of work.
+#pragma once
+
+#include <cutlass/arch/reg_reconfig.h>
+
+#include "splash/collective/consumer_backward_sm90.hpp"
+#include "splash/collective/epilogue_backward_sm90.hpp"
+#include "splash/collective/producer_forward_sm90.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace kernel {
+
+template <class Config_>
+struct BackwardSm90 {
+  using Config = Config_;
+  using Producer = collective::ProducerForwardSm90<Config>;
+  using Consumer = collective::ConsumerBackwardSm90<Config>;
+  using Epilogue = collective::EpilogueBackwardSm90<Config>;
+
+  struct Params {
+    typename Producer::Params producer;
+    typename Consumer::Params consumer;
+    typename Epilogue::Output output;
+  };
+
+  static __device__ __forceinline__ void start(typename Config::SharedStorage& shared) {
+    constexpr int kReaders = 4 * Config::kConsumers;  // warps
+    for (auto& full : shared.q_full) full.init(1);
+    for (auto& full : shared.k_full) full.init(1 + Config::kProducerWarps);
+    for (auto& full : shared.v_full) full.init(1);
+    for (auto& empty : shared.q_empty) empty.init(kReaders);
+    for (auto& empty : shared.k_empty) empty.init(kReaders);
+    for (auto& empty : shared.v_empty) empty.init(kReaders);
+    for (auto& empty : shared.words_empty) empty.init(kReaders);
+    shared.scrub.init(1);
+    shared.query_ring = {};
+    shared.next_item = int(blockIdx.x);
+    shared.rounds = 0;
+    cutlass::arch::fence_barrier_init();
+  }
+
+  /// What the forward left of this thread's rows, where rows are queries.
+  static __device__ __forceinline__ float2 numbers_of(const Params& params, const collective::Work& work, int group,
+                                                      int thread, int r) {
+    const int index = work.row_begin + 64 * group + collective::accumulator_row(thread, r);
+    if (Config::kKeyMajor || index >= work.frame.num_queries) return Config::kNoNumbers;
+    return params.producer
+        .numbers[collective::query_at(params.producer.geometry, work.frame, work.frame.head, work.queries, index)];
+  }
+
+  static __device__ __forceinline__ void consume(const Params& params, typename Config::SharedStorage& shared,
+                                                 int group, int thread) {
+    Consumer consumer{params.consumer, shared, group, thread};
+    collective::Ring<Config::kQueryBuffers> q;
+    for (collective::Ring<Config::kWorkSlots> slot;; slot.advance()) {
+      collective::wait(shared.q_full[q.slot()], q.phase());
+      const collective::Work& work = shared.work[slot.slot()];
+      if (work.end) break;
+      auto out1 = cute::partition_fragment_C(typename Config::MmaOutput{},
+                                             cute::Shape<cute::_64, cute::Int<Config::kHeadDim>>{});
+      auto out2 = cute::make_fragment_like(out1);
+      float dots[collective::kFragmentRows] = {};
+      typename Consumer::RowNumbers own;
+      for (int r = 0; r < collective::kFragmentRows; ++r) {
+        const float2 numbers = numbers_of(params, work, group, thread, r);
+        own.shift[r] = numbers.x;
+        own.delta[r] = numbers.y;
+      }
+      if (work.any) {
+        consumer.consume(q.slot(), own, out1, out2, dots);
+      } else {
+        cute::clear(out1);
+        cute::clear(out2);
+      }
+      Epilogue::store(params.output, params.producer.maps, shared, params.producer.geometry, work, q.slot(), group,
+                      thread, out1, out2, dots);
+      consumer.release(shared.q_empty[q.slot()]);
+      q.advance();
+    }
+  }
+};
+
+template <class Kernel>
+__global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTuning.blocks_per_sm)
+    backward_sm90(const __grid_constant__ typename Kernel::Params params) {
+  using Config = typename Kernel::Config;
+  extern __shared__ __align__(1024) unsigned char bytes[];
+  auto& shared = *reinterpret_cast<typename Config::SharedStorage*>(bytes);
+
+  // The same value in all lanes, so that the role is one branch a warp.
+  const int warp = __shfl_sync(~0u, int(threadIdx.x) / 32, 0);
+  constexpr int kFirstProducer = 4 * Config::kConsumers;
+  if (warp == 0 && cute::elect_one_sync()) Kernel::start(shared);
+  __syncthreads();
+
+  if (warp >= kFirstProducer) {
+    cutlass::arch::warpgroup_reg_dealloc<Config::kTuning.producer_registers>();
+    typename Kernel::Producer producer{params.producer, shared, warp - kFirstProducer, int(threadIdx.x) & 31};
+    producer.run();
+  } else {
+    cutlass::arch::warpgroup_reg_alloc<Config::kTuning.consumer_registers>();
+    Kernel::consume(params, shared, warp / 4, int(threadIdx.x) & 127);
+  }
+}
+
+}  // namespace kernel
+SPLASH_NAMESPACE_END

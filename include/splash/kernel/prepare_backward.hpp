@@ -1,0 +1,79 @@
+// The backward's first kernel: what the sweeps need to know of each query (RowNumbers), from the forward's results.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "splash/normalizers/concept.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace kernel {
+
+/// Rows of (B, Hq, Nq, D) tensors, 16 bytes aligned; strides in elements: row, head, batch.
+template <class Element>
+struct RowsOf {
+  const Element* data;
+  int64_t stride[3];
+
+  SPLASH_HD const Element* at(int batch, int head, int row) const {
+    return data + batch * stride[2] + head * stride[1] + row * stride[0];
+  }
+};
+
+template <class Element, class Normalizer>
+struct PrepareParams {
+  RowsOf<Element> out, grad_out;
+  const float *statistic, *grad_statistic;  ///< (B, Hq, Nq); grad_statistic may be nullptr
+  float2* numbers;                          ///< (B, Hq, Nq)
+  Normalizer normalizer;
+  int heads, num_queries, head_dim, row_tiles;
+};
+
+/// rowsum(dO * O), by `Lanes` neighbouring lanes a row. One block of threads a tile of rows of one head.
+template <int Lanes, class Element, class Normalizer>
+__global__ void prepare_backward(const __grid_constant__ PrepareParams<Element, Normalizer> params) {
+  constexpr int kEach = 16 / int(sizeof(Element));
+  const int line = int(blockIdx.x) / params.row_tiles, tile = int(blockIdx.x) - line * params.row_tiles;
+  const int row = (tile * int(blockDim.x) + int(threadIdx.x)) / Lanes, lane = int(threadIdx.x) % Lanes;
+  const int batch = line / params.heads, head = line - batch * params.heads;
+  float dot = 0;
+  if (row < params.num_queries) {
+    const Element *out = params.out.at(batch, head, row), *grad = params.grad_out.at(batch, head, row);
+    for (int d = lane * kEach; d < params.head_dim; d += Lanes * kEach) {
+      const uint4 a = *reinterpret_cast<const uint4*>(out + d), b = *reinterpret_cast<const uint4*>(grad + d);
+      const auto* x = reinterpret_cast<const Element*>(&a);
+      const auto* y = reinterpret_cast<const Element*>(&b);
+#pragma unroll
+      for (int n = 0; n < kEach; ++n) dot += float(x[n]) * float(y[n]);
+    }
+  }
+#pragma unroll
+  for (int step = Lanes / 2; step > 0; step /= 2) dot += __shfl_xor_sync(~0u, dot, step);
+  if (row >= params.num_queries || lane != 0) return;
+  const int64_t at = int64_t(line) * params.num_queries + row;
+  const auto numbers =
+      normalizers::of_head(params.normalizer, head)
+          .row_numbers(params.statistic[at], dot, params.grad_statistic ? params.grad_statistic[at] : 0);
+  params.numbers[at] = make_float2(numbers.shift, numbers.delta);
+}
+
+template <class Element, class Normalizer>
+cudaError_t launch_prepare_backward(PrepareParams<Element, Normalizer> params, int batches, cudaStream_t stream) {
+  constexpr int kThreads = 256;
+  const auto launch = [&]<int Lanes>() {
+    constexpr int kRows = kThreads / Lanes;
+    params.row_tiles = (params.num_queries + kRows - 1) / kRows;
+    const unsigned grid = unsigned(params.row_tiles) * unsigned(params.heads) * unsigned(batches);
+    if (grid == 0) return;
+    prepare_backward<Lanes, Element, Normalizer><<<grid, kThreads, 0, stream>>>(params);
+  };
+  if (params.head_dim <= 32)
+    launch.template operator()<4>();
+  else if (params.head_dim <= 64)
+    launch.template operator()<8>();
+  else
+    launch.template operator()<16>();
+  return cudaGetLastError();
+}
+
+}  // namespace kernel
+SPLASH_NAMESPACE_END

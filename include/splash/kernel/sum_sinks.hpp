@@ -1,0 +1,33 @@
+// The gradient of the sink logits: a sum over all queries of a head.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "splash/normalizers/concept.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace kernel {
+
+/// dots: sum P dP of each query, (batches, heads, num_queries). One block of threads a head, always in the same order.
+template <int Threads, class Normalizer>
+__global__ void sum_sinks(const Normalizer normalizer, const float* statistic, const float* dots, float* gradient,
+                          int batches, int num_queries) {
+  const int head = int(blockIdx.x), heads = int(gridDim.x), thread = int(threadIdx.x);
+  const Normalizer own = normalizers::of_head(normalizer, head);
+  float sum = 0;
+  for (int batch = 0; batch < batches; ++batch) {
+    const int64_t line = (int64_t(batch) * heads + head) * num_queries;
+    for (int row = thread; row < num_queries; row += Threads)
+      sum += own.sink_gradient(statistic[line + row], dots[line + row]);
+  }
+  __shared__ float sums[Threads / 32];
+  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+  if (thread % 32 == 0) sums[thread / 32] = sum;
+  __syncthreads();
+  if (thread != 0) return;
+  for (int n = 1; n < Threads / 32; ++n) sum += sums[n];
+  gradient[head] = sum;
+}
+
+}  // namespace kernel
+SPLASH_NAMESPACE_END

@@ -1,0 +1,53 @@
+// Tile numbers of the Hopper backward: the only place where they stand. Why they are what they are:
+// benchmarks/NOTES.md.
+#pragma once
+
+namespace splash::tuning {
+
+/// What one kernel of the backward finds: its rows are queries, or keys.
+enum class Gradients : int {
+  queries,      ///< dQ
+  keys_values,  ///< dK and dV
+  keys,         ///< dK, where accumulators of both are too many registers
+  values,       ///< dV
+};
+
+struct BackwardSm90 {
+  int consumers;      ///< consumer warp groups, 64 rows each
+  int tile_columns;   ///< columns a step
+  int first_stages;   ///< K (or Q) tiles in flight
+  int second_stages;  ///< V (or dO) tiles in flight
+  int row_buffers;    ///< tiles of rows: 2 where the next one is loaded while one is worked on
+  int word_slots;     ///< partial tiles whose mask words exist at a time
+  int producer_warps;
+  int blocks_per_sm;
+  int consumer_registers;  ///< setmaxnreg, multiples of 8
+  int producer_registers;
+  bool joined;  ///< S of the next tile is asked for before the products of this one have ended
+};
+
+/// Whether dK and dV need a kernel each: accumulators of 64 rows times D, twice, beside S and dP.
+constexpr bool splits_keys_values(int head_dim) { return head_dim > 128; }
+
+constexpr BackwardSm90 backward_sm90(int head_dim, Gradients pass, bool simple) {
+  const int consumer = simple ? 224 : 208, producer = simple ? 56 : 88;
+  const bool both = pass == Gradients::keys_values;
+  // Accumulators of 64 rows leave least where there are two of D 128: tiles are narrower then.
+  const int narrow = simple || !both ? 64 : 48;
+  switch (head_dim) {
+    case 32:
+      return {2, both ? 64 : 128, 4, 4, 2, 2, 4, 1, 208, 88, true};
+    case 64:
+      return {2, both ? 64 : 128, 4, 4, 2, 2, 4, 1, 208, 88, true};
+    case 96:
+      return {2, 64, 4, 4, 1, 2, 4, 1, consumer, producer, !both};
+    case 128:
+      return {2, narrow, 4, 4, 1, 2, 4, 1, consumer, producer, !both};
+    case 192:
+      return {2, 64, 2, 2, 1, 2, 4, 1, 208, 88, true};
+    default:
+      return {2, 32, pass == Gradients::values ? 4 : 3, 2, 1, 2, 4, 1, 208, 88, true};
+  }
+}
+
+}  // namespace splash::tuning
