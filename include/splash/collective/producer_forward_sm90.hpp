@@ -1,8 +1,8 @@
 // Hopper forward producers: they walk the pattern, load Q, K and V by TMA, and form the masks of partial tiles.
 //
-// All producer warps make the same walk, each for itself: it is cheaper than telling each other. Warp 0 issues the
-// loads. Of a partial tile every warp forms the mask words of some of the rows, 64 scores a word; consumers read words
-// and know no pattern. With each K tile travels a TileNote: which rows see all, some or none of it.
+// All producer warps make the same walk, each for itself: it is cheaper than telling each other. Warp 0 loads Q and K,
+// the next one V. Of a partial tile every warp forms the mask words of some of the rows, 64 scores a word; consumers
+// read words and know no pattern. With each K tile travels a TileNote: which rows see all, some or none of it.
 // Barriers. q_full / q_empty: a Q tile and the Work it belongs to; a Work with `end` set is the last. k_full / k_empty
 // and v_full / v_empty: rings of tiles. words_empty: ring of mask words, published by the k_full of their tile. After a
 // score sweep the consumers vote whether another one is needed, and `swept` tells. Poison. Values of columns that no
@@ -13,8 +13,8 @@
 #include <cute/arch/copy_sm90_tma.hpp>
 
 #include "splash/collective/config_forward_sm90.hpp"
+#include "splash/collective/warp_walk.hpp"
 #include "splash/patterns/bits.hpp"
-#include "splash/patterns/tile_walk.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {
@@ -26,7 +26,7 @@ struct ProducerForwardSm90 {
   using Element = typename Config::Element;
   using Pattern = typename Config::Pattern;
   using SharedStorage = typename Config::SharedStorage;
-  using Walk = patterns::TileWalk<Pattern>;
+  using Walk = WarpWalk<Pattern>;
 
   struct Params {
     MapsForwardSm90 maps;
@@ -36,6 +36,7 @@ struct ProducerForwardSm90 {
   };
 
   static constexpr int kWarps = Config::kProducerWarps;
+  static constexpr int kValueWarp = kWarps > 1 ? 1 : 0;  ///< loads V, so that K need not wait until V has room
   static constexpr bool kScoreSweeps = Config::Normalizer::kScoreSweeps;
 
   const Params& params;
@@ -204,19 +205,20 @@ struct ProducerForwardSm90 {
     const MapsForwardSm90& maps = params.maps;
     const bool later = work.keys.inner >= maps.long_key_classes;
     const int inner = work.keys.inner - (later ? maps.long_key_classes : 0);
+    const int outer = work.keys.outer, keys = frame.num_keys;  // shared memory is far for what each tile needs
     const int head = frame.head / params.geometry.group, batch = batch_of(work);
     while (!walk.done()) {
       const int begin = walk.begin();
-      const bool full = walk.state() == TileState::full && begin + Config::kKeys <= frame.num_keys;
+      const bool full = walk.state() == TileState::full && begin + Config::kKeys <= keys;
       walk.advance();
 
       wait(shared.k_empty[k_.slot()], k_.phase() ^ 1);
       auto& note = shared.note[k_.slot()];
       auto& k_full = shared.k_full[k_.slot()];
-      if (warp == 0 && lane == 0) {
+      if (warp == 0 && cute::elect_one_sync()) {
         k_full.arrive_and_expect_tx(Config::kBytesTile);
         load<Config::kKeys>(&maps.k[later], k_full, shared.k.begin() + k_.slot() * Config::kKeys * Config::kHeadDim,
-                            inner, work.keys.outer + begin, head * maps.fold_k_head, batch * maps.fold_k_batch);
+                            inner, outer + begin, head * maps.fold_k_head, batch * maps.fold_k_batch);
         note.words = !full;
         note.last = walk.done();
       }
@@ -230,13 +232,13 @@ struct ProducerForwardSm90 {
 
       if (!with_values) continue;
       const bool scrub = !full && scrub_wanted(frame, begin, work.columns_inside);
-      if (warp == 0) {
+      if (warp == kValueWarp) {
         wait(shared.v_empty[v_.slot()], v_.phase() ^ 1);
-        if (lane == 0) {
+        if (cute::elect_one_sync()) {
           auto& landed = scrub ? shared.scrub : shared.v_full[v_.slot()];
           landed.arrive_and_expect_tx(Config::kBytesTile);
           load<Config::kKeys>(&maps.v[later], landed, shared.v.begin() + v_.slot() * Config::kKeys * Config::kHeadDim,
-                              inner, work.keys.outer + begin, head * maps.fold_v_head, batch * maps.fold_v_batch);
+                              inner, outer + begin, head * maps.fold_v_head, batch * maps.fold_v_batch);
         }
         __syncwarp();
       }
