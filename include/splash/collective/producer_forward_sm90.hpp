@@ -129,12 +129,11 @@ struct ProducerForwardSm90 {
     for (bool first = true;; first = false) {
       Walk walk(params.pattern, work.frame, row_begin(work), row_end(work), work.column_end, Config::kKeys,
                 work.column_begin);
-      if (first) {
-        const bool any = !walk.done();
-        if (warp == 0 && lane == 0) load_queries(work, any);
-        if (!any) return;
-      }
-      sweep(with_values, walk, work);
+      // With one Q tile, it is still in use by the piece before; the first keys need not wait for it.
+      const bool any = !walk.done(), early = first && (!any || Config::kQueryBuffers > 1);
+      if (early && warp == 0 && lane == 0) load_queries(work, any);
+      if (!any) return;
+      sweep(with_values, first && !early, walk, work);
       if (with_values) return;
       with_values = !hear();
     }
@@ -200,7 +199,7 @@ struct ProducerForwardSm90 {
   }
 
   /// One copy of the walk serves both kinds of sweeps: the patterns' code is long.
-  __device__ __forceinline__ void sweep(bool with_values, Walk& walk, const Work& work) {
+  __device__ __forceinline__ void sweep(bool with_values, bool with_queries, Walk& walk, Work& work) {
     const Frame& frame = work.frame;
     const MapsForwardSm90& maps = params.maps;
     const bool later = work.keys.inner >= maps.long_key_classes;
@@ -223,14 +222,19 @@ struct ProducerForwardSm90 {
         note.last = walk.done();
       }
       if (full)
-        write_states(note, Config::kFull);
+        write_full(note, work);
       else
         write_words(note, work, begin);
       __syncwarp();
       if (lane == 0) arrive(k_full);
       k_.advance();
 
-      if (!with_values) continue;
+      const bool send_queries = with_queries && warp == 0 && lane == 0;
+      with_queries = false;
+      if (!with_values) {
+        if (send_queries) load_queries(work, true);
+        continue;
+      }
       const bool scrub = !full && scrub_wanted(frame, begin, work.columns_inside);
       if (warp == kValueWarp) {
         wait(shared.v_empty[v_.slot()], v_.phase() ^ 1);
@@ -242,14 +246,18 @@ struct ProducerForwardSm90 {
         }
         __syncwarp();
       }
+      if (send_queries) load_queries(work, true);
       if (scrub) zero_dead_columns(frame, begin, work.columns_inside);
       v_.advance();
     }
   }
 
-  __device__ __forceinline__ void write_states(typename Config::TileNote& note, unsigned char state) const {
+  /// Chunks of padding alone let the tile pass.
+  __device__ __forceinline__ void write_full(typename Config::TileNote& note, const Work& work) const {
+    const int real = work.frame.num_queries << params.geometry.log2_pack;
     if (lane == 0)
-      for (int chunk = warp; chunk < Config::kChunks; chunk += kWarps) note.state[chunk] = state;
+      for (int chunk = warp; chunk < Config::kChunks; chunk += kWarps)
+        note.state[chunk] = work.row_begin + 32 * chunk < real ? Config::kFull : Config::kEmpty;
   }
 
   /// Rows that are padding keep nothing, but do not count against a full chunk.
