@@ -76,9 +76,10 @@ struct EpilogueForwardSm90 {
       factor[r] = real ? rows.output_factor(own, r) : 0.0f;
       if ((lane & 3) != 0) continue;
       const float statistic = real ? rows.statistic(normalizer, r) : Normalizer::template empty_statistic<float>();
+      if (index >= work.row_count) continue;
       if (!final) {
         to.partial_lse[int64_t(work.partial) * Config::kRows + 64 * group + accumulator_row(thread, r)] = statistic;
-      } else if (index < work.row_count) {
+      } else {
         const int64_t at = to.statistic_at(row);
         to.statistic[at] = statistic;
         CUTE_UNROLL
@@ -112,6 +113,7 @@ struct EpilogueForwardSm90 {
                                                        const float (&factor)[kFragmentRows]) {
     CUTE_UNROLL
     for (int r = 0; r < kFragmentRows; ++r) {
+      if (work.row_begin + 64 * group + accumulator_row(thread, r) >= work.row_count) continue;
       float* row = to.partial +
                    (int64_t(work.partial) * Config::kRows + 64 * group + accumulator_row(thread, r)) * Config::kHeadDim;
       CUTE_UNROLL
