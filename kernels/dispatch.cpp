@@ -114,8 +114,9 @@ void add_hints(AttentionInputs& in) {
     in.last_global_columns = std::max(in.last_global_columns, columns[1]);
   }
   const bool one = in.pattern.count == 1;
-  const bool short_spans =
-      block_of(in.pattern) == 64 && !(one && patterns()[in.pattern.terms[0].kind].name == "block_mask");
+  const auto& name = patterns()[in.pattern.terms[0].kind].name;
+  const bool lists = one && (name == "block_mask" || name == "big_bird");
+  const bool short_spans = block_of(in.pattern) == 64 && !lists;
   in.uneven = !short_spans && !(one && keeps_everything(in.pattern.terms[0]));
 }
 

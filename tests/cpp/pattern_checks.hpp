@@ -18,7 +18,7 @@ using namespace splash::patterns;
 /// knows all full tiles.
 enum class Exact { no, empty, yes };
 
-inline long brute_forced_tiles = 0;
+inline long brute_forced_tiles = 0, tile_bits_checked = 0;
 inline long inexact_tiles = 0;
 
 /// How many scores a pattern keeps in any rectangle, from keep() alone.
@@ -67,6 +67,16 @@ void check_tiles(const char* name, const P& pattern, const Frame& frame, int row
       check::that(state == truth || (state == TileState::partial && may_be_partial),
                   "%s classifies [%d,%d)x[%d,%d) as %d, it is %d", name, box.row_begin, box.row_end, box.column_begin,
                   box.column_end, int(state), int(truth));
+      if constexpr (TileBitsPattern<P>)
+        if (pattern.has_tile_bits(frame, tile_columns)) {
+          const int tile = column / tile_columns;
+          const TileBits bits = pattern.tile_bits(frame, row, row_end, tile / 32);
+          const bool kept = bits.kept >> tile % 32 & 1, full = bits.full >> tile % 32 & 1;
+          ++tile_bits_checked;
+          check::that((kept || count == 0) && (!full || truth == TileState::full),
+                      "%s: tile bits %d %d of rows [%d,%d), tile %d of %d columns, which keeps %d", name, kept, full,
+                      row, row_end, tile, tile_columns, count);
+        }
       const bool visited = !walk.done() && walk.begin() == column;
       check::that(visited ? state != TileState::empty : count == 0, "%s: the walk %s [%d,%d)x[%d,%d), which keeps %d",
                   name, visited ? "visits" : "misses", row, row_end, column, box.column_end, count);

@@ -314,5 +314,6 @@ int main() {
     check_untrusted(one, ++seed);
     check_conjunctions(one, ++seed);
   }
+  check::that(brute_force::tile_bits_checked > 0, "no tile bits were checked");
   return summary("test_tensor_patterns");
 }

@@ -114,8 +114,8 @@ struct ConsumerForwardSm90 {
       rows.weigh(normalizer, fragment, rescale, reduce);
       rescale_rows(output, rescale);
       to_weights(scores, weights);
-      bool last;
-      while (!(last = note.last) && read_note(note)) {
+      bool last = note.last;
+      for (; Config::kTuning.joined && !last && read_note(note); last = note.last) {
         take_turn();
         multiply(mma_scores, tSrQ, tSrK(_, _, _, k_.slot()), scores, true);
         wait(shared.v_full[v_.slot()], v_.phase());

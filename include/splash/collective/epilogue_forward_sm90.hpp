@@ -63,33 +63,47 @@ struct EpilogueForwardSm90 {
                                                typename Config::SharedStorage& shared, const Normalizer& normalizer,
                                                const Work& work, bool packed_sequences, int buffer, int group,
                                                int thread, Accumulator& output, const Rows& rows) {
-    const int lane = thread & 31;
     const int first = work.row_begin + 64 * group;
     const int real_rows = work.frame.num_queries << to.log2_pack;
     float factor[kFragmentRows];
     CUTE_UNROLL
     for (int r = 0; r < kFragmentRows; ++r) {
       const int index = first + accumulator_row(thread, r);
-      const auto row = to.locate(work, packed_sequences, index);
+      const int head = to.locate(work, packed_sequences, index).head;
       const bool real = work.any && index < real_rows, final = work.partial < 0;
-      const Normalizer own = final && index < work.row_count ? normalizers::of_head(normalizer, row.head) : normalizer;
+      const Normalizer own = final && index < work.row_count ? normalizers::of_head(normalizer, head) : normalizer;
       factor[r] = real ? rows.output_factor(own, r) : 0.0f;
-      if ((lane & 3) != 0) continue;
+    }
+    if (work.partial >= 0)
+      store_partial(to, work, group, thread, output, factor);
+    else
+      store_rows(to, maps, shared, work, packed_sequences, buffer, group, thread, output, factor);
+  }
+
+  /// What a row leaves beside its output; at any time before the Work goes.
+  template <class Rows>
+  __device__ __forceinline__ static void store_statistics(const Output& to, const Normalizer& normalizer,
+                                                          const Work& work, bool packed_sequences, int group,
+                                                          int thread, const Rows& rows) {
+    if ((thread & 3) != 0) return;
+    const int first = work.row_begin + 64 * group;
+    const int real_rows = work.frame.num_queries << to.log2_pack;
+    CUTE_UNROLL
+    for (int r = 0; r < kFragmentRows; ++r) {
+      const int index = first + accumulator_row(thread, r);
+      if (index >= work.row_count) continue;
+      const bool real = work.any && index < real_rows;
       const float statistic = real ? rows.statistic(normalizer, r) : Normalizer::template empty_statistic<float>();
-      if (!final) {
+      if (work.partial >= 0) {
         to.partial_lse[int64_t(work.partial) * Config::kRows + 64 * group + accumulator_row(thread, r)] = statistic;
-      } else if (index < work.row_count) {
-        const int64_t at = to.statistic_at(row);
+      } else {
+        const int64_t at = to.statistic_at(to.locate(work, packed_sequences, index));
         to.statistic[at] = statistic;
         CUTE_UNROLL
         for (int s = 0; s < Normalizer::kSaved; ++s)
           to.saved[s * to.saved_stride + at] = real ? rows.saved(r, s) : 0.0f;
       }
     }
-    if (work.partial >= 0)
-      store_partial(to, work, group, thread, output, factor);
-    else
-      store_rows(to, maps, shared, work, packed_sequences, buffer, group, thread, output, factor);
   }
 
  private:
@@ -112,6 +126,7 @@ struct EpilogueForwardSm90 {
                                                        const float (&factor)[kFragmentRows]) {
     CUTE_UNROLL
     for (int r = 0; r < kFragmentRows; ++r) {
+      if (work.row_begin + 64 * group + accumulator_row(thread, r) >= work.row_count) continue;
       float* row = to.partial +
                    (int64_t(work.partial) * Config::kRows + 64 * group + accumulator_row(thread, r)) * Config::kHeadDim;
       CUTE_UNROLL

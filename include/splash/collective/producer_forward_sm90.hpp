@@ -1,8 +1,8 @@
 // Hopper forward producers: they walk the pattern, load Q, K and V by TMA, and form the masks of partial tiles.
 //
-// All producer warps make the same walk, each for itself: it is cheaper than telling each other. Warp 0 issues the
-// loads. Of a partial tile every warp forms the mask words of some of the rows, 64 scores a word; consumers read words
-// and know no pattern. With each K tile travels a TileNote: which rows see all, some or none of it.
+// All producer warps make the same walk, each for itself: it is cheaper than telling each other. Warp 0 loads Q and K,
+// the next one V. Of a partial tile every warp forms the mask words of some of the rows, 64 scores a word; consumers
+// read words and know no pattern. With each K tile travels a TileNote: which rows see all, some or none of it.
 // Barriers. q_full / q_empty: a Q tile and the Work it belongs to; a Work with `end` set is the last. k_full / k_empty
 // and v_full / v_empty: rings of tiles. words_empty: ring of mask words, published by the k_full of their tile. After a
 // score sweep the consumers vote whether another one is needed, and `swept` tells. Poison. Values of columns that no
@@ -13,8 +13,8 @@
 #include <cute/arch/copy_sm90_tma.hpp>
 
 #include "splash/collective/config_forward_sm90.hpp"
+#include "splash/collective/warp_walk.hpp"
 #include "splash/patterns/bits.hpp"
-#include "splash/patterns/tile_walk.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {
@@ -27,7 +27,7 @@ struct ProducerForwardSm90 {
   using Pattern = typename Config::Pattern;
   using SharedStorage = typename Config::SharedStorage;
   using View = typename Config::View;  ///< of the pattern: a reference to it, or its transpose
-  using Walk = patterns::TileWalk<cute::remove_cvref_t<View>>;
+  using Walk = WarpWalk<cute::remove_cvref_t<View>>;
 
   struct Params {
     typename Config::Maps maps;
@@ -38,6 +38,7 @@ struct ProducerForwardSm90 {
   };
 
   static constexpr int kWarps = Config::kProducerWarps;
+  static constexpr int kValueWarp = kWarps > 1 ? 1 : 0;  ///< loads V, so that K need not wait until V has room
 
   const Params& params;
   SharedStorage& shared;
@@ -145,12 +146,11 @@ struct ProducerForwardSm90 {
       if constexpr (Config::kKeyMajor) pattern_.member = 0;
       Walk walk = walk_of(work);
       seek_member(walk, work);
-      if (first) {
-        const bool any = !walk.done();
-        if (warp == 0 && lane == 0) load_queries(work, any);
-        if (!any) return;
-      }
-      sweep(with_values, walk, work);
+      // With one Q tile, it is still in use by the piece before; the first keys need not wait for it.
+      const bool any = !walk.done(), early = first && (!any || Config::kQueryBuffers > 1);
+      if (early && warp == 0 && lane == 0) load_queries(work, any);
+      if (!any) return;
+      sweep(with_values, first && !early, walk, work);
       if (with_values) return;
       with_values = !hear();
     }
@@ -223,15 +223,17 @@ struct ProducerForwardSm90 {
   }
 
   /// One copy of the walk serves both kinds of sweeps: the patterns' code is long.
-  __device__ __forceinline__ void sweep(bool with_values, Walk& walk, const Work& work) {
+  __device__ __forceinline__ void sweep(bool with_values, bool with_queries, Walk& walk, Work& work) {
     const Frame& frame = work.frame;
     const auto& maps = params.maps;
     const bool later = work.keys.inner >= maps.long_key_classes;
-    const int inner = work.keys.inner - (later ? maps.long_key_classes : 0), batch = batch_of(work);
+    const int inner = work.keys.inner - (later ? maps.long_key_classes : 0);
+    const int outer = work.keys.outer, keys = frame.num_keys;  // shared memory is far for what each tile needs
+    const int batch = batch_of(work);
     int head = Config::kKeyMajor ? frame.head : frame.head / params.geometry.group;
     while (!walk.done()) {
       const int begin = walk.begin();
-      const bool full = walk.state() == TileState::full && begin + Config::kKeys <= frame.num_keys;
+      const bool full = walk.state() == TileState::full && begin + Config::kKeys <= keys;
       const View pattern = pattern_;
       if constexpr (Config::kKeyMajor) head = frame.head + pattern.member;
       walk.advance();
@@ -242,17 +244,17 @@ struct ProducerForwardSm90 {
       wait(shared.k_empty[k_.slot()], k_.phase() ^ 1);
       auto& note = shared.note[k_.slot()];
       auto& k_full = shared.k_full[k_.slot()];
-      if (warp == 0 && lane == 0) {
+      if (warp == 0 && cute::elect_one_sync()) {
         auto& landed = Config::kScrubFirst && dead ? shared.scrub : k_full;
         landed.arrive_and_expect_tx(Config::kBytesTile);
         load<Config::kKeys>(&maps.k[later], landed, shared.k.begin() + k_.slot() * Config::kKeys * Config::kHeadDim,
-                            inner, work.keys.outer + begin, head * maps.fold_k_head, batch * maps.fold_k_batch);
+                            inner, outer + begin, head * maps.fold_k_head, batch * maps.fold_k_batch);
         note.words = !full;
         note.last = walk.done();
       }
       if constexpr (Config::kColumnNumbers) write_numbers(work, head, begin);
       if (full)
-        write_states(note, Config::kFull);
+        write_full(note, work);
       else
         write_words(pattern, note, work, begin);
       if (Config::kScrubFirst && dead) {
@@ -263,20 +265,26 @@ struct ProducerForwardSm90 {
       if (lane == 0) arrive(k_full);
       k_.advance();
 
-      if (!with_values) continue;
+      const bool send_queries = with_queries && warp == 0 && lane == 0;
+      with_queries = false;
+      if (!with_values) {
+        if (send_queries) load_queries(work, true);
+        continue;
+      }
       if constexpr (Config::kScrubSecond && !Config::kScrubFirst)
         dead = full ? 0 : dead_columns(pattern, frame, begin, work.columns_inside);
       const bool scrub = Config::kScrubSecond && dead;
-      if (warp == 0) {
+      if (warp == kValueWarp) {
         wait(shared.v_empty[v_.slot()], v_.phase() ^ 1);
-        if (lane == 0) {
+        if (cute::elect_one_sync()) {
           auto& landed = scrub ? shared.scrub : shared.v_full[v_.slot()];
           landed.arrive_and_expect_tx(Config::kBytesTile);
           load<Config::kKeys>(&maps.v[later], landed, shared.v.begin() + v_.slot() * Config::kKeys * Config::kHeadDim,
-                              inner, work.keys.outer + begin, head * maps.fold_v_head, batch * maps.fold_v_batch);
+                              inner, outer + begin, head * maps.fold_v_head, batch * maps.fold_v_batch);
         }
         __syncwarp();
       }
+      if (send_queries) load_queries(work, true);
       if (scrub) {
         Tensor sV = make_tensor(make_smem_ptr(shared.v.begin()), typename Config::LayoutV{});  // (D, keys, stage)
         zero_columns(dead, shared.v_full[v_.slot()], [&](int c, int d) { return &sV(d, c, v_.slot()); });
@@ -285,9 +293,12 @@ struct ProducerForwardSm90 {
     }
   }
 
-  __device__ __forceinline__ void write_states(typename Config::TileNote& note, unsigned char state) const {
+  /// Chunks of padding alone let the tile pass.
+  __device__ __forceinline__ void write_full(typename Config::TileNote& note, const Work& work) const {
+    const int real = work.frame.num_queries << params.geometry.log2_pack;
     if (lane == 0)
-      for (int chunk = warp; chunk < Config::kChunks; chunk += kWarps) note.state[chunk] = state;
+      for (int chunk = warp; chunk < Config::kChunks; chunk += kWarps)
+        note.state[chunk] = work.row_begin + 32 * chunk < real ? Config::kFull : Config::kEmpty;
   }
 
   /// Rows that are padding keep nothing, but do not count against a full chunk.

@@ -28,28 +28,45 @@ __global__ void combine_splits(const __grid_constant__ CombineParams<Element, No
   const int index = work.row_begin + row;
   if (index >= work.row_count) return;
 
-  const auto lse_of = [&](int split) { return to.partial_lse[int64_t(first + split) * params.tile_rows + row]; };
-  float most = -math::kInfinity<float>;
-  for (int s = 0; s < splits; ++s) most = math::max(most, lse_of(s));
+  // A lane looks after two splits, so that the answers of all of them are under way together.
+  constexpr int kMost = 2;
+  float lse[kMost], weight[kMost], most = -math::kInfinity<float>, sum = 0;
+  SPLASH_UNROLL
+  for (int n = 0; n < kMost; ++n) {
+    const int split = 32 * n + lane;
+    lse[n] = split < splits ? to.partial_lse[int64_t(first + split) * params.tile_rows + row] : -math::kInfinity<float>;
+    most = math::max(most, lse[n]);
+  }
+  SPLASH_UNROLL
+  for (int step = 16; step > 0; step /= 2) most = math::max(most, __shfl_xor_sync(~0u, most, step));
   const float shift = most == -math::kInfinity<float> ? 0.0f : most;
-  float sum = 0;
-  for (int s = 0; s < splits; ++s) sum += math::exp2((lse_of(s) - shift) * float(math::kLog2E));
+  SPLASH_UNROLL
+  for (int n = 0; n < kMost; ++n) {
+    weight[n] = math::exp2((lse[n] - shift) * float(math::kLog2E));
+    sum += weight[n];
+  }
+  SPLASH_UNROLL
+  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
 
   const auto at = to.locate(work, params.geometry.packed_sequences(), index);
   const float own = params.normalizer.extra_mass(at.head, shift);
   const float factor = sum == 0.0f ? 0.0f : 1.0f / (sum + own);
-  for (int column = 4 * lane; column < to.head_dim; column += 128) {
+  for (int begin = 0; begin < to.head_dim; begin += 128) {
+    const int column = begin + 4 * lane;
+    const float* parts = to.partial + (int64_t(first) * params.tile_rows + row) * params.stored_columns + column;
     float4 total = make_float4(0, 0, 0, 0);
+#pragma unroll 8
     for (int s = 0; s < splits; ++s) {
-      const float weight = math::exp2((lse_of(s) - shift) * float(math::kLog2E)) * factor;
-      if (weight == 0.0f) continue;
-      const float4 part = *reinterpret_cast<const float4*>(
-          to.partial + (int64_t(first + s) * params.tile_rows + row) * params.stored_columns + column);
-      total.x += weight * part.x;
-      total.y += weight * part.y;
-      total.z += weight * part.z;
-      total.w += weight * part.w;
+      const float share = __shfl_sync(~0u, s < 32 ? weight[0] : weight[1], s & 31) * factor;
+      if (share == 0.0f || column >= to.head_dim) continue;
+      const float4 part =
+          *reinterpret_cast<const float4*>(parts + int64_t(s) * params.tile_rows * params.stored_columns);
+      total.x += share * part.x;
+      total.y += share * part.y;
+      total.z += share * part.z;
+      total.w += share * part.w;
     }
+    if (column >= to.head_dim) continue;
     Element* out = to.at(at) + column;
     out[0] = Element(total.x);
     out[1] = Element(total.y);

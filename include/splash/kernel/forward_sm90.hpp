@@ -46,7 +46,15 @@ struct ForwardSm90 {
     Consumer consumer{params.consumer, shared, group, thread};
     consumer.start_turns();
     collective::Ring<Config::kQueryBuffers> q;
-    bool first = true;
+    const bool packed = params.producer.geometry.packed_sequences();
+    const auto store_statistics = [&](const collective::Work& work, const typename Consumer::Rows& rows) {
+      Epilogue::store_statistics(params.output, params.consumer.normalizer, work, packed, group, thread, rows);
+    };
+    // With two Q tiles, that of the last piece and its Work are given back when its output has left, under the first
+    // product of the next one; its statistics are formed there, too, where a normalizer holds few of them.
+    constexpr bool kTwo = Config::kQueryBuffers > 1, kLater = kTwo && !Config::Normalizer::kScoreSweeps;
+    const collective::Work* last = nullptr;
+    typename Consumer::Rows last_rows;
     for (collective::Ring<Config::kWorkSlots> slot;; slot.advance()) {
       collective::wait(shared.q_full[q.slot()], q.phase());
       const collective::Work& work = shared.work[slot.slot()];
@@ -54,9 +62,9 @@ struct ForwardSm90 {
       auto output = cute::partition_fragment_C(typename Config::MmaOutput{},
                                                cute::Shape<cute::_64, cute::Int<Config::kHeadDim>>{});
       typename Consumer::Rows rows;
-      // With two Q tiles, that of the last piece is given back when its output has left it, under the first product.
       const auto give_back = [&] {
-        if (Config::kQueryBuffers == 1 || first) return;
+        if (!kTwo || !last) return;
+        if constexpr (kLater) store_statistics(*last, last_rows);
         Epilogue::finish(thread);
         consumer.release(shared.q_empty[q.slot() ^ 1]);
       };
@@ -66,15 +74,20 @@ struct ForwardSm90 {
         cute::clear(output);
         give_back();
       }
-      first = false;
-      Epilogue::store(params.output, params.producer.maps, shared, params.consumer.normalizer, work,
-                      params.producer.geometry.packed_sequences(), q.slot(), group, thread, output, rows);
-      if constexpr (Config::kQueryBuffers == 1) {
+      Epilogue::store(params.output, params.producer.maps, shared, params.consumer.normalizer, work, packed, q.slot(),
+                      group, thread, output, rows);
+      last = &work;
+      if constexpr (kLater)
+        last_rows = rows;
+      else
+        store_statistics(work, rows);
+      if constexpr (!kTwo) {
         Epilogue::finish(thread);
         consumer.release(shared.q_empty[q.slot()]);
       }
       q.advance();
     }
+    if (kLater && last) store_statistics(*last, last_rows);
     Epilogue::finish(thread);
   }
 };

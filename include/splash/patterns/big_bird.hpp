@@ -10,6 +10,7 @@ namespace patterns {
 /// A square mask of blocks of the whole sequence, as bits by rows and by columns. Nothing is kept outside of it, and
 /// every block keeps itself.
 struct BigBird {
+  static constexpr bool kBlockLists = true;  ///< tiles as large as its blocks are whole
   BlockBits by_row, by_column;
   BlockSize size = 64;  ///< positions of a block
   int length = 0;       ///< positions in all blocks
@@ -71,6 +72,23 @@ struct BigBird {
                                             size.quotient(first), size.quotient(last));
     const bool whole = i0 >= 0 && j0 >= 0 && i1 < length && j1 <= last_of(i0);
     return state == TileState::full && !whole ? TileState::partial : state;
+  }
+
+  SPLASH_HD bool has_tile_bits(const Frame& frame, int tile) const {
+    return tile == size.divisor && frame.k_start == 0;
+  }
+
+  SPLASH_HD TileBits tile_bits(const Frame& frame, int row_begin, int row_end, int word) const {
+    const int i0 = frame.i(row_begin), i1 = frame.i(row_end - 1);
+    const int first = most(i0, 0), last = least(i1, length - 1);
+    if (first > last) return {0, 0};
+    TileBits bits = by_row.tile_bits(frame, size.quotient(first), size.quotient(last), word);
+    if (i0 < 0 || i1 >= length) bits.full = 0;
+    if (causal) {  // tiles up to the last row's, full ones before the first row's
+      bits.kept &= uint32_t(bits_to(size.quotient(last) - 32 * word));
+      bits.full &= uint32_t(bits_to(size.quotient(first + 1) - 1 - 32 * word));
+    }
+    return bits;
   }
 
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {

@@ -62,6 +62,16 @@ struct BlockBits {
     return all ? TileState::full : (any ? TileState::partial : TileState::empty);
   }
 
+  /// Of blocks 32 * word to 32 * word + 31.
+  SPLASH_HD TileBits tile_bits(const Frame& frame, int first_line, int last_line, int word) const {
+    if (32 * word >= blocks) return {0, 0};
+    uint32_t any = 0, all = word_between(0, blocks - 1 - 32 * word);
+    const uint32_t* bits = line_of(frame, first_line) + word;
+    SPLASH_NO_UNROLL
+    for (int line = first_line; line <= last_line; ++line, bits += line_words()) any |= *bits, all &= *bits;
+    return {any & word_between(0, blocks - 1 - 32 * word), all};
+  }
+
   /// The first block from `block` on that some of the lines keep; kEnd where there is none.
   SPLASH_HD int next(const Frame& frame, int first_line, int last_line, int block) const {
     const uint32_t* lines = line_of(frame, first_line);

@@ -10,7 +10,6 @@ namespace patterns {
 /// Two int32 tensors: by_row (B|1, H|1, block rows, words) and by_column (B|1, H|1, block columns, words); bit w of
 /// word n stands for block 32 n + w of the other axis.
 struct BlockMask {
-  static constexpr bool kSimple = true;
   static constexpr bool kBlockLists = true;  ///< tiles as large as its blocks are whole
   BlockBits by_row, by_column;
   FastDivide block_rows = 64;
@@ -50,6 +49,12 @@ struct BlockMask {
   SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
     return by_row.classify(frame, block_rows.quotient(box.row_begin), block_rows.quotient(box.row_end - 1),
                            block_columns.quotient(box.column_begin), block_columns.quotient(box.column_end - 1));
+  }
+
+  SPLASH_HD bool has_tile_bits(const Frame&, int tile) const { return tile == block_columns.divisor; }
+
+  SPLASH_HD TileBits tile_bits(const Frame& frame, int row_begin, int row_end, int word) const {
+    return by_row.tile_bits(frame, block_rows.quotient(row_begin), block_rows.quotient(row_end - 1), word);
   }
 
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {

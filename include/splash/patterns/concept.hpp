@@ -45,6 +45,23 @@ SPLASH_HD uint64_t kept_bits(const P& pattern, const Frame& frame, int row, int 
   }
 }
 
+/// What 32 neighbouring tiles of columns hold, a bit a tile.
+struct TileBits {
+  uint32_t kept, full;
+};
+
+/// Optional, of patterns that hold such bits: 32 answers of classify() at once.
+///   has_tile_bits(frame, size)          can it, of tiles of this many columns?
+///   tile_bits(frame, r0, r1, word)      of rows [r0, r1) and tiles 32 * word to 32 * word + 31: a bit of `full` says
+///   that
+///                                       the part of the tile inside the frame is full, one of `kept` is 0 only if it
+///                                       is empty; bits of tiles outside of the frame mean nothing.
+template <class P>
+concept TileBitsPattern = Pattern<P> && requires(const P pattern, const Frame& frame, int n) {
+  { pattern.has_tile_bits(frame, n) } -> std::same_as<bool>;
+  { pattern.tile_bits(frame, n, n, n) } -> std::same_as<TileBits>;
+};
+
 /// Optional: that no key needs another row than its own.
 ///   keeps_self(frame)                   every (row, column) inside the frame with i(row) == j(column) is kept.
 template <Pattern P>

@@ -1,4 +1,4 @@
-// The one walk over non-empty tiles: forward, backward, CPU loop, producer warp and FLOP counter all use it.
+// The walk over non-empty tiles, one after the other. A warp of a GPU takes many at a time (collective/warp_walk.hpp).
 #pragma once
 
 #include "splash/patterns/concept.hpp"

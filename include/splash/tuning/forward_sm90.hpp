@@ -15,7 +15,8 @@ struct ForwardSm90 {
   int consumer_registers;  ///< setmaxnreg, multiples of 8; their sum over the warp groups is bound by the launch. 0:
                            ///< none
   int producer_registers;
-  bool turns;  ///< consumer groups take turns to issue their products
+  bool turns;          ///< consumer groups take turns to issue their products
+  bool joined = true;  ///< Q K^T of a tile runs beside W V of the tile before it, which takes registers for both
 };
 
 /// What decides beside head dimension and block size.
@@ -29,10 +30,12 @@ struct ForwardTraits {
 /// odd multiple of 16 keys are a quarter slower.
 constexpr ForwardSm90 forward_sm90(int head_dim, int block, ForwardTraits traits) {
   const int consumer = traits.simple ? 224 : 216, producer = traits.simple ? 56 : 72;
-  // 64-wide block lists get one row block a thread block, so that no list is a union of two; two such thread blocks
-  // share a multiprocessor and hide each other's softmax.
-  if (traits.lists && block == 64)
-    return {1, 64, head_dim > 64 ? 3 : 4, head_dim > 64 ? 3 : 4, 1, 1, 1, 2, 0, 0, false};
+  // 64-wide lists get one row block a thread block, so that no list is a union of two; several such thread blocks
+  // share a multiprocessor and hide each other's softmax. Three need 128 registers a thread or less.
+  if (traits.lists && block == 64) {
+    if (traits.sweeps) return {1, 64, head_dim > 64 ? 3 : 4, head_dim > 64 ? 3 : 4, 1, 1, 1, 2, 0, 0, false};
+    return {1, 64, head_dim > 64 ? 2 : 4, head_dim > 64 ? 1 : 4, 1, 1, 1, 3, 0, 0, false, false};
+  }
   const bool narrow = block == 64;
   switch (head_dim) {
     case 32:
@@ -41,7 +44,7 @@ constexpr ForwardSm90 forward_sm90(int head_dim, int block, ForwardTraits traits
       return {2, 128, 4, 4, 2, 2, 4, 1, consumer, producer, true};
     case 64:
       if (narrow) return {2, 64, 6, 6, 2, 2, 4, 1, consumer, producer, false};
-      if (traits.simple && !traits.sweeps) return {3, 96, 4, 4, 2, 2, 4, 1, 152, 56, true};
+      if (traits.simple && !traits.sweeps) return {3, 128, 4, 4, 2, 2, 4, 1, 152, 56, true, false};
       return {2, 128, 4, 4, 2, 2, 4, 1, consumer, producer, true};
     case 96:
       if (narrow) return {2, 64, 4, 4, 2, 2, 4, 1, consumer, producer, false};

@@ -1,0 +1,108 @@
+// The walk of tile_walk.hpp by a warp: many tiles are classified at a time.
+#pragma once
+
+#include "splash/patterns/bits.hpp"
+#include "splash/patterns/concept.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace collective {
+
+/// What patterns::TileWalk does, with the same arguments and answers, for all lanes of a warp together. A pattern's
+/// answer takes a warp hundreds of cycles, as long as the products of a tile. So it is asked once in 32 tiles, one a
+/// lane; or once in 1024, where it holds bits of tiles, 32 of them a lane.
+template <patterns::Pattern P>
+class WarpWalk {
+ public:
+  __device__ __forceinline__ WarpWalk(const P& pattern, const Frame& frame, int row_begin, int row_end, int extent,
+                                      int size, int from = 0)
+      : pattern_(pattern), frame_(frame), row_begin_(row_begin), row_end_(row_end), extent_(extent), size_(size) {
+    restart(from);
+  }
+
+  WarpWalk(const P&&, const Frame&, int, int, int, int, int = 0) = delete;  // keeps references
+
+  __device__ __forceinline__ bool done() const { return live_ == 0; }
+  __device__ __forceinline__ int begin() const { return first_ + patterns::lowest_bit(live_) * size_; }
+  __device__ __forceinline__ TileState state() const {
+    return full_ & live_ & (0u - live_) ? TileState::full : TileState::partial;
+  }
+  __device__ __forceinline__ void advance() {
+    live_ &= live_ - 1;
+    if (live_) return;
+    if constexpr (kBits)
+      if (bits_) return next_line();
+    seek(first_ + 32 * size_);
+  }
+
+  /// To the first tile from `from` on: the pattern may have changed.
+  __device__ __forceinline__ void restart(int from) {
+    live_ = 0;
+    if (row_begin_ >= row_end_) return;
+    if constexpr (kBits) {
+      bits_ = pattern_.has_tile_bits(frame_, size_);
+      if (bits_) {
+        read_lines(from / size_ >> 10 << 5, from / size_);
+        return next_line();
+      }
+    }
+    seek(from);
+  }
+
+ private:
+  static constexpr bool kBits = patterns::TileBitsPattern<P>;
+
+  __device__ __forceinline__ static int lane() { return int(threadIdx.x & 31); }
+
+  __device__ __forceinline__ void seek(int column) {
+    SPLASH_NO_UNROLL
+    for (; column < extent_ && live_ == 0; column = first_ + 32 * size_) {
+      column = pattern_.next_column(frame_, row_begin_, row_end_, column);
+      if (column >= extent_) return;
+      first_ = column / size_ * size_;
+      const int own = first_ + lane() * size_;
+      TileState state = TileState::empty;
+      if (own < extent_)
+        state = pattern_.classify(frame_, {row_begin_, row_end_, own, patterns::least(own + size_, extent_)});
+      live_ = __ballot_sync(~0u, state != TileState::empty);
+      full_ = __ballot_sync(~0u, state == TileState::full);
+    }
+  }
+
+  /// 32 words of 32 tiles, one a lane, as far as their tiles are not before `from`.
+  __device__ __forceinline__ void read_lines(int word, int from) {
+    lines_ = word;
+    word += lane();
+    const int tiles = (extent_ + size_ - 1) / size_;
+    own_ = {0, 0};
+    if (32 * word < tiles) own_ = pattern_.tile_bits(frame_, row_begin_, row_end_, word);
+    own_.kept &= uint32_t(patterns::bits_between(from - 32 * word, tiles - 1 - 32 * word));
+    pending_ = __ballot_sync(~0u, own_.kept != 0);
+  }
+
+  __device__ __forceinline__ void next_line() {
+    SPLASH_NO_UNROLL
+    while (pending_ == 0) {
+      if ((lines_ + 32) * 32 * size_ >= extent_) return;
+      read_lines(lines_ + 32, 0);
+    }
+    const int line = patterns::lowest_bit(pending_);
+    pending_ &= pending_ - 1;
+    live_ = __shfl_sync(~0u, own_.kept, line);
+    full_ = __shfl_sync(~0u, own_.full, line);
+    first_ = (lines_ + line) * 32 * size_;
+  }
+
+  const P& pattern_;
+  const Frame& frame_;
+  int row_begin_, row_end_, extent_, size_;
+  int first_ = 0;                 ///< column where the tiles of the bits below begin
+  uint32_t live_ = 0, full_ = 0;  ///< bit n: tile n is not empty and not passed yet; it is full
+
+  bool bits_ = false;  ///< the pattern holds bits of such tiles
+  int lines_ = 0;      ///< the word of lane 0
+  patterns::TileBits own_{};
+  uint32_t pending_ = 0;  ///< lanes whose tiles are still to come
+};
+
+}  // namespace collective
+SPLASH_NAMESPACE_END
