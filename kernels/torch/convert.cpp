@@ -43,10 +43,11 @@ void require_defined(const Tensor& tensor, const Argument& name) {
   if (!tensor.defined()) value_error(name.text(), " is None; expected a tensor");
 }
 
-TensorView describe(const Tensor& tensor, void* data, DType dtype) {
+/// inner: how many of the last dimensions are left out.
+TensorView describe(const Tensor& tensor, void* data, DType dtype, int inner = 0) {
   const auto sizes = tensor.sizes(), strides = tensor.strides();
   const bool empty = std::ranges::find(sizes, 0) != sizes.end();
-  TensorView view{data, dtype, int(sizes.size())};
+  TensorView view{data, dtype, int(sizes.size()) - inner};
   int64_t contiguous = 1;
   for (int d = view.rank - 1; d >= 0; --d) {
     view.shape[d] = sizes[d];
@@ -176,7 +177,10 @@ Device device_of(const Tensor& q) {
 
 std::string Argument::text() const { return place < 0 ? name : name + ("[" + std::to_string(place) + "]"); }
 
-TensorView input_view(const Tensor& tensor, const Argument& name, const Device& device) {
+namespace {
+
+/// The view that both kinds of inputs are: all dimensions but the `inner` last ones.
+TensorView checked_view(const Tensor& tensor, const Argument& name, const Device& device, int inner) {
   require_defined(tensor, name);
   int32_t layout = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(tensor.get(), &layout));
@@ -189,9 +193,22 @@ TensorView input_view(const Tensor& tensor, const Argument& name, const Device& 
                " has an unknown dtype; known are float16, bfloat16, float32, float64, int32, int64 and bool");
   }
   constexpr int64_t kMaxRank = std::extent_v<decltype(TensorView::shape)>;
-  if (tensor.dim() > kMaxRank)
-    value_error(name.text(), " has ", tensor.dim(), " dimensions; at most ", kMaxRank, " make sense");
-  return describe(tensor, const_cast<void*>(tensor.const_data_ptr()), *dtype);
+  if (tensor.dim() - inner > kMaxRank)
+    value_error(name.text(), " has ", tensor.dim(), " dimensions; at most ", kMaxRank + inner, " make sense");
+  if (tensor.dim() < inner) value_error(name.text(), " has ", tensor.dim(), " dimensions; expected more");
+  return describe(tensor, const_cast<void*>(tensor.const_data_ptr()), *dtype, inner);
+}
+
+}  // namespace
+
+TensorView input_view(const Tensor& tensor, const Argument& name, const Device& device) {
+  return checked_view(tensor, name, device, 0);
+}
+
+TensorView rows_view(const Tensor& tensor, const Argument& name, const Device& device) {
+  const TensorView view = checked_view(tensor, name, device, 1);
+  if (!has_unit_last_stride(tensor)) value_error(name.text(), " has a last stride other than 1; use .contiguous()");
+  return view;
 }
 
 TensorView output_view(const Tensor& tensor) { return describe(tensor, tensor.mutable_data_ptr(), *dtype_of(tensor)); }

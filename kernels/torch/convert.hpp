@@ -39,6 +39,10 @@ struct Argument {
 /// A tensor that is read. Strides that no element needs (dimensions of size 1, empty tensors) become contiguous ones.
 TensorView input_view(const Tensor& tensor, const Argument& name, const Device& device);
 
+/// A tensor of rows of a unit stride, that is read or, where it was allocated for a result, written: its dimensions but
+/// for the last.
+TensorView rows_view(const Tensor& tensor, const Argument& name, const Device& device);
+
 /// A tensor that was allocated for a result.
 TensorView output_view(const Tensor& tensor);
 
