@@ -229,7 +229,7 @@ struct ProducerForwardSm90 {
       k_.advance();
 
       if (!with_values) continue;
-      const bool scrub = !full && scrub_wanted(frame, begin, work.columns_inside);
+      const bool scrub = !full && scrub_wanted(frame, begin, work.columns_inside, row_begin(work));
       if (warp == 0) {
         wait(shared.v_empty[v_.slot()], v_.phase() ^ 1);
         if (lane == 0) {
@@ -240,7 +240,7 @@ struct ProducerForwardSm90 {
         }
         __syncwarp();
       }
-      if (scrub) zero_dead_columns(frame, begin, work.columns_inside);
+      if (scrub) zero_dead_columns(frame, begin, work.columns_inside, row_begin(work));
       v_.advance();
     }
   }
@@ -280,8 +280,8 @@ struct ProducerForwardSm90 {
   }
 
   /// Whether some column of the tile before `inside`, where the tensor ends, is kept by no query of the problem. TMA
-  /// zeroes what lies outside of the tensor. All producers get the same answer.
-  __device__ __forceinline__ bool scrub_wanted(const Frame& frame, int begin, int inside) {
+  /// zeroes what lies outside of the tensor. All producers get the same answer. row: the first of the tile at hand.
+  __device__ __forceinline__ bool scrub_wanted(const Frame& frame, int begin, int inside, int row) {
     const int end = min(begin + Config::kKeys, frame.num_keys);
     if (end == min(begin + Config::kKeys, inside) && patterns::keeps_self(params.pattern, frame)) {
       const int first = frame.j(begin) - frame.q_start, last = frame.j(end - 1) - frame.q_start;
@@ -289,27 +289,34 @@ struct ProducerForwardSm90 {
     }
     bool found = false;
 #pragma unroll 1
-    for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps) found |= dead(frame, begin + c, inside);
+    for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps) found |= dead(frame, begin + c, inside, row);
     return any_producer(found);
   }
 
-  __device__ __forceinline__ bool dead(const Frame& frame, int column, int inside) const {
+  /// Asks the rows from `first` on before the others: those of the tile at hand are likely to keep its columns.
+  __device__ __forceinline__ bool dead(const Frame& frame, int column, int inside, int first) const {
     if (column >= inside) return false;
     if (column >= frame.num_keys) return true;
-    for (int row = 0;; ++row) {
+#pragma unroll 1
+    for (int row = first, end = frame.num_queries;; ++row) {
       row = params.pattern.next_row(frame, column, column + 1, row);
-      if (row >= frame.num_queries) return true;
-      if (params.pattern.keep(frame, row, column)) return false;
+      if (row < end) {
+        if (params.pattern.keep(frame, row, column)) return false;
+        continue;
+      }
+      if (end == first || first == 0) return true;
+      row = -1;
+      end = first;
     }
   }
 
-  __device__ __forceinline__ void zero_dead_columns(const Frame& frame, int begin, int inside) {
+  __device__ __forceinline__ void zero_dead_columns(const Frame& frame, int begin, int inside, int row) {
     Tensor sV = make_tensor(make_smem_ptr(shared.v.begin()), typename Config::LayoutV{});  // (D, keys, stage)
     wait(shared.scrub, scrub_phase_);
     scrub_phase_ ^= 1;
 #pragma unroll 1
     for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps)
-      if (dead(frame, begin + c, inside))
+      if (dead(frame, begin + c, inside, row))
         for (int d = 0; d < Config::kHeadDim; d += 8)
           *reinterpret_cast<uint4*>(&sV(d, c, v_.slot())) = make_uint4(0, 0, 0, 0);
     cutlass::arch::fence_view_async_shared();
