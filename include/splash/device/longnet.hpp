@@ -31,12 +31,17 @@ Status launch_longnet(const LongNetMixture& mixture, cudaStream_t stream) {
   params.mixed = mixed;
   params.head_dim = int(mixture.head_dim);
   params.lanes = 1;
-  while (params.lanes < 32 && params.lanes * kVector < params.head_dim) params.lanes *= 2;
-  params.tokens_a_block = 8 * kernel::kLongNetThreads / params.lanes;
-  params.blocks_a_head = int((mixed.shape[2] + params.tokens_a_block - 1) / params.tokens_a_block);
+  while (params.lanes < 32 && params.lanes * kernel::kLongNetPieces * kVector < params.head_dim) params.lanes *= 2;
+  // About two waves of blocks, so that the parts of a head are not sorted out for a few rows only.
+  constexpr int64_t kBlocks = 132 * 3 * 2;
+  const int64_t at_once = kernel::kLongNetThreads / params.lanes, heads = mixed.shape[0] * mixed.shape[1];
+  const int64_t passes = (heads * mixed.shape[2] + at_once * kBlocks - 1) / (at_once * kBlocks);
+  params.passes = int(passes < 8 ? passes : passes > 64 ? 64 : (passes + 15) / 16 * 16);
+  const int64_t tokens_a_block = at_once * params.passes;
+  params.blocks_a_head = int((mixed.shape[2] + tokens_a_block - 1) / tokens_a_block);
   params.count = mixture.count;
   for (int p = 0; p < mixture.count; ++p) params.parts[p] = mixture.parts[p];
-  const int64_t blocks = mixed.shape[0] * mixed.shape[1] * params.blocks_a_head;
+  const int64_t blocks = heads * params.blocks_a_head;
   if (blocks > 0x7fffffff) return {StatusCode::invalid_value, "LongNet's mixture has too many rows for one launch"};
   kernel::longnet_mixture<Element, kVector, kForward><<<unsigned(blocks), kernel::kLongNetThreads, 0, stream>>>(params);
   if (cudaError_t error = cudaGetLastError(); error != cudaSuccess)

@@ -10,15 +10,15 @@ SPLASH_NAMESPACE_BEGIN
 namespace kernel {
 
 inline constexpr int kLongNetThreads = 256;
-inline constexpr int kLongNetRows = 2;  ///< that a thread has under way at once
+inline constexpr int kLongNetPieces = 2;  ///< of a row that a thread has: what it finds out of a token serves them all
 
 /// kCapacity: parts that the parameters of a launch have room for.
 template <int kCapacity>
 struct LongNetParams {
   TensorView mixed;  ///< (B, heads, tokens): where a row begins
   int head_dim;
-  int lanes;           ///< threads of a row, a power of two
-  int tokens_a_block;  ///< a multiple of the rows that a block holds at once
+  int lanes;   ///< threads of a row, a power of two
+  int passes;  ///< rows that a thread has, one after the other
   int blocks_a_head;
   int count;
   LongNetPart parts[kCapacity];
@@ -48,21 +48,18 @@ struct LongNetHeads {
   }
 };
 
-/// body(tokens, column) for the thread's numbers of the block's rows, kLongNetRows at once; token -1: there is none.
+/// body(token, column) for the rows of the block; the thread has the numbers at column + n * step of them, kVector
+/// each. Neighbouring rows of a warp are `passes` tokens apart, a multiple of 16 where there are many: then most rates
+/// have all of them or none.
 template <int kVector, int kCapacity, class Body>
-__device__ __forceinline__ void for_longnet_columns(const LongNetParams<kCapacity>& params, const Body& body) {
-  const int begin = int(blockIdx.x) % params.blocks_a_head * params.tokens_a_block;
+__device__ __forceinline__ void for_longnet_rows(const LongNetParams<kCapacity>& params, const Body& body) {
+  const int rows = kLongNetThreads / params.lanes, lane = int(threadIdx.x) & (params.lanes - 1);
+  const int begin = (int(blockIdx.x) % params.blocks_a_head * rows + int(threadIdx.x) / params.lanes) * params.passes;
   const int rest = int(params.mixed.shape[2]) - begin;
-  const int count = rest < params.tokens_a_block ? rest : params.tokens_a_block;
-  const int lane = int(threadIdx.x) & (params.lanes - 1), rows = kLongNetThreads / params.lanes;
-  for (int column = lane * kVector; column < params.head_dim; column += params.lanes * kVector) {
+  const int end = begin + (rest < params.passes ? rest : params.passes), step = params.lanes * kVector;
+  for (int column = lane * kVector; column < params.head_dim; column += kLongNetPieces * step) {
     SPLASH_NO_UNROLL
-    for (int row = int(threadIdx.x) / params.lanes; row < count; row += kLongNetRows * rows) {
-      int tokens[kLongNetRows];
-      SPLASH_UNROLL
-      for (int r = 0; r < kLongNetRows; ++r) tokens[r] = row + r * rows < count ? begin + row + r * rows : -1;
-      body(tokens, column);
-    }
+    for (int token = begin; token < end; ++token) body(token, column, step);
   }
 }
 
@@ -86,7 +83,7 @@ struct LongNetSum {
 };
 
 template <class Element, int kVector, bool kForward, int kCapacity>
-__global__ void __launch_bounds__(kLongNetThreads, 4)
+__global__ void __launch_bounds__(kLongNetThreads, 3)
     longnet_mixture(const __grid_constant__ LongNetParams<kCapacity> params) {
   using Real = RealOf<Element>;
   using Head = patterns::LongNetHead<Element, Real>;
@@ -94,7 +91,7 @@ __global__ void __launch_bounds__(kLongNetThreads, 4)
   struct alignas(kVector * sizeof(Element)) Vector {
     Element values[kVector];
   };
-  constexpr int R = kLongNetRows;
+  constexpr int N = kLongNetPieces;
   __shared__ LongNetHeads<Head, kCapacity> heads;
   const int of_batch = int(blockIdx.x) / params.blocks_a_head;
   const int batch = of_batch / int(params.mixed.shape[1]), head = of_batch % int(params.mixed.shape[1]);
@@ -102,77 +99,69 @@ __global__ void __launch_bounds__(kLongNetThreads, 4)
   Element* mixed =
       static_cast<Element*>(params.mixed.data) + batch * params.mixed.stride[0] + head * params.mixed.stride[1];
   const int64_t mixed_stride = params.mixed.stride[2];
-  const auto at = [](Element* rows, int64_t row, int column) { return reinterpret_cast<Vector*>(rows + row + column); };
-  /// The places of the tokens in a part and their log-sum-exps, -1 and -inf where it has none.
-  const auto find = [](const Head& part, const int (&tokens)[R], int (&places)[R], Real(&lse)[R]) {
+  const int head_dim = params.head_dim;
+  const auto load = [&](Vector(&pieces)[N], const Element* row, int column, int step) {
     SPLASH_UNROLL
-    for (int r = 0; r < R; ++r) {
-      places[r] = tokens[r] < 0 ? -1 : part.tokens.place(tokens[r]);
-      lse[r] = places[r] < 0 ? -math::kInfinity<Real> : part.lse[places[r] * part.lse_stride];
+    for (int n = 0; n < N; ++n)
+      if (column + n * step < head_dim) pieces[n] = *reinterpret_cast<const Vector*>(row + column + n * step);
+  };
+  /// A row of numbers value(piece, place in it).
+  const auto store = [&](Element* row, int column, int step, const auto& value) {
+    SPLASH_UNROLL
+    for (int n = 0; n < N; ++n) {
+      if (column + n * step >= head_dim) continue;
+      Vector piece;
+      SPLASH_UNROLL
+      for (int v = 0; v < kVector; ++v) piece.values[v] = Element(value(n, v));
+      *reinterpret_cast<Vector*>(row + column + n * step) = piece;
+    }
+  };
+  /// body(row, log-sum-exp) of each part that has the token.
+  const auto for_parts = [&](int token, const auto& body) {
+    SPLASH_NO_UNROLL
+    for (int n = 0; n < heads.count; ++n) {
+      const Head& part = heads[n];
+      const int place = part.tokens.place(token);
+      if (place >= 0) body(part.rows + place * part.row_stride, part.lse[place * part.lse_stride]);
     }
   };
 
   if constexpr (kForward) {
-    for_longnet_columns<kVector>(params, [&](const int (&tokens)[R], int column) {
-      Sum sums[R];
-      Real total[R][kVector] = {};
-      for (int n = 0; n < heads.count; ++n) {
-        const Head& part = heads[n];
-        int places[R];
-        Real lse[R];
-        Vector rows[R];
-        find(part, tokens, places, lse);
+    for_longnet_rows<kVector>(params, [&](int token, int column, int step) {
+      Sum sum;
+      Real total[N][kVector] = {};
+      for_parts(token, [&](const Element* row, Real lse) {
+        Vector pieces[N];
+        load(pieces, row, column, step);
+        if (lse == -math::kInfinity<Real>) return;
+        const bool first = sum.sum == Real(0);
+        const Real old = sum.rescale(lse), weight = Sum::share(lse, sum.largest);
         SPLASH_UNROLL
-        for (int r = 0; r < R; ++r)
-          if (places[r] >= 0) rows[r] = *at(part.rows, places[r] * part.row_stride, column);
-        SPLASH_UNROLL
-        for (int r = 0; r < R; ++r) {
-          if (lse[r] == -math::kInfinity<Real>) continue;
-          const Real old = sums[r].rescale(lse[r]), weight = Sum::share(lse[r], sums[r].largest);
+        for (int n = 0; n < N; ++n) {
           SPLASH_UNROLL
-          for (int v = 0; v < kVector; ++v) total[r][v] = total[r][v] * old + weight * Real(rows[r].values[v]);
+          for (int v = 0; v < kVector; ++v) {
+            const Real value = weight * Real(pieces[n].values[v]);
+            total[n][v] = first ? value : total[n][v] * old + value;
+          }
         }
-      }
-      SPLASH_UNROLL
-      for (int r = 0; r < R; ++r) {
-        if (tokens[r] < 0) continue;
-        const Real factor = sums[r].inverse();
-        Vector row;
-        SPLASH_UNROLL
-        for (int v = 0; v < kVector; ++v) row.values[v] = Element(total[r][v] * factor);
-        *at(mixed, tokens[r] * mixed_stride, column) = row;
-      }
+      });
+      const Real factor = sum.inverse();
+      store(mixed + token * mixed_stride, column, step, [&](int n, int v) { return total[n][v] * factor; });
     });
   } else {
-    for_longnet_columns<kVector>(params, [&](const int (&tokens)[R], int column) {
-      Vector grads[R];
-      SPLASH_UNROLL
-      for (int r = 0; r < R; ++r)
-        if (tokens[r] >= 0) grads[r] = *at(mixed, tokens[r] * mixed_stride, column);
-      Sum sums[R];
-      int places[R];
-      Real lse[R];
-      for (int n = 0; n < heads.count; ++n) {
-        find(heads[n], tokens, places, lse);
-        SPLASH_UNROLL
-        for (int r = 0; r < R; ++r)
-          if (lse[r] != -math::kInfinity<Real>) sums[r].rescale(lse[r]);
-      }
-      for (int n = 0; n < heads.count; ++n) {
-        const Head& part = heads[n];
-        find(part, tokens, places, lse);
-        SPLASH_UNROLL
-        for (int r = 0; r < R; ++r) {
-          if (places[r] < 0) continue;
-          const bool empty = lse[r] == -math::kInfinity<Real>;
-          const Real weight = Sum::share(lse[r], sums[r].largest) * sums[r].inverse();
-          Vector row;
-          SPLASH_UNROLL
-          for (int v = 0; v < kVector; ++v)
-            row.values[v] = Element(empty ? Real(0) : weight * Real(grads[r].values[v]));
-          *at(part.rows, places[r] * part.row_stride, column) = row;
-        }
-      }
+    for_longnet_rows<kVector>(params, [&](int token, int column, int step) {
+      Vector grad[N];
+      load(grad, mixed + token * mixed_stride, column, step);
+      Sum sum;
+      for_parts(token, [&](const Element*, Real lse) {
+        if (lse != -math::kInfinity<Real>) sum.rescale(lse);
+      });
+      const Real factor = sum.inverse();
+      for_parts(token, [&](Element* row, Real lse) {
+        const bool empty = lse == -math::kInfinity<Real>;
+        const Real weight = Sum::share(lse, sum.largest) * factor;
+        store(row, column, step, [&](int n, int v) { return empty ? Real(0) : weight * Real(grad[n].values[v]); });
+      });
     });
   }
 }
