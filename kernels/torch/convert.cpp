@@ -218,12 +218,22 @@ bool has_unit_last_stride(const Tensor& tensor) {
   return last < 0 || tensor.size(last) <= 1 || tensor.stride(last) == 1;
 }
 
+TensorView heads_first(const TensorView& view, const ProblemArguments& problem) {
+  if (!problem.cu_seqlens_q || view.rank != 3) return view;
+  const auto& [tokens, heads, dim, _] = view.shape;
+  return {view.data,
+          view.dtype,
+          4,
+          {1, heads, tokens, dim},
+          {heads * view.stride[1], view.stride[1], view.stride[0], view.stride[2]}};
+}
+
 AttentionInputs attention_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const ProblemArguments& problem,
                                  const Device& device) {
   AttentionInputs in;
-  in.q = input_view(q, "q", device);
-  in.k = input_view(k, "k", device);
-  in.v = input_view(v, "v", device);
+  in.q = heads_first(input_view(q, "q", device), problem);
+  in.k = heads_first(input_view(k, "k", device), problem);
+  in.v = heads_first(input_view(v, "v", device), problem);
   in.pattern = PatternReader(problem, device).read();
   in.normalizer = normalizer_spec(problem, device);
   in.positions = positions(problem, in.q, device);

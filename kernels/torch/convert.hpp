@@ -65,6 +65,9 @@ struct ProblemArguments {
   bool deterministic = false;
 };
 
+/// A view as the problem reads it: that of packed tokens (T, H, D) becomes (1, H, T, D), and any other one stays.
+TensorView heads_first(const TensorView& view, const ProblemArguments& problem);
+
 /// The views point into the tensors, which must outlive them.
 AttentionInputs attention_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const ProblemArguments& problem,
                                  const Device& device);
