@@ -26,16 +26,21 @@ Device own_device(const Tensor& tensor) {
   return device;
 }
 
+constexpr struct {
+  DType own;
+  int32_t (*of_torch)();
+} kDTypes[] = {
+    {DType::float16, aoti_torch_dtype_float16}, {DType::bfloat16, aoti_torch_dtype_bfloat16},
+    {DType::float32, aoti_torch_dtype_float32}, {DType::float64, aoti_torch_dtype_float64},
+    {DType::int32, aoti_torch_dtype_int32},     {DType::int64, aoti_torch_dtype_int64},
+    {DType::boolean, aoti_torch_dtype_bool},
+};
+
 std::optional<DType> dtype_of(const Tensor& tensor) {
   int32_t dtype = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
-  if (dtype == aoti_torch_dtype_float16()) return DType::float16;
-  if (dtype == aoti_torch_dtype_bfloat16()) return DType::bfloat16;
-  if (dtype == aoti_torch_dtype_float32()) return DType::float32;
-  if (dtype == aoti_torch_dtype_float64()) return DType::float64;
-  if (dtype == aoti_torch_dtype_int32()) return DType::int32;
-  if (dtype == aoti_torch_dtype_int64()) return DType::int64;
-  if (dtype == aoti_torch_dtype_bool()) return DType::boolean;
+  for (const auto& [own, of_torch] : kDTypes)
+    if (of_torch() == dtype) return own;
   return std::nullopt;
 }
 
@@ -173,6 +178,12 @@ Device device_of(const Tensor& q) {
   const Device device = own_device(q);
   if (!device.is_cpu() && !device.is_cuda()) value_error("q is on ", name_of(device), "; expected cpu or cuda");
   return device;
+}
+
+int32_t torch_dtype(DType dtype) {
+  for (const auto& [own, of_torch] : kDTypes)
+    if (own == dtype) return of_torch();
+  return -1;
 }
 
 std::string Argument::text() const { return place < 0 ? name : name + ("[" + std::to_string(place) + "]"); }

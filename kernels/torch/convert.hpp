@@ -27,6 +27,9 @@ struct Device {
 /// The device of the call: that of q. ValueError where it is neither the CPU nor CUDA.
 Device device_of(const Tensor& q);
 
+/// As the C shim numbers it.
+int32_t torch_dtype(DType dtype);
+
 /// What an error text calls an argument: its name, and its place where that is a list's.
 struct Argument {
   const char* name;
