@@ -13,14 +13,22 @@ NAN = float("nan")
 BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
 
-def poisoned(case, numbers, kept):
-    """q, k and v with NaN in keys and values that no query keeps, and in queries that keep nothing."""
-    q, k, v = numbers
-    group = case.shape.heads // case.shape.kv_heads
-    read = [kept.any(3), *2 * [kept.any(2).unflatten(1, (-1, group)).any(2)]]
+def read_by(case, kept):
+    """(B, Hq, Nq) and (B, Hkv, Nk) bool: the queries that keep a key, and the keys that a query keeps."""
+    return kept.any(3), kept.any(2).unflatten(1, (-1, case.shape.heads // case.shape.kv_heads)).any(2)
+
+
+def poisoned(case, tensors, read):
+    """(B, H, N, D) tensors with NaN in the rows that `read`, (B, H, N) bool each, does not have."""
     if case.layout in SHARED:
         read = [one.any(SHARED[case.layout], keepdim=True) for one in read]
-    return [torch.where(one[..., None], t, NAN) for t, one in zip((q, k, v), read, strict=True)]
+    return [torch.where(one[..., None], t, NAN) for t, one in zip(tensors, read, strict=True)]
+
+
+def poisoned_inputs(case, numbers, kept):
+    """q, k and v with NaN in keys and values that no query keeps, and in queries that keep nothing."""
+    queries, keys = read_by(case, kept)
+    return poisoned(case, numbers, (queries, keys, keys))
 
 
 def reference_answers(q, k, v, kept, normalizer_of, parameters, scale):
@@ -49,11 +57,16 @@ def assert_same_bits(got, want, what):
         assert torch.equal(a, b), f"{quantity}: {what}"
 
 
+def refused(case, device):
+    """TMA takes no rows of stride 0."""
+    return device == "cuda" and case.layout == "expanded-rows" and max(case.shape.queries, case.shape.keys) > 1
+
+
 @torch.no_grad()
 def check_forward(case, device, record_error):
     """Within the error bound, exact zeros where a row keeps nothing, nothing written beside the outputs.
 
-    On CUDA, rows that are expanded (stride 0) are refused: TMA takes no such stride.
+    On CUDA, rows that are expanded are refused.
     And the same bits again, from a pattern that is not prepared, and without the poison.
     """
     layout = LAYOUTS[case.layout]
@@ -61,10 +74,10 @@ def check_forward(case, device, record_error):
     pattern, normalizer = case.full_pattern(device), case.normalizer_of(parameters)
     kept = oracle.kept(pattern, *numbers[:2], options)
     clean = [layout(t) for t in numbers]
-    dirty = poisoned(case, numbers, kept)
+    dirty = poisoned_inputs(case, numbers, kept)
     q, k, v = (layout(t) for t in dirty)
 
-    if device == "cuda" and case.layout == "expanded-rows" and max(case.shape.queries, case.shape.keys) > 1:
+    if refused(case, device):
         with pytest.raises(ValueError, match=r"rows are expanded \(stride 0\); pass [qkv]\.contiguous\(\)"):
             sa.attention(q, k, v, pattern, normalizer, **options)
         return

@@ -54,6 +54,10 @@ class Packed:
         return self.case.runs_on_gpu
 
     @property
+    def trains_on_gpu(self):
+        return self.case.trains_on_gpu
+
+    @property
     def scores(self):
         return self.case.scores
 

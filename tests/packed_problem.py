@@ -2,7 +2,7 @@
 
 import oracle
 import torch
-from forward_problem import assert_same_bits, compare, poisoned, reference_answers
+from forward_problem import assert_same_bits, compare, poisoned_inputs, reference_answers
 from guards import between_guards
 from layouts import LAYOUTS
 from operators import FORWARD
@@ -23,21 +23,20 @@ def kept_by(problem, pattern, device):
     return mask
 
 
-def through_the_operator(problem, q, k, v, pattern, normalizer, ends):
+def through_the_operator(problem, q, k, v, pattern, normalizer, ends, deterministic=False):
     """A call whose metadata are already made, and which checks no value of `ends`: (out, statistic) of (1, H, T, D)."""
     s, longest = problem.case.shape, problem.longest
     extent = Extent(len(problem.queries), s.heads, *longest, q.device, cu_seqlens_k=ends[1])
     encoded, scale = pattern.encode(extent), problem.case.scale or s.dim**-0.5
     rows = None, None, *ends, *longest, 0, 0
-    return lambda: FORWARD(q, k, v, *encoded, *normalizer.encode(), *rows, scale, False)[:2]
+    return lambda: FORWARD(q, k, v, *encoded, *normalizer.encode(), *rows, scale, deterministic)[:2]
 
 
-def varlen(problem, q, k, v, pattern, normalizer, ends):
+def varlen(problem, q, k, v, pattern, normalizer, ends, deterministic=False):
     """attention_varlen() of tensors (1, H, T, D)."""
     tokens = (t[0].transpose(0, 1) for t in (q, k, v))
-    out, statistic = sa.attention_varlen(
-        *tokens, *ends, *problem.longest, pattern, normalizer, scale=problem.case.scale, return_statistic=True
-    )
+    options = {"scale": problem.case.scale, "return_statistic": True, "deterministic": deterministic}
+    out, statistic = sa.attention_varlen(*tokens, *ends, *problem.longest, pattern, normalizer, **options)
     return out.transpose(0, 1)[None], statistic[None]
 
 
@@ -47,7 +46,7 @@ def check_packed(problem, device, record_error, public):
     numbers, parameters = case.numbers(device)[:3], case.parameters(device)
     pattern, normalizer = case.full_pattern(device), case.normalizer_of(parameters)
     kept = kept_by(problem, pattern, device)
-    q, k, v = (layout(t) for t in poisoned(case, numbers, kept))
+    q, k, v = (layout(t) for t in poisoned_inputs(case, numbers, kept))
 
     sizes = q.numel() * q.element_size(), q.numel() // case.shape.dim * 4
     got = between_guards(device, sizes, through_the_operator(problem, q, k, v, pattern, normalizer, ends))

@@ -67,7 +67,9 @@ def compare(function, q, k, v, grad, alpha, causal, varlen=None, backward=True):
 # Version 1: adasplash_v1 and adasplash_no_block_mask
 
 V1 = pytest.mark.parametrize(
-    "function", [compat.adasplash_v1, compat.adasplash_no_block_mask], ids=lambda f: f.__name__
+    "function",
+    [compat.adasplash_v1, compat.adasplash_no_block_mask],
+    ids=["adasplash_v1", "adasplash_no_block_mask"],
 )
 
 

@@ -67,12 +67,14 @@ def assert_agree(got, want, bound):
         assert error <= bound * max(1, b.abs().max().item()), f"{name}: {error}"
 
 
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 @pytest.mark.parametrize("segments", SEGMENTS)
-def test_against_dense_masks(segments, heads, causal):
+def test_against_dense_masks(segments, heads, causal, batch):
+    """Residues of one batch entry share calls of attention."""
     segments = SEGMENTS[segments]
-    *inputs, grad = draw((2, heads[0], 53, 8), heads[1])
+    *inputs, grad = draw((batch, heads[0], 53, 8), heads[1])
     got = with_gradients(lambda q, k, v: longnet_attention(q, k, v, segments, causal), *inputs, grad)
     want = with_gradients(lambda q, k, v: oracle(q, k, v, segments, causal), *inputs, grad)
     assert_agree(got, want, 1e-12)
@@ -89,19 +91,20 @@ def test_every_length(segments, N):
         assert_agree(got, with_gradients(lambda q, k, v: oracle(q, k, v, segments), *inputs, grad), 1e-12)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(
     segments=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 9)), min_size=1, max_size=4),
     groups=st.tuples(st.integers(1, 4), st.integers(1, 6)),
     N=st.integers(1, 70),
+    batch=st.integers(1, 2),
     causal=st.booleans(),
     scale=st.sampled_from([None, 0.0, -0.4, 3.0]),
     seed=st.integers(0, 100),
 )
-def test_any_segments(segments, groups, N, causal, scale, seed):
+def test_any_segments(segments, groups, N, batch, causal, scale, seed):
     kv_heads, group = groups
-    *inputs, grad = draw((2, kv_heads * group, N, 5), kv_heads, seed=seed)
-    lengths = None if seed % 2 else torch.tensor([N - seed % N, seed % N])
+    *inputs, grad = draw((batch, kv_heads * group, N, 5), kv_heads, seed=seed)
+    lengths = None if seed % 2 else torch.tensor([N - seed % N, seed % N][:batch])
     options = {"causal": causal, "scale": scale, "lengths": lengths}
     got = with_gradients(lambda *qkv: longnet_attention(*qkv, segments, **options), *inputs, grad)
     want = with_gradients(lambda *qkv: oracle(*qkv, segments, **options), *inputs, grad)
@@ -142,8 +145,9 @@ def test_cuda_forward(segments, heads):
     """Branches are strided views of the inputs, of every head dimension in turn."""
     turn = HEADS.index(heads)
     dim, dtype = (32, 64, 96, 128, 192, 256, 40)[turn], (torch.bfloat16, torch.float16)[turn % 2]
-    q, k, v, _ = draw((2, heads[0], 250, dim), heads[1], dtype)
-    options = ({}, {"causal": False}, {"lengths": torch.tensor([250, 117])})[(turn + len(segments)) % 3]
+    batch = 1 + turn % 2
+    q, k, v, _ = draw((batch, heads[0], 250, dim), heads[1], dtype)
+    options = ({}, {"causal": False}, {"lengths": torch.tensor([117, 250][:batch])})[(turn + len(segments)) % 3]
     on_gpu = {name: value.cuda() if name == "lengths" else value for name, value in options.items()}
     got = longnet_attention(q.cuda(), k.cuda(), v.cuda(), SEGMENTS[segments], **on_gpu).cpu()
     want = oracle(q, k, v, SEGMENTS[segments], **options)
@@ -172,6 +176,29 @@ def test_strided_inputs():
     got = with_gradients(lambda *qkv: longnet_attention(*qkv, SEGMENTS["two"]), *inputs, grad)
     other = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in inputs]
     assert_agree(with_gradients(lambda *qkv: longnet_attention(*qkv, SEGMENTS["two"]), *other, grad), got, 0)
+
+
+def test_residues_share_calls():
+    """One call a branch where all residues have as many tokens and a dimension of the inputs is free for them."""
+    calls = []
+
+    class Counting(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            if operator is torch.ops.splash.attention_forward.default:
+                calls.append(args[0].shape)
+            return operator(*args, **(kwargs or {}))
+
+    for shape, kv_heads, want in (
+        ((1, 16, 64, 8), 16, [(1, 16, 64, 8), (4, 4, 16, 8), (1, 16, 4, 8)]),
+        ((1, 16, 64, 8), 4, [(1, 16, 64, 8), (4, 4, 16, 8), *[(1, 4, 4, 8)] * 4]),
+        ((2, 16, 64, 8), 16, [(2, 16, 64, 8), *[(2, 4, 16, 8)] * 4, (2, 16, 4, 8)]),
+        ((1, 4, 61, 8), 4, [(1, 4, 61, 8), (1, 1, 16, 8), (1, 3, 15, 8), (1, 4, 4, 8)]),
+    ):
+        calls.clear()
+        *inputs, _ = draw(shape, kv_heads)
+        with Counting():
+            longnet_attention(*inputs, ((8, 1), (32, 4), (64, 16)))
+        assert calls == [torch.Size(size) for size in want]
 
 
 def test_one_dense_segment_is_causal_attention():

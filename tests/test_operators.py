@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from cases import PATTERNS, Case, Shape, on_devices
+from cases import GPU_BACKWARD, PATTERNS, Case, Shape, on_devices
 from layouts import LAYOUTS, sliced, transposed
 from operators import BACKWARD, FORWARD, backward_arguments, forward_arguments
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -53,12 +53,13 @@ def requiring_grad(arguments):
 @pytest.mark.parametrize("case, device", on_devices(CASES))
 def test_opcheck_forward(case, device):
     arguments = forward_arguments(case, device)
-    torch.library.opcheck(FORWARD, (), requiring_grad(arguments) if device == "cpu" else arguments)
+    backward = device == "cpu" or (GPU_BACKWARD and case.trains_on_gpu)
+    torch.library.opcheck(FORWARD, (), requiring_grad(arguments) if backward else arguments)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_opcheck_backward(case):
-    torch.library.opcheck(BACKWARD, (), backward_arguments(case, "cpu"))
+@pytest.mark.parametrize("case, device", on_devices(CASES, backward=True))
+def test_opcheck_backward(case, device):
+    torch.library.opcheck(BACKWARD, (), backward_arguments(case, device))
 
 
 def test_schemas():
@@ -116,28 +117,30 @@ def test_compile_without_graph_break(name, alpha):
     assert counter.frame_count == 1
 
 
-def test_compile_with_inductor(device):
+@pytest.mark.parametrize("alpha", (1, 1.5))
+def test_compile_with_inductor(alpha, device):
     torch._dynamo.reset()
     tensors = draw(Shape(2, 4, 2, 130, 130, 64), torch.bfloat16, device)
 
     def function(q, k, v):
-        return sa.attention(q.relu(), k, v, sa.SlidingWindow.causal(20), 1.5) * 2
+        return sa.attention(q.relu(), k, v, sa.SlidingWindow.causal(20), alpha) * 2
 
     compiled = torch.compile(function, fullgraph=True)
-    if device == "cpu":
+    if device == "cpu" or (GPU_BACKWARD and alpha == 1):
         assert_same(gradients(compiled, tensors), gradients(function, tensors))
     else:
         torch.testing.assert_close(compiled(*tensors), function(*tensors))
 
 
+@pytest.mark.parametrize("alpha", (1, 1.5))
 @pytest.mark.parametrize("name", ("causal", "blocks64"))
-def test_ten_lengths_take_two_graphs(name, device):
+def test_ten_lengths_take_two_graphs(name, alpha, device):
     torch._dynamo.reset()
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
 
     def function(q, k, v, mask, q_start):
         pattern = sa.Causal() if name == "causal" else sa.BlockMask(mask, 64)
-        return sa.attention(q, k, v, pattern, 1.5, q_start=q_start)
+        return sa.attention(q, k, v, pattern, alpha, q_start=q_start)
 
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=counter)
@@ -146,7 +149,7 @@ def test_ten_lengths_take_two_graphs(name, device):
         tensors = draw(Shape(1, 6, 3, queries, keys, 64), dtype, device)
         mask = torch.ones(-(-queries // 64), -(-keys // 64), dtype=torch.bool, device=device)
         mask[:, 0] = False
-        if device == "cpu":
+        if device == "cpu" or (GPU_BACKWARD and alpha == 1):
             assert_same(gradients(compiled, tensors, mask, 5 + 3 * n), gradients(function, tensors, mask, 5 + 3 * n))
         else:
             torch.testing.assert_close(compiled(*tensors, mask, 5 + 3 * n), function(*tensors, mask, 5 + 3 * n))
@@ -215,7 +218,7 @@ def test_autocast(lower, alpha, device):
     assert statistic.dtype == torch.float32
     assert torch.equal(got, want)
     assert torch.equal(statistic, want_statistic)
-    if device == "cpu":
+    if device == "cpu" or (GPU_BACKWARD and alpha == 1):
         tensors = [t.requires_grad_() for t in (q, k, v)]
         with torch.autocast(device, lower):
             out = sa.attention(*tensors, "causal", alpha)
@@ -399,7 +402,7 @@ def test_missing_kernels_say_so():
         sa.attention(*draw(GPU_SMALL, torch.float32, "cuda"))
     tensors = [t.requires_grad_() for t in draw(GPU_SMALL, torch.bfloat16, "cuda")]
     with pytest.raises(sa.NoKernelError, match="backward"):
-        sa.attention(*tensors, "causal").sum().backward()
+        sa.attention(*tensors, "causal", 1.5).sum().backward()
 
 
 @pytest.mark.gpu

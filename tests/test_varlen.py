@@ -4,9 +4,11 @@ import oracle
 import pytest
 import torch
 from cases import BY_POSITION, RULES, Case, Shape
+from operators import BACKWARD, FORWARD
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import splash_attention as sa
+from splash_attention.patterns import Extent
 from splash_attention.reference import reference_attention
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -81,6 +83,27 @@ def test_each_sequence_is_a_problem_of_its_own(name, normalizer, dtype, record_e
         error, bound = oracle.error_and_bound(got[quantity], want[quantity], same[quantity])
         record_error("cpu", f"packed {quantity}", error, bound)
         assert error <= bound, f"{quantity}: error {error:.3e} above {bound:.3e}"
+
+
+def test_the_operator_takes_tokens_and_views_with_heads_first():
+    """(T, H, D) and (1, H, T, D): the same bits, each in its own shape; opcheck holds for tokens."""
+    q, k, v, grad = pack(4, 2, 16)
+    problem = (*sa.Causal().encode(Extent(len(QUERIES), 4, max(QUERIES), max(KEYS), q.device)), *sa.Softmax().encode())
+    rows = None, None, ends(QUERIES).int(), ends(KEYS).int(), max(QUERIES), max(KEYS), 0, 0, 0.25, False
+    torch.library.opcheck(FORWARD, (*(t.clone().requires_grad_() for t in (q, k, v)), *problem, *rows))
+    out, statistic, saved = FORWARD(q, k, v, *problem, *rows)
+    assert out.shape == q.shape and out.is_contiguous()
+    torch.library.opcheck(BACKWARD, (grad, None, q, k, v, out, statistic, saved, *problem, *rows))
+    views = [t.transpose(0, 1)[None] for t in (q, k, v)]
+    others = FORWARD(*views, *problem, *rows)
+    for a, b in zip((out.transpose(0, 1)[None], statistic, saved), others, strict=True):
+        assert torch.equal(a, b)
+    got = BACKWARD(grad, None, q, k, v, out, statistic, saved, *problem, *rows)[:3]
+    want = BACKWARD(grad.transpose(0, 1)[None], None, *views, *others, *problem, *rows)[:3]
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a.transpose(0, 1)[None], b)
+    with pytest.raises(RuntimeError, match="q has 3 dimensions; expected 4"):
+        FORWARD(q, k, v, *problem, None, None, None, None, 0, 0, 0, 0, 0.25, False)
 
 
 @pytest.mark.parametrize("normalizer", [sa.Softmax(), sa.Entmax(1.5), sa.TopK(4)])

@@ -8,26 +8,6 @@
 namespace splash::torch_ops {
 namespace {
 
-int32_t torch_dtype(DType dtype) {
-  switch (dtype) {
-    case DType::float16:
-      return aoti_torch_dtype_float16();
-    case DType::bfloat16:
-      return aoti_torch_dtype_bfloat16();
-    case DType::float32:
-      return aoti_torch_dtype_float32();
-    case DType::float64:
-      return aoti_torch_dtype_float64();
-    case DType::int32:
-      return aoti_torch_dtype_int32();
-    case DType::int64:
-      return aoti_torch_dtype_int64();
-    case DType::boolean:
-      return aoti_torch_dtype_bool();
-  }
-  return -1;
-}
-
 Tensor allocate_strided(int rank, const int64_t* shape, const int64_t* stride, int32_t dtype, const Device& device) {
   AtenTensorHandle handle = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(

@@ -39,11 +39,11 @@ ForwardResult attention_forward(const Tensor& q, const Tensor& k, const Tensor& 
   const DType real = view.dtype == DType::float64 ? DType::float64 : DType::float32;
   const int64_t saved = kernels::saved_statistics(problem.normalizer.c_str());
   ForwardResult result{
-      allocate_like(q, view, device),
+      allocate_like(q, input_view(q, "q", device), device),
       allocate({view.shape[0], view.shape[1], view.shape[2]}, real, device),
       allocate({saved, view.shape[0], view.shape[1], view.shape[2]}, real, device),
   };
-  forward.out = output_view(result.out);
+  forward.out = heads_first(output_view(result.out), problem);
   forward.statistic = output_view(result.statistic);
   forward.saved = output_view(result.saved);
   check(kernels::attention_forward(forward, problem.normalizer.c_str(), scope.arch(), scope.execution()));
@@ -55,13 +55,13 @@ Gradients attention_backward(const GradientInputs& gradients, const Tensor& q, c
   const Device device = device_of(q);
   BackwardArguments backward;
   backward.in = attention_inputs(q, k, v, problem, device);
-  backward.out = input_view(forward.out, "out", device);
+  backward.out = heads_first(input_view(forward.out, "out", device), problem);
   backward.statistic = input_view(forward.statistic, "statistic", device);
   backward.saved = input_view(forward.saved, "saved", device);
   const ExecutionScope scope(device, problem.deterministic);
 
   const Tensor grad_out = usable_gradient(gradients.grad_out, device);
-  backward.grad_out = input_view(grad_out, "grad_out", device);
+  backward.grad_out = heads_first(input_view(grad_out, "grad_out", device), problem);
   std::optional<Tensor> grad_statistic;
   if (gradients.grad_statistic) {
     grad_statistic = *gradients.grad_statistic;
@@ -69,18 +69,18 @@ Gradients attention_backward(const GradientInputs& gradients, const Tensor& q, c
     backward.grad_statistic = input_view(*grad_statistic, "grad_statistic", device);
   }
 
-  Gradients result{allocate_like(q, backward.in.q, device),
-                   allocate_like(k, backward.in.k, device),
-                   allocate_like(v, backward.in.v, device),
-                   {}};
+  const auto like = [&](const Tensor& tensor, const char* name) {
+    return allocate_like(tensor, input_view(tensor, name, device), device);
+  };
+  Gradients result{like(q, "q"), like(k, "k"), like(v, "v"), {}};
   for (size_t p = 0; p < problem.normalizer_parameters.size(); ++p) {
     const Tensor& parameter = problem.normalizer_parameters[p];
     result.parameters.push_back(torch::stable::new_empty(parameter, parameter.sizes()));
     backward.grad_parameters[p] = output_view(result.parameters.back());
   }
-  backward.grad_q = output_view(result.q);
-  backward.grad_k = output_view(result.k);
-  backward.grad_v = output_view(result.v);
+  backward.grad_q = heads_first(output_view(result.q), problem);
+  backward.grad_k = heads_first(output_view(result.k), problem);
+  backward.grad_v = heads_first(output_view(result.v), problem);
   check(kernels::attention_backward(backward, problem.normalizer.c_str(), scope.arch(), scope.execution()));
   return result;
 }

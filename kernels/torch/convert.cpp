@@ -26,16 +26,21 @@ Device own_device(const Tensor& tensor) {
   return device;
 }
 
+constexpr struct {
+  DType own;
+  int32_t (*of_torch)();
+} kDTypes[] = {
+    {DType::float16, aoti_torch_dtype_float16}, {DType::bfloat16, aoti_torch_dtype_bfloat16},
+    {DType::float32, aoti_torch_dtype_float32}, {DType::float64, aoti_torch_dtype_float64},
+    {DType::int32, aoti_torch_dtype_int32},     {DType::int64, aoti_torch_dtype_int64},
+    {DType::boolean, aoti_torch_dtype_bool},
+};
+
 std::optional<DType> dtype_of(const Tensor& tensor) {
   int32_t dtype = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
-  if (dtype == aoti_torch_dtype_float16()) return DType::float16;
-  if (dtype == aoti_torch_dtype_bfloat16()) return DType::bfloat16;
-  if (dtype == aoti_torch_dtype_float32()) return DType::float32;
-  if (dtype == aoti_torch_dtype_float64()) return DType::float64;
-  if (dtype == aoti_torch_dtype_int32()) return DType::int32;
-  if (dtype == aoti_torch_dtype_int64()) return DType::int64;
-  if (dtype == aoti_torch_dtype_bool()) return DType::boolean;
+  for (const auto& [own, of_torch] : kDTypes)
+    if (of_torch() == dtype) return own;
   return std::nullopt;
 }
 
@@ -43,10 +48,11 @@ void require_defined(const Tensor& tensor, const Argument& name) {
   if (!tensor.defined()) value_error(name.text(), " is None; expected a tensor");
 }
 
-TensorView describe(const Tensor& tensor, void* data, DType dtype) {
+/// inner: how many of the last dimensions are left out.
+TensorView describe(const Tensor& tensor, void* data, DType dtype, int inner = 0) {
   const auto sizes = tensor.sizes(), strides = tensor.strides();
   const bool empty = std::ranges::find(sizes, 0) != sizes.end();
-  TensorView view{data, dtype, int(sizes.size())};
+  TensorView view{data, dtype, int(sizes.size()) - inner};
   int64_t contiguous = 1;
   for (int d = view.rank - 1; d >= 0; --d) {
     view.shape[d] = sizes[d];
@@ -174,9 +180,18 @@ Device device_of(const Tensor& q) {
   return device;
 }
 
+int32_t torch_dtype(DType dtype) {
+  for (const auto& [own, of_torch] : kDTypes)
+    if (own == dtype) return of_torch();
+  return -1;
+}
+
 std::string Argument::text() const { return place < 0 ? name : name + ("[" + std::to_string(place) + "]"); }
 
-TensorView input_view(const Tensor& tensor, const Argument& name, const Device& device) {
+namespace {
+
+/// The view that both kinds of inputs are: all dimensions but the `inner` last ones.
+TensorView checked_view(const Tensor& tensor, const Argument& name, const Device& device, int inner) {
   require_defined(tensor, name);
   int32_t layout = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(tensor.get(), &layout));
@@ -189,9 +204,22 @@ TensorView input_view(const Tensor& tensor, const Argument& name, const Device& 
                " has an unknown dtype; known are float16, bfloat16, float32, float64, int32, int64 and bool");
   }
   constexpr int64_t kMaxRank = std::extent_v<decltype(TensorView::shape)>;
-  if (tensor.dim() > kMaxRank)
-    value_error(name.text(), " has ", tensor.dim(), " dimensions; at most ", kMaxRank, " make sense");
-  return describe(tensor, const_cast<void*>(tensor.const_data_ptr()), *dtype);
+  if (tensor.dim() - inner > kMaxRank)
+    value_error(name.text(), " has ", tensor.dim(), " dimensions; at most ", kMaxRank + inner, " make sense");
+  if (tensor.dim() < inner) value_error(name.text(), " has ", tensor.dim(), " dimensions; expected more");
+  return describe(tensor, const_cast<void*>(tensor.const_data_ptr()), *dtype, inner);
+}
+
+}  // namespace
+
+TensorView input_view(const Tensor& tensor, const Argument& name, const Device& device) {
+  return checked_view(tensor, name, device, 0);
+}
+
+TensorView rows_view(const Tensor& tensor, const Argument& name, const Device& device) {
+  const TensorView view = checked_view(tensor, name, device, 1);
+  if (!has_unit_last_stride(tensor)) value_error(name.text(), " has a last stride other than 1; use .contiguous()");
+  return view;
 }
 
 TensorView output_view(const Tensor& tensor) { return describe(tensor, tensor.mutable_data_ptr(), *dtype_of(tensor)); }
@@ -201,12 +229,22 @@ bool has_unit_last_stride(const Tensor& tensor) {
   return last < 0 || tensor.size(last) <= 1 || tensor.stride(last) == 1;
 }
 
+TensorView heads_first(const TensorView& view, const ProblemArguments& problem) {
+  if (!problem.cu_seqlens_q || view.rank != 3) return view;
+  const auto& [tokens, heads, dim, _] = view.shape;
+  return {view.data,
+          view.dtype,
+          4,
+          {1, heads, tokens, dim},
+          {heads * view.stride[1], view.stride[1], view.stride[0], view.stride[2]}};
+}
+
 AttentionInputs attention_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const ProblemArguments& problem,
                                  const Device& device) {
   AttentionInputs in;
-  in.q = input_view(q, "q", device);
-  in.k = input_view(k, "k", device);
-  in.v = input_view(v, "v", device);
+  in.q = heads_first(input_view(q, "q", device), problem);
+  in.k = heads_first(input_view(k, "k", device), problem);
+  in.v = heads_first(input_view(v, "v", device), problem);
   in.pattern = PatternReader(problem, device).read();
   in.normalizer = normalizer_spec(problem, device);
   in.positions = positions(problem, in.q, device);

@@ -27,6 +27,9 @@ struct Device {
 /// The device of the call: that of q. ValueError where it is neither the CPU nor CUDA.
 Device device_of(const Tensor& q);
 
+/// As the C shim numbers it.
+int32_t torch_dtype(DType dtype);
+
 /// What an error text calls an argument: its name, and its place where that is a list's.
 struct Argument {
   const char* name;
@@ -38,6 +41,10 @@ struct Argument {
 
 /// A tensor that is read. Strides that no element needs (dimensions of size 1, empty tensors) become contiguous ones.
 TensorView input_view(const Tensor& tensor, const Argument& name, const Device& device);
+
+/// A tensor of rows of a unit stride, that is read or, where it was allocated for a result, written: its dimensions but
+/// for the last.
+TensorView rows_view(const Tensor& tensor, const Argument& name, const Device& device);
 
 /// A tensor that was allocated for a result.
 TensorView output_view(const Tensor& tensor);
@@ -60,6 +67,9 @@ struct ProblemArguments {
   double scale = 1.0;
   bool deterministic = false;
 };
+
+/// A view as the problem reads it: that of packed tokens (T, H, D) becomes (1, H, T, D), and any other one stays.
+TensorView heads_first(const TensorView& view, const ProblemArguments& problem);
 
 /// The views point into the tensors, which must outlive them.
 AttentionInputs attention_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const ProblemArguments& problem,

@@ -12,15 +12,19 @@ MAX_CUDA_HEAD_DIM = 256
 _FLOATS = frozenset((torch.bfloat16, torch.float16, torch.float32, torch.float64))
 
 
-def left_to_operator(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether the operator itself refuses whatever check_inputs would, so that a right call need not wait for it."""
+def left_to_operator(q: Tensor, k: Tensor, v: Tensor, dims: int = 4) -> bool:
+    """Whether the operator itself refuses whatever check_inputs would, so that a right call need not wait for it.
+
+    dims: 4, or 3 for packed tokens and check_packed.
+    """
     shape = q.shape
     return (
-        len(shape) == 4
-        and k.dim() == 4
+        len(shape) == dims
+        and k.dim() == dims
+        and v.dim() == dims
         and shape[1] > 0
-        and 0 < shape[3] <= MAX_CUDA_HEAD_DIM
-        and shape[3] % 8 == 0
+        and 0 < shape[-1] <= MAX_CUDA_HEAD_DIM
+        and shape[-1] % 8 == 0
         and not (q.is_meta or k.is_meta or v.is_meta)  # one of them would take the call to the operator's fake
     )
 
@@ -85,16 +89,14 @@ def check_parts(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> None:
             raise ValueError(f"{name}: expected shape {tuple(o1.shape[:-1])}, got {_shape(lse)}")
 
 
-def check_packed(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """q (Tq, Hq, D), k and v (Tk, Hkv, D), checked, as views (1, H, T, D)."""
+def check_packed(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """q (Tq, Hq, D), k and v (Tk, Hkv, D): what check_inputs says of them as (1, H, T, D)."""
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
         if tensor.dim() != 3:
             raise ValueError(f"{name}: expected 3 dimensions (tokens, heads, head_dim), got shape {_shape(tensor)}")
-    q, k, v = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
-    check_inputs(q, k, v)
-    return q, k, v
+    check_inputs(*(tensor.transpose(0, 1)[None] for tensor in (q, k, v)))
 
 
 def check_cu_seqlens(side: str, ends: Tensor, longest: int, q: Tensor, tokens: int, validate: bool) -> Tensor:
@@ -127,7 +129,10 @@ def as_statistic(parameter: Tensor, q: Tensor) -> Tensor:
     """A normalizer's parameter in the dtype of the statistic, float32 (float64 for float64), on q's device."""
     if parameter.device != q.device:
         raise ValueError(f"normalizer: its parameters must be on q's device {q.device}, got {parameter.device}")
-    return parameter.to(torch.float64 if q.dtype is torch.float64 else torch.float32).contiguous()
+    dtype = torch.float64 if q.dtype is torch.float64 else torch.float32
+    if parameter.dtype is dtype and parameter.is_contiguous():
+        return parameter
+    return parameter.to(dtype).contiguous()
 
 
 def check_scale(scale: float) -> float:

@@ -46,7 +46,7 @@ class _Fold:
         return tensor.unflatten(axis, (self.size, self.batch))
 
 
-def _fold(info, q: Tensor, dim: int | None) -> _Fold:
+def fold_batch(info, q: Tensor, dim: int | None) -> _Fold:
     return _Fold(info.batch_size, q.shape[0] if dim is None else q.movedim(dim, 0).shape[1])
 
 
@@ -81,7 +81,7 @@ def _(info, in_dims, *arguments):
     operator = torch.ops.splash.attention_forward
     if _one_by_one(arguments):
         return _loop(operator, info, in_dims, arguments)
-    fold = _fold(info, arguments[0], in_dims[0])
+    fold = fold_batch(info, arguments[0], in_dims[0])
     out, statistic, saved = operator(*fold.all(arguments, in_dims))
     return (fold.undo(out), fold.undo(statistic), fold.undo(saved, 1)), (0, 0, 1)
 
@@ -91,7 +91,7 @@ def _(info, in_dims, *arguments):
     operator = torch.ops.splash.attention_backward
     if _one_by_one(arguments):
         return _loop(operator, info, in_dims, arguments)
-    fold = _fold(info, arguments[2], in_dims[2])
+    fold = fold_batch(info, arguments[2], in_dims[2])
     saved = fold(arguments[7], in_dims[7], axis=1)
     others = fold.all((*arguments[:7], *arguments[8:]), (*in_dims[:7], *in_dims[8:]))
     *gradients, of_parameters = operator(*others[:7], saved, *others[7:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -65,7 +67,7 @@ def attention(
     try:
         return _attend(q, k, v, direct, *options)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise _first_refusal(error, q, k, v) from None
+        raise _first_refusal(error, _checks.check_inputs, q, k, v) from None
 
 
 def _attend(
@@ -88,10 +90,10 @@ def _attend(
     return (out, statistic) if return_statistic else out
 
 
-def _first_refusal(error: Exception, q: Tensor, k: Tensor, v: Tensor) -> Exception:
+def _first_refusal(error: Exception, check: Callable, q: Tensor, k: Tensor, v: Tensor) -> Exception:
     """What is wrong with q, k and v comes before what else is, and in the words of their caller."""
     try:
-        _checks.check_inputs(q, k, v)
+        check(q, k, v)
     except (TypeError, ValueError) as first:
         return first
     return error
@@ -127,23 +129,41 @@ def attention_varlen(
     case, and rows that a too small max_seqlen leaves out are 0. Raises as attention() does.
     """
     pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
-    q, k, v = _checks.check_packed(q, k, v)
-    cu_seqlens_q = _checks.check_cu_seqlens("q", cu_seqlens_q, max_seqlen_q, q, q.shape[2], validate)
-    cu_seqlens_k = _checks.check_cu_seqlens("k", cu_seqlens_k, max_seqlen_k, q, k.shape[2], validate)
+    options = (
+        cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, pattern, normalizer, scale, return_statistic,
+        deterministic, validate,
+    )  # fmt: skip
+    direct = ops.direct(q, k, v)
+    if not (direct and _checks.left_to_operator(q, k, v, dims=3)):
+        _checks.check_packed(q, k, v)
+        return _attend_packed(q, k, v, direct, *options)
+    try:
+        return _attend_packed(q, k, v, direct, *options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _first_refusal(error, _checks.check_packed, q, k, v) from None
+
+
+def _attend_packed(
+    q, k, v, direct, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, pattern, normalizer, scale,
+    return_statistic, deterministic, validate,
+):  # fmt: skip
+    """attention_varlen(), but for what is wrong with q, k and v alone. direct: as in ops."""
+    tokens, heads, dim = q.shape
+    cu_seqlens_q = _checks.check_cu_seqlens("q", cu_seqlens_q, max_seqlen_q, q, tokens, validate)
+    cu_seqlens_k = _checks.check_cu_seqlens("k", cu_seqlens_k, max_seqlen_k, q, k.shape[0], validate)
     if cu_seqlens_q.shape != cu_seqlens_k.shape:
         raise ValueError(
             f"cu_seqlens_k: expected cu_seqlens_q's shape {tuple(cu_seqlens_q.shape)}, got {tuple(cu_seqlens_k.shape)}"
         )
-    heads, sequences = q.shape[1], cu_seqlens_q.shape[0] - 1
+    sequences = cu_seqlens_q.shape[0] - 1
     encoded = _encode_normalizer(normalizer, pattern, q, heads)
     backward = _needs_gradient(q, k, v, encoded)
     extent = Extent(sequences, heads, max_seqlen_q, max_seqlen_k, q.device, 0, cu_seqlens_k, backward)
     problem = Problem(
         *pattern.encode(extent), *encoded, None, None, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, 0, 0,
-        _scale(scale, q.shape[3]), _deterministic(deterministic),
+        _scale(scale, dim), _deterministic(deterministic),
     )  # fmt: skip
-    out, statistic, _ = ops.forward(q, k, v, problem, ops.direct(q, k, v), backward)
-    out = out[0].transpose(0, 1)
+    out, statistic, _ = ops.forward(q, k, v, problem, direct, backward)
     return (out, statistic[0]) if return_statistic else out
 
 

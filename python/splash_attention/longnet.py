@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from . import _checks
+from ._longnet_mix import longnet_mix
 from .attention import attention
 from .normalizers import Softmax
 from .patterns import BlockDiagonal
 
-Heads = slice | tuple[int, ...]
-"""Heads in regular steps, or one by one."""
+Heads = slice | tuple[int, ...] | None
+"""Heads in regular steps, or one by one; None where each residue has its own: itself and every r-th after it."""
 
 
 def longnet_attention(
@@ -43,6 +44,8 @@ def longnet_attention(
 
     Returns (B, Hq, N, D) in the dtype of q (under autocast in its dtype). A branch computes N * w / r^2 scores a head.
     Inputs are read in place where r divides w or N <= w; otherwise a branch first gathers its tokens, N / r a head.
+    A branch is one call of attention where B = 1 or r >= Hq, and residues have equally many tokens; otherwise some, up
+    to r. On CUDA the branches together may take 128.
     A group of query heads that is neither a multiple nor a divisor of r gathers its keys and values, too.
 
     Raises ValueError (shapes, ranges), TypeError (dtypes) and NoKernelError (nothing compiled for it).
@@ -56,161 +59,180 @@ def longnet_attention(
     if not isinstance(causal, bool):
         raise TypeError(f"causal: expected a bool, got {type(causal).__name__}")
     lengths, _ = _checks.check_lengths(lengths, None, q, N, None, 0, validate)
-    combs = tuple(
-        comb
-        for branch, (w, r) in enumerate(segments)
-        for residue in range(min(r, q.shape[1]))
-        if (comb := _Comb(branch, w, r, residue)).count(N) > 0
-    )
-    if not combs:
+    parts = _parts(segments, q, k, lengths)
+    if not parts:
         return attention(q, k, v, scale=scale, lengths=lengths, deterministic=deterministic)
 
-    query_heads = tuple(slice(comb.residue, None, comb.r) for comb in combs)
-    key_heads = tuple(_key_heads(comb, q.shape[1], k.shape[1]) for comb in combs)
-    parts = zip(
-        combs,
-        _Take.apply(combs, query_heads, q),
-        _Take.apply(combs, key_heads, k),
-        _Take.apply(combs, key_heads, v),
-        strict=True,
-    )
+    query_heads = (None,) * len(parts)
+    key_heads = tuple(_key_heads(part, q.shape[1], k.shape[1]) for part in parts)
+    tensors = (_Take.apply(parts, query_heads, q), _Take.apply(parts, key_heads, k), _Take.apply(parts, key_heads, v))
     outs, rows = [], []
-    for comb, *qkv in parts:
+    for part, *qkv in zip(parts, *tensors, strict=True):
+        # Residues are entries of the batch, or heads where they have one each: views, and so no copies.
+        axis = 1 if part.heads == 1 and lengths is None else 0
         out, row = attention(
-            *qkv,
-            BlockDiagonal(comb.per_segment, causal),
+            *(tensor.flatten(axis, axis + 1) for tensor in qkv),
+            BlockDiagonal(part.per_segment, causal),
             Softmax(),
             scale=scale,
-            lengths=None if lengths is None else comb.lengths(lengths),
+            lengths=None if lengths is None else part.lengths(lengths),
             return_statistic=True,
             deterministic=deterministic,
         )
-        outs.append(out)
-        rows.append(row.detach())
-    return _Mix.apply(combs, query_heads, _weights(combs, query_heads, rows, q), *outs)
+        sizes = qkv[0].shape[axis : axis + 2]
+        outs.append(out.unflatten(axis, sizes))
+        rows.append(row.detach().unflatten(axis, sizes))
+    numbers = [number for part in parts for number in (part.w, part.r, part.first)]
+    return longnet_mix(outs, rows, numbers, q.shape[1], N)
 
 
-class _Comb(NamedTuple):
-    """The tokens that the heads h with h mod r = residue see in a branch."""
+class _Part(NamedTuple):
+    """The heads h with h mod r in [first, first + residues) in a branch (w, r), that one call of attention serves."""
 
-    branch: int
     w: int
     r: int
-    residue: int
+    first: int
+    residues: int
+    heads: int
+    """of each residue"""
 
     @property
     def per_segment(self) -> int:
-        return max(0, -(-(self.w - self.residue) // self.r))
-
-    def count(self, N: int) -> int:
-        return N // self.w * self.per_segment + max(0, -(-(N % self.w - self.residue) // self.r))
+        return _per_segment(self.w, self.r, self.first)
 
     def lengths(self, lengths: Tensor) -> Tensor:
-        """How many of them lie before each length."""
-        rest = (lengths % self.w - self.residue + self.r - 1) // self.r
-        return lengths // self.w * self.per_segment + rest.clamp(min=0)
-
-    def tokens(self, N: int, device: torch.device) -> slice | Tensor:
-        if self.w % self.r == 0 or self.w >= N:
-            return slice(self.residue, None, self.r)
-        t = torch.arange(self.count(N), device=device)
-        return t // self.per_segment * self.w + self.residue + t % self.per_segment * self.r
+        """How many tokens of each residue lie before each length."""
+        residues = torch.arange(self.first, self.first + self.residues, device=lengths.device, dtype=lengths.dtype)
+        lengths = lengths[:, None]
+        rest = (lengths % self.w - residues + self.r - 1) // self.r
+        return (lengths // self.w * self.per_segment + rest.clamp(min=0)).flatten()
 
     def take(self, tensor: Tensor, heads: Heads) -> Tensor:
-        """Its part of a tensor (B, H, N, ...)."""
-        tokens = self.tokens(tensor.shape[2], tensor.device)
-        one_by_one = isinstance(heads, tuple)
-        tensor = torch.stack([tensor[:, head] for head in heads], 1) if one_by_one else tensor[:, heads]
-        return tensor[:, :, tokens] if isinstance(tokens, slice) else tensor.index_select(2, tokens)
-
-    def write(self, tensor: Tensor, heads: slice, part: Tensor) -> None:
-        tokens = self.tokens(tensor.shape[2], tensor.device)
-        if isinstance(tokens, slice):
-            tensor[:, heads, tokens] = part
-        else:
-            tensor[:, heads].index_copy_(2, tokens, part)
+        """Its part of a tensor (B, H, N, D): (B, residues, heads, tokens, D). A view where it can be one."""
+        if isinstance(heads, tuple):
+            tensor = torch.stack([tensor[:, head] for head in heads], 1)
+        elif heads is not None:
+            tensor = tensor[:, heads]
+        if not self._in_steps(tensor.shape[2]):
+            chosen = self._index(tensor, heads is None)
+            return tensor[chosen] if heads is None else tensor[chosen].movedim(2, 1)
+        return self._steps(tensor, heads is None)
 
     def add(self, total: Tensor, heads: Heads, part: Tensor) -> None:
         """The transpose of take: adds a part to a tensor in place."""
         if isinstance(heads, tuple):
             for n, head in enumerate(heads):
-                self.add(total, slice(head, head + 1), part[:, n : n + 1])
+                self.add(total, slice(head, head + 1), part[:, :, n : n + 1])
             return
-        tokens = self.tokens(total.shape[2], total.device)
-        if isinstance(tokens, slice):
-            total[:, heads, tokens].add_(part)
+        if heads is not None:
+            total = total[:, heads]
+        if self.residues not in (1, self.r):
+            # Torch's functionalization of what is written through unfold() drops what lies beside it.
+            for n in range(self.residues):
+                self._replace(first=self.first + n, residues=1).add(
+                    total, None if heads is None else slice(None), part[:, n : n + 1]
+                )
+        elif self._in_steps(total.shape[2]):
+            self._steps(total, heads is None).add_(part)
         else:
-            total[:, heads].index_add_(2, tokens, part.to(total.dtype))
+            total[self._index(total, heads is None)] += part if heads is None else part.movedim(1, 2)
+
+    def _in_steps(self, N: int) -> bool:
+        """Whether the tokens are evenly spaced over segments, too."""
+        return self.w % self.r == 0 or self.w >= N
+
+    def _steps(self, tensor: Tensor, with_heads: bool) -> Tensor:
+        """(B, residues, heads, tokens, D). with_heads: a residue has its own heads, as it has its own tokens."""
+        first, r = self.first, self.r
+        if self.residues == 1:
+            return (tensor[:, first::r, first::r] if with_heads else tensor[:, :, first::r]).unsqueeze(1)
+        if self.residues < r:
+            tensor = tensor[:, :, first:].unfold(2, self.residues, r)
+            tensor = tensor[:, first:].unfold(1, self.residues, r).diagonal(0, -2, -1) if with_heads else tensor
+            return tensor.movedim(-1, 1)
+        tensor = tensor.unflatten(2, (tensor.shape[2] // r, r))
+        if with_heads:
+            return tensor.unflatten(1, (self.heads, r)).diagonal(0, 2, 4).movedim(-1, 1)
+        return tensor.movedim(3, 1)
+
+    def _index(self, tensor: Tensor, with_heads: bool) -> tuple:
+        def numbers(*range_):
+            return torch.arange(*range_, device=tensor.device)
+
+        first, per_segment = self.first, self.per_segment
+        residues, t = numbers(first, first + self.residues), numbers(_count(self.w, self.r, first, tensor.shape[2]))
+        tokens = residues[:, None] + t // per_segment * self.w + t % per_segment * self.r
+        if not with_heads:
+            return slice(None), slice(None), tokens
+        return slice(None), residues[:, None, None] + self.r * numbers(self.heads)[:, None], tokens[:, None]
+
+
+def _parts(segments: tuple[tuple[int, int], ...], q: Tensor, k: Tensor, lengths: Tensor | None) -> tuple[_Part, ...]:
+    """The calls of attention: residues of as many tokens share one where a dimension is left for them."""
+    batch, heads, N, _ = q.shape
+    group = heads // k.shape[1]
+    # Whether counts are equal depends on N: one graph for all lengths that fit, one for the others.
+    even = not torch.compiler.is_compiling() or all(w % r == 0 and N % r == 0 for w, r in segments)
+    parts = []
+    for w, r in segments:
+        before = None
+        for residue in range(min(r, heads)):
+            count = _count(w, r, residue, N)
+            if not count > 0:
+                continue
+            own = -(-(heads - residue) // r)
+            free = batch == 1 or (own == 1 and lengths is None)
+            regular = group % r == 0 or (r % group == 0 and (group == 1 or residue % group > 0))
+            if even and free and regular and (before == (own, _per_segment(w, r, residue), count)):
+                parts[-1] = parts[-1]._replace(residues=parts[-1].residues + 1)
+            else:
+                parts.append(_Part(w, r, residue, 1, own))
+            before = (own, _per_segment(w, r, residue), count) if even else None
+    return tuple(parts)
+
+
+def _per_segment(w: int, r: int, residue: int) -> int:
+    """Tokens of a residue in a whole segment."""
+    return max(0, -(-(w - residue) // r))
+
+
+def _count(w: int, r: int, residue: int, N: int) -> int:
+    """Tokens of a residue among N."""
+    return N // w * _per_segment(w, r, residue) + max(0, -(-(N % w - residue) // r))
 
 
 class _Take(torch.autograd.Function):
-    """The parts of a tensor for each comb. Autograd's own slices would fill a gradient of full size for each part."""
+    """A tensor's share of each part. Autograd's own slices would fill a gradient of full size for each of them."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(combs, heads, tensor):
-        return tuple(comb.take(tensor, chosen) for comb, chosen in zip(combs, heads, strict=True))
+    def forward(parts, heads, tensor):
+        return tuple(part.take(tensor, chosen) for part, chosen in zip(parts, heads, strict=True))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.combs, ctx.heads, tensor = inputs
+        ctx.parts, ctx.heads, tensor = inputs
         ctx.shape, ctx.dtype = tensor.shape, tensor.dtype
 
     @staticmethod
     def backward(ctx, *gradients):
         total = gradients[0].new_zeros(ctx.shape, dtype=_wide(ctx.dtype))
-        for comb, heads, gradient in zip(ctx.combs, ctx.heads, gradients, strict=True):
-            comb.add(total, heads, gradient)
+        for part, heads, gradient in zip(ctx.parts, ctx.heads, gradients, strict=True):
+            part.add(total, heads, gradient)
         return None, None, total.to(ctx.dtype)
 
 
-class _Mix(torch.autograd.Function):
-    """The weighted sum of the parts, (B, Hq, N, D), from weights (branches, B, Hq, N) that get no gradient."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(combs, heads, weights, *parts):
-        first = parts[0]
-        total = first.new_zeros((*weights.shape[1:], first.shape[3]), dtype=weights.dtype)
-        for comb, chosen, part in zip(combs, heads, parts, strict=True):
-            comb.add(total, chosen, part * comb.take(weights[comb.branch], chosen)[..., None])
-        return total.to(first.dtype)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.combs, ctx.heads, weights, *_ = inputs
-        ctx.save_for_backward(weights)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (weights,) = ctx.saved_tensors
-        parts = [
-            (comb.take(gradient, chosen) * comb.take(weights[comb.branch], chosen)[..., None]).to(gradient.dtype)
-            for comb, chosen in zip(ctx.combs, ctx.heads, strict=True)
-        ]
-        return None, None, None, *parts
-
-
-def _weights(combs: tuple[_Comb, ...], heads: tuple[slice, ...], rows: list[Tensor], q: Tensor) -> Tensor:
-    """(branches, B, Hq, N): the share of each branch in a token's output, 0 where it does not cover the token."""
-    branches = 1 + max(comb.branch for comb in combs)
-    lse = rows[0].new_full((branches, *q.shape[:3]), -torch.inf)
-    for comb, chosen, row in zip(combs, heads, rows, strict=True):
-        comb.write(lse[comb.branch], chosen, row)
-    uncovered = (lse == -torch.inf).all(0)
-    return torch.softmax(lse.masked_fill(uncovered, 0), 0).masked_fill(uncovered, 0)
-
-
-def _key_heads(comb: _Comb, heads: int, kv_heads: int) -> Heads:
-    """The key/value heads that the query heads residue, residue + r, ... read."""
-    group, r = heads // kv_heads, comb.r
+def _key_heads(part: _Part, heads: int, kv_heads: int) -> Heads:
+    """The key/value heads that the query heads of each residue read."""
+    group, r = heads // kv_heads, part.r
+    if group == 1:
+        return None
     if group % r == 0:
         return slice(None)
     if r % group == 0:
-        return slice(comb.residue // group, None, r // group)
-    return tuple(head // group for head in range(comb.residue, heads, r))
+        return slice(part.first // group, None, r // group)
+    return tuple(head // group for head in range(part.first, heads, r))
 
 
 def _check_segments(segments: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

@@ -51,7 +51,8 @@ class Problem(NamedTuple):
 
 @torch.library.register_fake("splash::attention_forward")
 def _(q, k, v, *problem):
-    statistic = q.new_empty(q.shape[:3], dtype=torch.float64 if q.dtype is torch.float64 else torch.float32)
+    rows = q.shape[:3] if q.dim() == 4 else (1, q.shape[1], q.shape[0])  # packed tokens (T, H, D)
+    statistic = q.new_empty(rows, dtype=torch.float64 if q.dtype is torch.float64 else torch.float32)
     saved = statistic.new_empty((SAVED[Problem(*problem).normalizer], *statistic.shape))
     return _allocate_like(q), statistic, saved
 

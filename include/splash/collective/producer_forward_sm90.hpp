@@ -239,7 +239,7 @@ struct ProducerForwardSm90 {
       walk.advance();
       seek_member(walk, work);
       unsigned dead = 0;
-      if constexpr (Config::kScrubFirst) dead = full ? 0 : dead_columns(pattern, frame, begin, work.columns_inside);
+      if constexpr (Config::kScrubFirst) dead = full ? 0 : dead_columns(pattern, frame, begin, work.columns_inside, row_begin(work));
 
       wait(shared.k_empty[k_.slot()], k_.phase() ^ 1);
       auto& note = shared.note[k_.slot()];
@@ -272,7 +272,7 @@ struct ProducerForwardSm90 {
         continue;
       }
       if constexpr (Config::kScrubSecond && !Config::kScrubFirst)
-        dead = full ? 0 : dead_columns(pattern, frame, begin, work.columns_inside);
+        dead = full ? 0 : dead_columns(pattern, frame, begin, work.columns_inside, row_begin(work));
       const bool scrub = Config::kScrubSecond && dead;
       if (warp == kValueWarp) {
         wait(shared.v_empty[v_.slot()], v_.phase() ^ 1);
@@ -371,9 +371,9 @@ struct ProducerForwardSm90 {
 
   /// The columns of the tile before `inside`, where the tensor ends, that no row of the problem keeps: bit n of a lane
   /// is column 32 (n kWarps + warp) + lane. TMA zeroes what lies outside of the tensor. Where any producer has one,
-  /// none gets 0: bit 31 then.
-  __device__ __forceinline__ unsigned dead_columns(const View& pattern, const Frame& frame, int begin,
-                                                   int inside) const {
+  /// none gets 0: bit 31 then. row: the first of the tile at hand.
+  __device__ __forceinline__ unsigned dead_columns(const View& pattern, const Frame& frame, int begin, int inside,
+                                                   int row) const {
     const int end = min(begin + Config::kKeys, frame.num_keys);
     if (end == min(begin + Config::kKeys, inside) && patterns::keeps_self(pattern, frame)) {
       const int first = frame.j(begin) - frame.q_start, last = frame.j(end - 1) - frame.q_start;
@@ -382,17 +382,25 @@ struct ProducerForwardSm90 {
     unsigned found = 0, bit = 1;
 #pragma unroll 1
     for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps, bit <<= 1)
-      if (dead(pattern, frame, begin + c, inside)) found |= bit;
+      if (dead(pattern, frame, begin + c, inside, row)) found |= bit;
     return any_producer(found != 0) ? found | 1u << 31 : 0;
   }
 
-  __device__ __forceinline__ static bool dead(const View& pattern, const Frame& frame, int column, int inside) {
+  /// Asks the rows from `first` on before the others: those of the tile at hand are likely to keep its columns.
+  __device__ __forceinline__ static bool dead(const View& pattern, const Frame& frame, int column, int inside,
+                                              int first) {
     if (column >= inside) return false;
     if (column >= frame.num_keys) return true;
-    for (int row = 0;; ++row) {
+#pragma unroll 1
+    for (int row = first, end = frame.num_queries;; ++row) {
       row = pattern.next_row(frame, column, column + 1, row);
-      if (row >= frame.num_queries) return true;
-      if (pattern.keep(frame, row, column)) return false;
+      if (row < end) {
+        if (pattern.keep(frame, row, column)) return false;
+        continue;
+      }
+      if (end == first || first == 0) return true;
+      row = -1;
+      end = first;
     }
   }
 

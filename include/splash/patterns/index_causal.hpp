@@ -12,7 +12,7 @@ namespace patterns {
 struct IndexCausal {
   static constexpr int kGroup = 64;
 
-  struct Range {
+  struct alignas(8) Range {
     int low, high;
   };
 
@@ -30,9 +30,10 @@ struct IndexCausal {
     const int64_t extent[] = {in.q.shape[2], in.k.shape[2]};
     for (int n = 0; n < 2; ++n)
       if (!PerHead::fits(term.tensors[n], in, {extent[n]}) ||
-          !PerHead::fits(term.tensors[2 + n], in, {(extent[n] + kGroup - 1) / kGroup, 2}))
+          !PerHead::fits(term.tensors[2 + n], in, {(extent[n] + kGroup - 1) / kGroup, 2}) ||
+          reinterpret_cast<uintptr_t>(term.tensors[2 + n].data) % alignof(Range) != 0)
         return "q_idx and k_idx must be contiguous int32 (B|1, Hq|1, Nq) and (B|1, Hq|1, Nk), their ranges (B|1, Hq|1, "
-               "ceil(N / 64), 2)";
+               "ceil(N / 64), 2) at a multiple of 8 bytes";
     return nullptr;
   }
 
@@ -41,27 +42,37 @@ struct IndexCausal {
   }
 
   SPLASH_HD TileState classify(const Frame& frame, const Box& box) const {
-    const Range queries = range(q_range.at(frame), box.row_begin, box.row_end);
-    const Range keys = range(k_range.at(frame), box.column_begin, box.column_end);
+    const Range queries = range(ranges(q_range, frame), box.row_begin, box.row_end);
+    const Range keys = range(ranges(k_range, frame), box.column_begin, box.column_end);
     if (keys.low > queries.high) return TileState::empty;
     return keys.high <= queries.low ? TileState::full : TileState::partial;
   }
 
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
-    const int largest = range(q_range.at(frame), row_begin, row_end).high;
-    const int32_t* keys = k_range.at(frame);
+    const Range* keys = ranges(k_range, frame);
+    const int largest = range(ranges(q_range, frame), row_begin, row_end).high;
     SPLASH_NO_UNROLL
     for (int n = group_of(column); n * kGroup < frame.num_keys; ++n)
-      if (keys[2 * n] <= largest) return most(n * kGroup, column);
+      if (keys[n].low <= largest) return most(n * kGroup, column);
     return kEnd;
   }
 
+  /// Exact for one column, for which producers ask row by row.
   SPLASH_HD int next_row(const Frame& frame, int column_begin, int column_end, int row) const {
-    const int smallest = range(k_range.at(frame), column_begin, column_end).low;
-    const int32_t* queries = q_range.at(frame);
+    const bool one = column_end - column_begin == 1;
+    const int smallest =
+        one ? k_idx.at(frame)[column_begin] : range(ranges(k_range, frame), column_begin, column_end).low;
+    const Range* queries = ranges(q_range, frame);
+    const int32_t* query = q_idx.at(frame);
     SPLASH_NO_UNROLL
-    for (int n = group_of(row); n * kGroup < frame.num_queries; ++n)
-      if (queries[2 * n + 1] >= smallest) return most(n * kGroup, row);
+    for (int n = group_of(row); n * kGroup < frame.num_queries; ++n) {
+      if (queries[n].high < smallest) continue;
+      const int begin = most(n * kGroup, row), end = least((n + 1) * kGroup, frame.num_queries);
+      if (!one) return begin;
+      SPLASH_NO_UNROLL
+      for (int r = begin; r < end; ++r)
+        if (query[r] >= smallest) return r;
+    }
     return kEnd;
   }
 
@@ -70,7 +81,7 @@ struct IndexCausal {
     const int query = q_idx.at(frame)[row], count = least(frame.num_keys - column, 64);
 #if defined(__CUDA_ARCH__)
     // Many rows keep all or nothing of a group; the others compare, four keys a load where these are aligned.
-    const Range group = range(k_range.at(frame), column, column + count);
+    const Range group = range(ranges(k_range, frame), column, column + count);
     if (group.low > query) return 0;
     if (group.high <= query) return ~uint64_t(0);
     uint32_t half[2] = {0, 0};
@@ -108,12 +119,18 @@ struct IndexCausal {
  private:
   static SPLASH_HD int group_of(int index) { return int(uint32_t(index) / uint32_t(kGroup)); }
 
-  /// Of all groups that [begin, end) reaches into.
-  static SPLASH_HD Range range(const int32_t* ranges, int begin, int end) {
+  static SPLASH_HD const Range* ranges(const PerHead& tensor, const Frame& frame) {
+    return reinterpret_cast<const Range*>(tensor.at(frame));
+  }
+
+  /// Of all groups that [begin, end) reaches into; the first and the last are under way together.
+  static SPLASH_HD Range range(const Range* ranges, int begin, int end) {
     int n = group_of(begin);
-    Range all{ranges[2 * n], ranges[2 * n + 1]};
+    const int final = most(group_of(end - 1), n);
+    const Range first = ranges[n], last = ranges[final];
+    Range all{least(first.low, last.low), most(first.high, last.high)};
     SPLASH_NO_UNROLL
-    for (++n; n * kGroup < end; ++n) all = {least(all.low, ranges[2 * n]), most(all.high, ranges[2 * n + 1])};
+    for (++n; n < final; ++n) all = {least(all.low, ranges[n].low), most(all.high, ranges[n].high)};
     return all;
   }
 };

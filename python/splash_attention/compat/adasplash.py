@@ -66,17 +66,8 @@ def adasplash_v1(
     return adasplash(q, k, v, alpha, is_causal, varlen)
 
 
-def adasplash_no_block_mask(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    alpha: float = 1.5,
-    is_causal: bool = False,
-    varlen: Tensor | None = None,
-    niter: int = 10,
-) -> Tensor:
-    """adasplash_v1(): splash has no block mask to leave out."""
-    return adasplash(q, k, v, alpha, is_causal, varlen)
+adasplash_no_block_mask = adasplash_v1
+"""Upstream's other name for it; splash has no block mask to leave out."""
 
 
 def adasplash_v2(q: Tensor, k: Tensor, v: Tensor, niter: int = 1, varlen: Tensor | None = None) -> Tensor:

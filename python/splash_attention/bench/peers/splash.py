@@ -34,15 +34,19 @@ class Splash(Peer):
 
 
 def _packed(case: Case) -> Call:
-    pattern = Causal() if case.causal else Full()
-    ends, longest = case.pattern.ends_on(case.device), max(case.pattern.lengths)
+    of_tokens = packed_call(case)
 
     def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))
-        out = attention_varlen(q, k, v, ends, ends, longest, longest, pattern, case.normalizer)
-        return out.transpose(0, 1)[None]
+        return of_tokens(*(t[0].transpose(0, 1) for t in (q, k, v))).transpose(0, 1)[None]
 
     return call
+
+
+def packed_call(case: Case) -> Call:
+    """Of q, k and v as tokens (T, H, D)."""
+    pattern = Causal() if case.causal else Full()
+    ends, longest = case.pattern.ends_on(case.device), max(case.pattern.lengths)
+    return lambda q, k, v: attention_varlen(q, k, v, ends, ends, longest, longest, pattern, case.normalizer)
 
 
 class SplashDense(Peer):
