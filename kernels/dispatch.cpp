@@ -114,10 +114,6 @@ const Instance* find_first(const std::vector<Key>& keys) {
   return found;
 }
 
-const Instance* find_for(Pass pass, Arch arch, const AttentionInputs& in, const NormalizerInfo& normalizer) {
-  return find_first(candidates(pass, arch, in, normalizer));
-}
-
 Status run_whole(Pass pass, const auto& arguments, const NormalizerInfo& normalizer, Arch arch,
                  const Execution& execution) {
   const std::vector<Key> keys = candidates(pass, arch, arguments.in, normalizer);
@@ -142,7 +138,7 @@ Status run_merged(ForwardArguments arguments, std::vector<AttentionInputs> calls
     if (!last) call.normalizer = {};
     const NormalizerInfo* own = last ? &normalizer : keys_alone;
     add_hints(call);
-    instances.push_back(own ? find_for(Pass::forward, arch, call, *own) : nullptr);
+    instances.push_back(own ? find_first(candidates(Pass::forward, arch, call, *own)) : nullptr);
     if (!instances.back()) return {StatusCode::no_kernel, ""};
   }
   for (size_t n = 0; n < calls.size(); ++n) {
