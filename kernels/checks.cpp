@@ -126,6 +126,8 @@ Fault check_pattern(const AttentionInputs& in) {
     if (term.num_ints != info.ints || term.num_tensors != info.tensors)
       return invalid_value("pattern ", info.name, " takes ", info.ints, " numbers and ", info.tensors, " tensors; got ",
                            term.num_ints, " and ", term.num_tensors);
+    if (!info.list && term.list_size != 0)
+      return invalid_value("pattern ", info.name, " takes no list of numbers; got ", term.list_size, " of them");
     if (info.misfit)
       if (const char* why = info.misfit(term, in)) return invalid_value("pattern ", info.name, ": ", why);
   }

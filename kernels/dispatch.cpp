@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kernels/checks.hpp"
+#include "kernels/parts.hpp"
+#include "splash/patterns/concept.hpp"
 
 namespace splash::kernels {
 namespace {
@@ -15,9 +18,6 @@ Status report(StatusCode code, std::string reason) {
   kept = std::move(reason);
   return {code, kept.c_str()};
 }
-
-/// The tighter of two sides of a band; negative ones do not limit.
-int64_t tighter(int64_t a, int64_t b) { return a < 0 ? b : (b < 0 ? a : std::min(a, b)); }
 
 /// The general row of a normalizer, which knows the range of its numbers.
 const NormalizerInfo* general_normalizer(const char* name) {
@@ -55,7 +55,7 @@ int block_of(const PatternSpec& spec) {
 bool keeps_everything(const PatternTerm& term) {
   int64_t sides[2];
   const PatternInfo& info = patterns()[term.kind];
-  if (!info.band) return false;
+  if (!info.band || term.num_ints != info.ints) return false;  // a window of the dispatcher's own may begin later
   info.band(term, sides);
   return sides[0] < 0 && sides[1] < 0;
 }
@@ -74,30 +74,6 @@ std::vector<Key> candidates(Pass pass, Arch arch, const AttentionInputs& in, con
     keys.push_back(key);
   }
   return keys;
-}
-
-/// A dilated pattern, alone or with bands, as a window within each class of positions.
-void fold_residues(AttentionInputs& in) {
-  PatternSpec& spec = in.pattern;
-  int64_t dilation = 1, sides[2], band[2] = {-1, -1};
-  int dilated = -1;
-  for (int t = 0; t < spec.count; ++t) {
-    const PatternInfo& info = patterns()[spec.terms[t].kind];
-    if (dilated < 0 && info.residues && info.residues(spec.terms[t], dilation, sides))
-      dilated = t;
-    else if (info.band)
-      info.band(spec.terms[t], band);
-    else
-      return;
-  }
-  if (dilated < 0) return;
-  PatternSpec folded;
-  PatternTerm& window = folded.terms[folded.count++];
-  window.kind = pattern_kind("sliding_window");
-  window.num_ints = 2;
-  for (int n = 0; n < 2; ++n) window.ints[n] = tighter(sides[n], band[n] < 0 ? -1 : band[n] / dilation);
-  spec = folded;
-  in.residues = dilation;
 }
 
 /// What helps a GPU launch, and changes no result.
@@ -139,51 +115,83 @@ const Instance* find_first(const std::vector<Key>& keys) {
   return found;
 }
 
+Status run_whole(Pass pass, const auto& arguments, const NormalizerInfo& normalizer, Arch arch,
+                 const Execution& execution) {
+  const std::vector<Key> keys = candidates(pass, arch, arguments.in, normalizer);
+  const Instance* instance = find_first(keys);
+  if (!instance) return report(StatusCode::no_kernel, explain(keys.front()));
+  if constexpr (std::is_same_v<decltype(arguments), const ForwardArguments&>)
+    return instance->forward(arguments, execution);
+  else
+    return instance->backward(arguments, execution);
+}
+
+/// Calls about disjoint keys of the same rows, each merged with those before it. What takes part in the denominator
+/// beside the keys comes in with the last of them. no_kernel where there are no instances for them; nothing was
+/// computed then.
+Status run_merged(ForwardArguments arguments, std::vector<AttentionInputs> calls, const NormalizerInfo& normalizer,
+                  Arch arch, const Execution& execution) {
+  const NormalizerInfo* keys_alone =
+      normalizer.parameters == 0 ? &normalizer : general_normalizer(std::string(normalizer.extends).c_str());
+  std::vector<const Instance*> instances;
+  for (AttentionInputs& call : calls) {
+    const bool last = &call == &calls.back();
+    if (!last) call.normalizer = {};
+    const NormalizerInfo* own = last ? &normalizer : keys_alone;
+    add_hints(call);
+    instances.push_back(own ? find_first(candidates(Pass::forward, arch, call, *own)) : nullptr);
+    if (!instances.back()) return {StatusCode::no_kernel, ""};
+  }
+  for (size_t n = 0; n < calls.size(); ++n) {
+    arguments.in = calls[n];
+    arguments.accumulate = n > 0;
+    arguments.beside &= n == 0;
+    if (Status status = instances[n]->forward(arguments, execution); !status.ok()) return status;
+  }
+  return {};
+}
+
+Status run_on_gpu(ForwardArguments& arguments, const NormalizerInfo& normalizer, Arch arch,
+                  const Execution& execution) {
+  bool beside = false;
+  for (const AttentionInputs& own : split_heads(arguments.in)) {
+    arguments.in = own;
+    arguments.beside = std::exchange(beside, true);
+    fold_residues(arguments.in);
+    if (normalizer.merges && arguments.in.residues == 1) {
+      std::vector<AttentionInputs> calls = split_keys(arguments.in);
+      if (!calls.empty()) {
+        const Status status = run_merged(arguments, std::move(calls), normalizer, arch, execution);
+        if (status.ok()) continue;
+        if (status.code != StatusCode::no_kernel) return status;
+      }
+    }
+    add_hints(arguments.in);
+    if (Status status = run_whole(Pass::forward, arguments, normalizer, arch, execution); !status.ok()) return status;
+  }
+  return {};
+}
+
+Status run_on_gpu(BackwardArguments& arguments, const NormalizerInfo& normalizer, Arch arch,
+                  const Execution& execution) {
+  // Heads of a group share gradients of keys, so all heads run at once.
+  if (const std::vector<AttentionInputs> calls = split_heads(arguments.in); calls.size() == 1) arguments.in = calls[0];
+  fold_residues(arguments.in);
+  add_hints(arguments.in);
+  return run_whole(Pass::backward, arguments, normalizer, arch, execution);
+}
+
 template <class Arguments, class Check>
 Status run(Pass pass, Arguments& arguments, const char* name, Arch arch, const Execution& execution, Check check) {
   const NormalizerInfo* normalizer = general_normalizer(name);
   if (!normalizer) return report(StatusCode::invalid_value, std::string("unknown normalizer ") + name);
   if (Fault fault = check(arguments, *normalizer)) return report(fault.code, std::move(fault.reason));
   arguments.in.pattern = fold_bands(arguments.in.pattern);
-  if (arch != Arch::cpu) {
-    fold_residues(arguments.in);
-    add_hints(arguments.in);
-  }
-  const std::vector<Key> keys = candidates(pass, arch, arguments.in, *normalizer);
-  const Instance* instance = find_first(keys);
-  if (!instance) return report(StatusCode::no_kernel, explain(keys.front()));
-  if constexpr (std::is_same_v<Arguments, ForwardArguments>)
-    return instance->forward(arguments, execution);
-  else
-    return instance->backward(arguments, execution);
+  return arch == Arch::cpu ? run_whole(pass, arguments, *normalizer, arch, execution)
+                           : run_on_gpu(arguments, *normalizer, arch, execution);
 }
 
 }  // namespace
-
-PatternSpec fold_bands(const PatternSpec& spec) {
-  PatternSpec folded;
-  int64_t sides[2] = {-1, -1};
-  for (int t = 0; t < spec.count; ++t) {
-    const PatternTerm& term = spec.terms[t];
-    const PatternInfo& info = patterns()[term.kind];
-    if (!info.band) {
-      folded.terms[folded.count++] = term;
-      continue;
-    }
-    int64_t own[2];
-    info.band(term, own);
-    for (int n = 0; n < 2; ++n) sides[n] = tighter(sides[n], own[n]);
-  }
-  const bool limits = sides[0] >= 0 || sides[1] >= 0;
-  if (limits || folded.count == 0) {
-    PatternTerm& window = folded.terms[folded.count++];
-    window.kind = pattern_kind("sliding_window");
-    window.num_ints = 2;
-    window.ints[0] = sides[0];
-    window.ints[1] = sides[1];
-  }
-  return folded;
-}
 
 int saved_statistics(const char* normalizer) {
   const NormalizerInfo* info = general_normalizer(normalizer);

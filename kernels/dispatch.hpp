@@ -18,8 +18,4 @@ SPLASH_API Status attention_backward(BackwardArguments& arguments, const char* n
 /// which the two calls refuse.
 SPLASH_API int saved_statistics(const char* normalizer);
 
-/// All bands of the conjunction become one sliding window, and a window without limits is dropped where another term
-/// stays. No term at all becomes a window without limits.
-SPLASH_API PatternSpec fold_bands(const PatternSpec& spec);
-
 }  // namespace splash::kernels

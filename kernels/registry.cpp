@@ -73,5 +73,6 @@ int pattern_kind(std::string_view name) {
 
 int pattern_ints(int kind) { return patterns()[kind].ints; }
 int pattern_tensors(int kind) { return patterns()[kind].tensors; }
+bool pattern_has_list(int kind) { return patterns()[kind].list; }
 
 }  // namespace splash::kernels

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "splash/core/arguments.hpp"
+#include "splash/patterns/concept.hpp"
 
 #if defined(__GNUC__)
 #define SPLASH_API __attribute__((visibility("default")))
@@ -53,6 +54,7 @@ struct PatternInfo {
   std::string_view name;
   int ints = 0;
   int tensors = 0;
+  bool list = false;  ///< its numbers are followed by the length of a list, and by the list
   /// Set where the pattern is a band of diagonals: writes its two sides, -1 for an unlimited one.
   void (*band)(const PatternTerm& term, int64_t (&sides)[2]) = nullptr;
   /// Set where a width of tiles serves a term best: that width, 0 where it does not matter.
@@ -63,6 +65,11 @@ struct PatternInfo {
   void (*global_rows)(const PatternTerm& term, const AttentionInputs& in, int64_t (&rows)[2]) = nullptr;
   /// The same of keys that nearly all rows keep.
   void (*global_columns)(const PatternTerm& term, const AttentionInputs& in, int64_t (&columns)[2]) = nullptr;
+  /// Set where a term may be a union of disjoint patterns: writes these, restricted to a band, and returns how many.
+  int (*parts)(const PatternTerm& term, const AttentionInputs& in, const int64_t (&band)[2],
+               patterns::Part (&parts)[patterns::kMaxParts]) = nullptr;
+  /// Set where every query head has a pattern of its own that the host knows: that of one of them, and its name.
+  PatternTerm (*of_head)(const PatternTerm& term, int64_t head, const char*& pattern) = nullptr;
   /// Set where a term may be a band of diagonals of every dilation-th row and column: whether it is, and which.
   bool (*residues)(const PatternTerm& term, int64_t& dilation, int64_t (&sides)[2]) = nullptr;
 };
@@ -81,6 +88,7 @@ struct NormalizerInfo {
   int saved = 0;         ///< statistics beside the first one that the forward keeps for the backward
   int parameters = 0;    ///< learned tensors: (Hq,) each
   bool bias = false;     ///< the last of them is a bias by distance, (Hq, any)
+  bool merges = false;   ///< results for parts of the keys merge by the statistic
 };
 
 SPLASH_API std::span<const Instance> instances();
@@ -104,6 +112,7 @@ SPLASH_API bool parse_arch(std::string_view text, Arch& arch);  ///< the inverse
 SPLASH_API int pattern_kind(std::string_view name);
 SPLASH_API int pattern_ints(int kind);
 SPLASH_API int pattern_tensors(int kind);
+SPLASH_API bool pattern_has_list(int kind);
 
 /// Compute capability of a CUDA device.
 SPLASH_API Arch current_arch(int device);

@@ -50,6 +50,9 @@ constexpr PatternInfo pattern(std::string_view name, int ints, int tensors) {
     };
   if constexpr (requires(const PatternTerm& term, int64_t n, int64_t (&sides)[2]) { P::residues(term, n, sides); })
     info.residues = &P::residues;
+  if constexpr (requires { P::parts; }) info.parts = &P::parts;
+  if constexpr (requires { P::of_head; }) info.of_head = &P::of_head;
+  if constexpr (requires { P::kList; }) info.list = P::kList;
   return info;
 }
 
@@ -57,6 +60,7 @@ constexpr PatternInfo pattern(std::string_view name, int ints, int tensors) {
 template <splash::normalizers::Normalizer N>
 constexpr NormalizerInfo normalizer(NormalizerInfo info) {
   info.saved = N::kSaved;
+  info.merges = splash::normalizers::kMerges<N>;
   info.bias = splash::normalizers::kHasBias<N>;
   static_assert(splash::normalizers::kRowGradientsOf<N> + splash::normalizers::kHasBias<N> <= kMaxParameters,
                 "a normalizer has more parameters than NormalizerSpec holds");

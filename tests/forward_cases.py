@@ -234,6 +234,39 @@ def combs():
         yield drawn("comb", f"{name}-{n}", with_another(choice, pattern), **placed(choice, N))
 
 
+def parts():
+    """Patterns that are computed in parts which share rows: each of them empty, or only one, and all sinks counted
+    once; runs of summaries off every tile, cut by the tensor's ends, and past them; ranges of heads that have a
+    dilation."""
+    strided = ((1, 5), (3, 16), (16, 16), (17, 16), (100, 7), (130, 64), (1000, 3), (64, 20), (2, 1))
+    fixed_ = ((16, 16), (16, 0), (64, 24), (48, 24), (128, 16), (20, 5), (128, 64), (33, 32), (300, 128), (40, 39))
+    dilated = ((1, 3, 3, 7), (2, 1, 2, 1), (5, 5, 5, 5), (1, 1, 2, 1), (4, 1, 1, 4), (1, 2, 4, 8))
+    patterns = {
+        **{f"strided{a}x{s}": lambda a=a, s=s: sa.Strided(a, s) for a, s in strided},
+        **{f"fixed{s}x{m}": lambda s=s, m=m: sa.Fixed(s, m) for s, m in fixed_},
+        **{f"dilated{d}".replace(" ", ""): lambda d=d: sa.Dilated(40, d) for d in dilated},
+    }
+    places = (
+        {"queries": 700, "keys": 700},
+        {"queries": 513, "keys": 513, "lengths": (513, 100, 0, 257)},
+        {"queries": 130, "keys": 900},
+        {"queries": 1, "keys": 2000},
+        {"queries": 5, "keys": 600, "kv_lengths": (600, 40, 0, 301)},
+        {"queries": 400, "keys": 300, "q_start": 90, "k_start": 64},
+        {"queries": 300, "keys": 470, "q_start": 180, "k_start": -37},
+        {"queries": 200, "keys": 333, "q_start": -50, "k_start": -128},
+        {"queries": 300, "keys": 260, "q_start": 4000},
+    )
+    others = (CAUSAL, fixed(lambda: sa.SlidingWindow.causal(150)), fixed(lambda: sa.SlidingWindow(9, 40)))
+    for (name, make), (n, place) in itertools.product(patterns.items(), enumerate(places)):
+        choice = random.Random(f"parts {name} {n}")
+        heads = choice.choice(((4, 4), (4, 1), (4, 2)))
+        pattern = fixed(make)
+        if choice.random() < 0.3:
+            pattern = conjunction(pattern, choice.choice(others))
+        yield drawn("parts", name, pattern, n, heads=heads, dim=choice.choice((64, 64, 128, 128, 96, 32)), **place)
+
+
 def positions():
     """Every pattern of positions: padded, against a cache, and as a part of a longer sequence."""
     bands = {name: pattern for name, pattern in BANDS_AND_BLOCKS.items() if "blocks" not in name}
@@ -319,6 +352,6 @@ def scales():
         yield drawn("scales", name, PATTERNS[name], scale=scale, dim=dim)
 
 
-LISTS = (combinations, head_dimensions, tile_edges, few_queries, splits, global_rows, dilations, combs, positions,
-         block_lists, amounts_of_work, views, scales)  # fmt: skip
+LISTS = (combinations, head_dimensions, tile_edges, few_queries, splits, global_rows, dilations, combs, parts,
+         positions, block_lists, amounts_of_work, views, scales)  # fmt: skip
 FORWARD = [case for make in LISTS for case in make()]

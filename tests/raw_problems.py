@@ -29,9 +29,10 @@ def good_terms(batch, heads, queries, keys):
         "streaming": ([3, 10], []),
         "block_diagonal": ([16, 1], []),
         "dilated": ([4, 3, 1], []),
-        "dilated_heads": ([4, 1], [int32(heads)]),
+        "dilated_heads": ([4, 1, heads, *range(1, heads + 1)], [int32(heads)]),
         "strided": ([5, 7], []),
         "fixed": ([8, 2], []),
+        "staircase": ([16, 4, 0], []),
         "longformer": ([5, 3, 1, 0], []),
         "longformer_tokens": ([5, 1, 0], [int32(3)]),
         "big_bird": ([16, 0, 1, 1], [int32(batch, 1, 5, 1), int32(1, heads, 5, 1)]),
@@ -45,9 +46,19 @@ BAD_INTS = {
     "streaming": ([-1, 10], [3, -1]),
     "block_diagonal": ([0, 1], [-16, 1], [2**31, 0]),
     "dilated": ([-1, 3, 1], [4, 0, 1], [4, -3, 1], [4, 2**40, 0]),
-    "dilated_heads": ([-1, 1], [-(2**63), 0]),
+    "dilated_heads": (
+        [-1, 1, 4, 1, 2, 3, 4],
+        [4, 1, 4, 1, 2, 3, 0],
+        [4, 1, 4, 1, 2, 3, 2**40],
+        [4, 1, 3, 1, 2, 3],
+        [4, 1, 5, 1, 2, 3, 4, 5],
+        [4, 1, 5, 1, 2, 3, 4],
+        [4, 1, -1, 1, 2, 3, 4],
+        [4, 1, 2**62, 1],
+    ),
     "strided": ([-1, 7], [5, 0], [5, -7], [5, 2**31]),
     "fixed": ([0, 2], [-8, 2], [2**62, 2], [8, -1]),
+    "staircase": ([0, 2, 0], [-8, 2, 0], [8, 0, 0], [8, -(2**63), 0], [2**31, 2, 0], [8, 2**31, 0]),
     "longformer": ([-1, 3, 1, 0], [5, -3, 1, 0], [5, 3, 0, 0], [5, 3, 2**32, 1]),
     "longformer_tokens": ([-1, 1, 0], [5, 0, 0], [5, -(2**63), 0]),
     "big_bird": ([0, 0, 1, 1], [-16, 0, 1, 1], [2**31, 0, 1, 1], [2**30, 1, 0, 0], [16, 0, -1, 1], [16, 0, 1, -1]),
@@ -155,6 +166,13 @@ class Draw:
             ints = [self.one_of((16, 64, 128, 32)) for _ in range(2)]
             rows, columns = -(-sizes[2] // ints[0]), -(-sizes[3] // ints[1])
             tensors = [int32(1, sizes[1], rows, -(-columns // 32)), int32(sizes[0], 1, columns, -(-rows // 32))]
+        elif name == "dilated_heads":
+            ints = [
+                self.number(4),
+                self.number(1),
+                self.number(sizes[1]),
+                *(self.number(self.int(1, 9)) for _ in ints[3:]),
+            ]
         else:
             ints = [self.number(self.one_of((number, number, 1, 70, 2**30))) for number in ints]
         return ints, [self.tensor(tensor.shape, tensor.dtype) for tensor in tensors]

@@ -57,6 +57,16 @@ def test_headers_of_the_repository(name, tmp_path, capsys):
 
 
 @needs_compiler
+def test_calls_that_a_call_is_made_of(tmp_path, capsys):
+    kernels = ROOT / "kernels"
+    sources = kernels / "parts.cpp", kernels / "registry.cpp"
+    output = build_and_run(CPP / "test_parts.cpp", tmp_path, *sources, f"-I{ROOT}", f"-I{ROOT / 'include'}")
+    with capsys.disabled():
+        print(f"\n{output.strip()}")
+    assert " 0 failed" in output
+
+
+@needs_compiler
 @pytest.mark.parametrize("name", ["host", "readme_example"])
 def test_installed_headers_alone(name, tmp_path):
     build_and_run(CPP / "outside" / f"{name}.cpp", tmp_path, f"-I{INCLUDE}")

@@ -227,7 +227,7 @@ def test_encodings():
         assert tuple(pattern.encode(extent)) == (name, ints, [])
 
     name, ints, tensors = Dilated(64, (1, 2, 4, 8)).encode(extent)
-    assert (name, ints) == ("dilated_heads", [64, 1])
+    assert (name, ints) == ("dilated_heads", [64, 1, 4, 1, 2, 4, 8])
     assert [(t.tolist(), t.dtype) for t in tensors] == [([1, 2, 4, 8], torch.int32)]
 
     name, ints, (words,) = Longformer(32, (0, 33, 31, 33), 2).encode(extent)
@@ -236,7 +236,8 @@ def test_encodings():
     assert Longformer(32, ()).encode(extent).tensors[0].tolist() == [0]
 
     joined = (Dilated(2, (1, 2, 3, 4)) & Streaming() & Longformer(1, (2,))).encode(extent)
-    assert (joined.pattern, joined.ints) == ("dilated_heads&streaming&longformer_tokens", [2, 1, 16, 64, 1, 1, 0])
+    assert joined.pattern == "dilated_heads&streaming&longformer_tokens"
+    assert joined.ints == [2, 1, 4, 1, 2, 3, 4, 16, 64, 1, 1, 0]
     assert [t.tolist() for t in joined.tensors] == [[1, 2, 3, 4], [4]]
 
 

@@ -98,11 +98,24 @@ class PatternReader {
     for (int n = 0; n < term.num_ints; ++n, ++ints_) {
       if (ints_ < problem_.pattern_ints.size()) term.ints[n] = problem_.pattern_ints[ints_];
     }
+    if (kernels::pattern_has_list(term.kind)) read_list(term);
     for (int n = 0; n < term.num_tensors; ++n, ++tensors_) {
       if (tensors_ >= problem_.pattern_tensors.size()) continue;
       term.tensors[n] = input_view(problem_.pattern_tensors[tensors_], {"pattern_tensors", int(tensors_)}, device_);
     }
     return term;
+  }
+
+  /// Its length, and the numbers themselves, which stay where they are.
+  void read_list(PatternTerm& term) {
+    const std::vector<int64_t>& ints = problem_.pattern_ints;
+    if (ints_ >= ints.size()) return void(++ints_);
+    term.list_size = ints[ints_++];
+    if (term.list_size < 0 || term.list_size > int64_t(ints.size() - ints_))
+      value_error("pattern_ints has ", ints.size(), " numbers; a list of pattern '", problem_.pattern, "' takes ",
+                  term.list_size, " from number ", ints_, " on");
+    term.list = ints.data() + ints_;
+    ints_ += size_t(term.list_size);
   }
 
   [[noreturn]] void fail_unknown(std::string_view name) const {

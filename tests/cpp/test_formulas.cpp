@@ -8,6 +8,7 @@
 #include "splash/patterns/dilated.hpp"
 #include "splash/patterns/fixed.hpp"
 #include "splash/patterns/longformer.hpp"
+#include "splash/patterns/staircase.hpp"
 #include "splash/patterns/streaming.hpp"
 #include "splash/patterns/strided.hpp"
 
@@ -69,8 +70,8 @@ void check_dilated(const Frame& frame) {
         Frame of_head = frame;
         of_head.head = head;
         const int64_t dilation = head == 0 ? 1 : by_head[head];  // untrusted numbers are clamped
-        check_term<Dilated>("Dilated by heads", term, of_head, Exact::yes,
-                            [&](int64_t i, int64_t j) { return dilated(i, j, window, dilation, causal); });
+        check_term<DilatedHeads>("Dilated by heads", term, of_head, Exact::yes,
+                                 [&](int64_t i, int64_t j) { return dilated(i, j, window, dilation, causal); });
       }
     }
 }
@@ -89,6 +90,14 @@ void check_fixed(const Frame& frame) {
     check_term<Fixed>("Fixed", term_of({stride, summary}), frame, Exact::yes, [&](int64_t i, int64_t j) {
       return j <= i && (div(j, stride) == div(i, stride) || mod(j, stride) >= stride - summary);
     });
+}
+
+void check_staircase(const Frame& frame) {
+  const int64_t numbers[][3] = {{1, 1, 0},     {8, 3, -4},   {16, 16, 1},           {64, 1, 2},
+                                {70, 100, -1}, {128, 16, 0}, {3, kUnlimited, -100}, {kUnlimited, 5, 0}};
+  for (const auto& [stride, step, start] : numbers)
+    check_term<Staircase>("Staircase", term_of({stride, step, start}), frame, Exact::yes,
+                          [&](int64_t i, int64_t j) { return j - frame.k_start < (div(i, stride) - start) * step; });
 }
 
 bool in_window(int64_t distance, int64_t window, int64_t dilation) {
@@ -164,6 +173,7 @@ int main() {
     check_dilated(one.frame);
     check_strided(one.frame);
     check_fixed(one.frame);
+    check_staircase(one.frame);
     check_longformer(one.frame);
   }
   return summary("test_formulas");

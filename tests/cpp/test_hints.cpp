@@ -123,7 +123,8 @@ void check_all_residues(const Frame& frame) {
   check_residues<Strided>("Strided", term_of({2, 9}), frame, false);
   PatternTerm by_head = term_of({5, 1});
   by_head.num_tensors = 1;
-  check_residues<Dilated>("Dilated by heads", by_head, frame, false);
+  check_residues<DilatedHeads>("Dilated by heads", by_head, frame, false);
+  for (const int64_t local : {1, 2, 300}) check_residues<Strided>("Strided", term_of({local, 1}), frame, true);
 }
 
 /// global_rows() is what is wanted, and these rows keep every key, or every one that is not later.

@@ -281,6 +281,60 @@ void check_optional_hooks() {
     for (const float x : *gradient) check::that(x != -7.0f && x != 0.0f, "a parameter's gradient is %g", x);
 }
 
+/// One row over some keys in one thread: its statistic, and sum p v with v_j = values[j], on top of an earlier output.
+struct Partial {
+  float lse = kMasked, output = 0;
+};
+
+template <class N>
+Partial attend(const N& n, const std::vector<float>& row, const std::vector<float>& values, const Partial* earlier) {
+  Exchange exchange(1);
+  const Reduce reduce{exchange, 0};
+  typename N::template Rows<float, 1> rows;
+  float output = 0;
+  if (earlier) {
+    rows.resume(0, earlier->lse, true);
+    output = earlier->output;
+  }
+  for (int begin = 0; begin < int(row.size()); begin += kTileColumns) {
+    Part scores = part_of(row, begin, 0, 1);
+    float rescale[1] = {1};
+    rows.weigh(n, scores, rescale, reduce);
+    output *= rescale[0];
+    for (int c = 0; c < kTileColumns && begin + c < int(row.size()); ++c)
+      output += scores.values[size_t(c)] * values[size_t(begin + c)];
+  }
+  rows.finish(n, reduce);
+  return {rows.statistic(n, 0), output * rows.output_factor(n, 0)};
+}
+
+/// A row that goes on from other keys gives what it gives over all of them; the sink counts with the last ones.
+void check_resumed() {
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  float sinks[] = {0.0f, 1.5f, 40.0f};
+  for (const float shift : {0.0f, 300.0f, -300.0f})
+    for (const int cut : {0, 16, 48, 80})
+      for (int head = 0; head < 3; ++head) {
+        std::vector<float> row, values;
+        for (int j = 0; j < 80; ++j) {
+          row.push_back(4 * normal(random) + (j < cut ? shift : 0));
+          values.push_back(normal(random));
+        }
+        NormalizerSpec spec;
+        spec.parameters[0].data = sinks;
+        const auto plain = SoftmaxSink<float>::from({}, 1.0), sunk = SoftmaxSink<float>::from(spec, 1.0).of_head(head);
+        const auto of = [&](const std::vector<float>& all, int begin, int end) {
+          return std::vector<float>(all.begin() + begin, all.begin() + end);
+        };
+        const Partial whole = attend(sunk, row, values, nullptr);
+        const Partial first = attend(plain, of(row, 0, cut), of(values, 0, cut), nullptr);
+        const Partial both = attend(sunk, of(row, cut, 80), of(values, cut, 80), &first);
+        check::that(std::abs(both.lse - whole.lse) <= 1e-4f && std::abs(both.output - whole.output) <= 1e-4f,
+                    "cut at %d: %g and %g, expected %g and %g", cut, both.lse, both.output, whole.lse, whole.output);
+      }
+}
+
 }  // namespace
 
 int main() {
@@ -300,6 +354,7 @@ int main() {
   check_spread<TopK<Softmax<float>>>("top_k_softmax", top_softmax);
   check_spread<TopK<Entmax<float, SquareExponent>>>("top_k_entmax15", top_entmax);
   check_spread<TopK<Entmax<float, GeneralExponent>>>("top_k_entmax", top_entmax);
+  check_resumed();
   check_between();
   check_passes();
   check_optional_hooks();

@@ -57,6 +57,10 @@ void check_bands(const Frame& frame) {
   const int behind[][2] = {{70, -1}, {70, -70}, {kUnlimited, -64}, {100, -33}};
   for (const auto& [left, right] : behind)
     check_pattern("SlidingWindow far behind", SlidingWindow{left, right}, frame, Exact::yes);
+  PatternTerm term = window_term(100, 0);
+  term.num_ints = 3;
+  term.ints[2] = 33;
+  check::that(SlidingWindow::from(term).left == 100 && SlidingWindow::from(term).right == -33, "three numbers");
   check_pattern("SlidingWindow of nothing", SlidingWindow{10, -11}, frame, Exact::no);
   const SlidingWindow window{20, 4};
   check_pattern("And<SlidingWindow, Causal>", And<SlidingWindow, Causal>{window, {}}, frame, Exact::no);

@@ -13,6 +13,7 @@
 #include "splash/patterns/full.hpp"
 #include "splash/patterns/index_causal.hpp"
 #include "splash/patterns/longformer.hpp"
+#include "splash/patterns/staircase.hpp"
 #include "splash/patterns/streaming.hpp"
 #include "splash/patterns/strided.hpp"
 #include "tensor_cases.hpp"
@@ -209,6 +210,26 @@ void check_ints(const char* name, std::initializer_list<int64_t> fine, std::init
     }
 }
 
+/// Dilations by head: as many as there are query heads, none below 1.
+void check_list() {
+  AttentionInputs in;
+  in.q.shape[1] = 3;
+  for (const int64_t wrong : {int64_t(1), int64_t(0), int64_t(-1), int64_t(kUnlimited) + 1}) {
+    const int64_t dilations[] = {1, 7, wrong, 4};
+    cases::IntTensor tensor{3};
+    PatternTerm term;
+    term.num_ints = 2;
+    term.num_tensors = 1;
+    term.tensors[0] = tensor.view();
+    term.list = dilations;
+    for (int64_t size = 0; size <= 4; ++size) {
+      term.list_size = size;
+      check::that((DilatedHeads::misfit(term, in) == nullptr) == (size == 3 && wrong == 1),
+                  "DilatedHeads: %lld in a list of %lld", (long long)wrong, (long long)size);
+    }
+  }
+}
+
 void check_all_misfits() {
   AttentionInputs in;
   in.q.shape[0] = in.k.shape[0] = cases::kBatch;
@@ -231,15 +252,20 @@ void check_all_misfits() {
   big_bird.tensors[1] = by_column.view();
   check_misfits<BigBird>("BigBird", big_bird, in, true);
   cases::IntTensor dilations{cases::kHeads};
+  const int64_t list[cases::kHeads] = {1, 2, 3, 4};
   PatternTerm dilated;
   dilated.num_tensors = 1;
   dilated.tensors[0] = dilations.view();
-  check_misfits<Dilated>("Dilated by heads", dilated, in, true);
+  dilated.list = list;
+  dilated.list_size = cases::kHeads;
+  check_misfits<DilatedHeads>("DilatedHeads", dilated, in, true);
   check_ints<Streaming>("Streaming", {0, 1}, {});
   check_ints<BlockDiagonal>("BlockDiagonal", {64, 0}, {0});
   check_ints<Dilated>("Dilated", {0, 1, 0}, {1});
   check_ints<Strided>("Strided", {0, 8}, {1});
   check_ints<Fixed>("Fixed", {8, 0}, {0});
+  check_ints<Staircase>("Staircase", {8, 1, 0}, {0, 1});
+  check_list();
   check_ints<Longformer>("Longformer", {0, 0, 3, 0}, {2});
 }
 

@@ -46,7 +46,8 @@ struct ConsumerForwardSm90 {
       : params(params), shared(shared), group(group), thread(thread) {}
 
   /// On return `output` holds the group's 64 rows of O, not yet multiplied by the rows' output_factor.
-  /// under_product() is called once, while the first product runs or where there is none.
+  /// under_product() is called once, while the first product runs or where there is none; it may change the O and the
+  /// rows that there are nothing of yet.
   template <class Output, class UnderProduct>
   __device__ __forceinline__ void consume(int query_buffer, Output& output, Rows& rows,
                                           const UnderProduct& under_product) {

@@ -26,6 +26,7 @@ struct OutputForwardSm90 {
   float* partial;        ///< (split items, tile rows, D instance): O of a range of keys, normalized within it
   float* partial_lse;    ///< (split items, tile rows)
   int num_queries, heads, head_dim, residues, log2_pack;
+  bool accumulate;  ///< out and statistic hold the results for other keys, from which the rows go on
 
   /// Of one (query, head) of a Work, counted in its problem.
   struct Row {
@@ -70,7 +71,7 @@ struct EpilogueForwardSm90 {
     for (int r = 0; r < kFragmentRows; ++r) {
       const int index = first + accumulator_row(thread, r);
       const int head = to.locate(work, packed_sequences, index).head;
-      const bool real = work.any && index < real_rows, final = work.partial < 0;
+      const bool real = (work.any || to.accumulate) && index < real_rows, final = work.partial < 0;
       const Normalizer own = final && index < work.row_count ? normalizers::of_head(normalizer, head) : normalizer;
       factor[r] = real ? rows.output_factor(own, r) : 0.0f;
     }
@@ -92,7 +93,7 @@ struct EpilogueForwardSm90 {
     for (int r = 0; r < kFragmentRows; ++r) {
       const int index = first + accumulator_row(thread, r);
       if (index >= work.row_count) continue;
-      const bool real = work.any && index < real_rows;
+      const bool real = (work.any || to.accumulate) && index < real_rows;
       const float statistic = real ? rows.statistic(normalizer, r) : Normalizer::template empty_statistic<float>();
       if (work.partial >= 0) {
         to.partial_lse[int64_t(work.partial) * Config::kRows + 64 * group + accumulator_row(thread, r)] = statistic;

@@ -35,6 +35,7 @@ struct ProducerForwardSm90 {
     Geometry geometry;
     Schedule schedule;
     const float2* numbers;  ///< (B, Hq, Nq) where Config::kColumnNumbers
+    bool accumulate;        ///< the consumers read the output of an earlier call
   };
 
   static constexpr int kWarps = Config::kProducerWarps;
@@ -198,13 +199,19 @@ struct ProducerForwardSm90 {
     const auto& maps = params.maps;
     const bool later = work.queries.inner >= maps.long_query_classes;
     full.arrive_and_expect_tx(Config::kRowTensors * Config::kBytesQ);
-    for (int t = 0; t < Config::kRowTensors; ++t) {
-      const auto rows = maps.rows(t);
-      for (int w = 0; w < Config::kConsumers; ++w)
+    const int inner = work.queries.inner - (later ? maps.long_query_classes : 0);
+    for (int w = 0; w < Config::kConsumers; ++w) {
+      const int outer = work.queries.outer + query_of(work.row_begin + 64 * w);
+      for (int t = 0; t < Config::kRowTensors; ++t) {
+        const auto rows = maps.rows(t);
         load<64>(&rows.map[later], full, shared.q.begin() + Config::row_tile(t, q.slot(), w) * 64 * Config::kHeadDim,
-                 work.queries.inner - (later ? maps.long_query_classes : 0),
-                 work.queries.outer + query_of(work.row_begin + 64 * w), row_head(work) * rows.fold_head,
-                 batch_of(work) * rows.fold_batch, TMA::CacheHintSm90::EVICT_FIRST);
+                 inner, outer, row_head(work) * rows.fold_head, batch_of(work) * rows.fold_batch,
+                 TMA::CacheHintSm90::EVICT_FIRST);
+      }
+      if constexpr (requires { maps.out; })
+        if (params.accumulate)
+          for (int c = 0; c < Config::kHeadDim; c += Config::kBoxColumns)
+            SM90_TMA_LOAD_5D::PREFETCH::copy(&maps.out[later], c, inner, outer, row_head(work), batch_of(work));
     }
   }
 
@@ -220,6 +227,13 @@ struct ProducerForwardSm90 {
     for (int c = 0; c < Config::kHeadDim; c += Config::kBoxColumns)
       SM90_TMA_LOAD_5D::copy(map, reinterpret_cast<uint64_t*>(&full), uint64_t(hint), to + c * Rows, c, inner, outer,
                              head, batch);
+  }
+
+  /// Where the maps have the tile of keys that begins at column `begin`.
+  __device__ __forceinline__ Place place_of(int outer, int inner, int begin) const {
+    if (params.geometry.keys_in_runs == 0) return {outer + begin, inner};
+    const int run = params.geometry.run_length.quotient(begin);
+    return {run, begin - run * params.geometry.run_length.divisor};
   }
 
   /// One copy of the walk serves both kinds of sweeps: the patterns' code is long.
@@ -239,7 +253,8 @@ struct ProducerForwardSm90 {
       walk.advance();
       seek_member(walk, work);
       unsigned dead = 0;
-      if constexpr (Config::kScrubFirst) dead = full ? 0 : dead_columns(pattern, frame, begin, work.columns_inside, row_begin(work));
+      if constexpr (Config::kScrubFirst)
+        dead = full ? 0 : dead_columns(pattern, frame, begin, work.columns_inside, row_begin(work));
 
       wait(shared.k_empty[k_.slot()], k_.phase() ^ 1);
       auto& note = shared.note[k_.slot()];
@@ -247,8 +262,9 @@ struct ProducerForwardSm90 {
       if (warp == 0 && cute::elect_one_sync()) {
         auto& landed = Config::kScrubFirst && dead ? shared.scrub : k_full;
         landed.arrive_and_expect_tx(Config::kBytesTile);
+        const Place at = place_of(outer, inner, begin);
         load<Config::kKeys>(&maps.k[later], landed, shared.k.begin() + k_.slot() * Config::kKeys * Config::kHeadDim,
-                            inner, outer + begin, head * maps.fold_k_head, batch * maps.fold_k_batch);
+                            at.inner, at.outer, head * maps.fold_k_head, batch * maps.fold_k_batch);
         note.words = !full;
         note.last = walk.done();
       }
@@ -279,8 +295,9 @@ struct ProducerForwardSm90 {
         if (cute::elect_one_sync()) {
           auto& landed = scrub ? shared.scrub : shared.v_full[v_.slot()];
           landed.arrive_and_expect_tx(Config::kBytesTile);
+          const Place at = place_of(outer, inner, begin);
           load<Config::kKeys>(&maps.v[later], landed, shared.v.begin() + v_.slot() * Config::kKeys * Config::kHeadDim,
-                              inner, outer + begin, head * maps.fold_v_head, batch * maps.fold_v_batch);
+                              at.inner, at.outer, head * maps.fold_v_head, batch * maps.fold_v_batch);
         }
         __syncwarp();
       }

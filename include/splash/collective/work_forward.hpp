@@ -9,6 +9,7 @@ namespace collective {
 
 /// How the rows and columns of the tensors are dealt out to problems of their own.
 /// residues > 1: a problem is one class of positions modulo `residues` of one head (Dilated).
+/// keys_in_runs > 0: columns are those of KeyRuns, so many of them in all.
 /// pack() > 1: a problem is all query heads of one key/value head; its rows are (query, head), the head running faster.
 /// key_major: keys are the rows and queries the columns, of all query heads of one key/value head (backward).
 struct Geometry {
@@ -19,6 +20,9 @@ struct Geometry {
   bool key_major = false;
   patterns::FastDivide residues{1};
   int log2_pack = 0;
+  int first_head = 0, head_step = 1;  ///< of a problem's first head to that of the next
+  int keys_in_runs = 0;
+  patterns::FastDivide run_length{1};
   patterns::FastDivide problems_a_batch{1};
 
   SPLASH_HD int pack() const { return 1 << log2_pack; }
@@ -93,7 +97,7 @@ SPLASH_HD void make_work(Work& work, const Geometry& geometry, const Schedule& s
     head = residues.quotient(all);
     residue = all - head * residues.divisor;
   }
-  head = geometry.key_major ? head * geometry.group : head << geometry.log2_pack;
+  head = geometry.first_head + head * geometry.head_step;
   Frame frame = geometry.packed_sequences()
                     ? make_packed_frame(geometry.positions, batch, head, geometry.num_queries, geometry.num_keys)
                     : make_frame(geometry.positions, batch, head, geometry.num_queries, geometry.num_keys);
@@ -118,6 +122,7 @@ SPLASH_HD void make_work(Work& work, const Geometry& geometry, const Schedule& s
   work.queries = queries;
   work.keys = keys;
   work.columns_inside = class_count(geometry.num_columns(), keys.inner, residues) - keys.outer;
+  if (geometry.keys_in_runs > 0) work.frame.num_keys = work.columns_inside = geometry.keys_in_runs;
   work.partial = item.split < 0 ? -1 : index;
   work.column_begin = item.split;  // the split, until the pattern says where the keys begin
 }

@@ -29,6 +29,8 @@ struct PatternTerm {
   int num_tensors = 0;
   int64_t ints[kMaxTermInts] = {};
   TensorView tensors[kMaxTermTensors] = {};
+  const int64_t* list = nullptr;  ///< more numbers, in host memory, where the pattern takes as many as there are
+  int64_t list_size = 0;
 };
 
 /// The conjunction of `count` terms; no term at all keeps every score.
@@ -61,6 +63,17 @@ struct Positions {
   int64_t max_queries = 0, max_keys = 0;  ///< of the longest sequence
 };
 
+/// `count` query heads: first, first + step, ... Where count is 0, all of them.
+struct HeadRange {
+  int64_t first = 0, step = 1, count = 0;
+};
+
+/// Columns of a problem that lie in runs of rows of k and v: column c is row first + c / length * step + c % length, of
+/// `count` columns in all. Where length is 0, columns are rows.
+struct KeyRuns {
+  int64_t length = 0, step = 0, first = 0, count = 0;
+};
+
 /// What both passes read. q (B, Hq, Nq, D), k and v (B, Hkv, Nk, D), unit stride along D; B is 1 where sequences are
 /// packed.
 struct AttentionInputs {
@@ -73,6 +86,8 @@ struct AttentionInputs {
   /// Greater than 1: rows and columns whose positions differ by a multiple of it are a problem of their own, and the
   /// pattern counts their positions in such steps. Set by the dispatcher for dilated patterns; CUDA only.
   int64_t residues = 1;
+  HeadRange heads;  ///< the call is about these alone. Set by the dispatcher, CUDA only, as are:
+  KeyRuns key_runs;
   /// Rows at the start and at the end that see (nearly) all keys: a hint for the launch, which splits them.
   int64_t first_global_rows = 0, last_global_rows = 0;
   int64_t first_global_columns = 0, last_global_columns = 0;  ///< the same of keys that (nearly) all queries see
@@ -92,8 +107,8 @@ struct Execution {
   Parallel parallel;       ///< on the CPU
   bool deterministic = false;
 
-  /// Device memory, 256-byte aligned, for what the call launches on the stream; nullptr where there is none left. Asked
-  /// for at most once a call. Without an allocator it comes from the stream's memory pool.
+  /// Device memory, 256-byte aligned, for what the call launches on the stream; nullptr where there is none left. A
+  /// call that consists of several asks for each of them. Without an allocator it comes from the stream's memory pool.
   void* (*allocate)(void* context, int64_t bytes) = nullptr;
   void* allocate_context = nullptr;
 };
@@ -103,6 +118,11 @@ struct ForwardArguments {
   TensorView out;        ///< (B, Hq, Nq, D), dtype of q
   TensorView statistic;  ///< (B, Hq, Nq) contiguous float32 (float64 for float64)
   TensorView saved;      ///< (S, B, Hq, Nq) contiguous, S = the normalizer's kSaved, dtype of statistic
+  /// out and statistic hold the results for other keys of the same rows, which these are merged with. Set by the
+  /// dispatcher, for normalizers that merge; CUDA only.
+  bool accumulate = false;
+  /// The call before it on the stream is about other heads: both may run at a time. Set by the dispatcher; CUDA only.
+  bool beside = false;
 };
 
 struct BackwardArguments {

@@ -55,9 +55,13 @@ bool encode_maps(collective::MapsForwardSm90& maps, const ForwardArguments& args
                          {kColumns, pack, 64 / pack, 1, 1}};
     return encode_map(map[1], type, view.data, shape, 2 * kColumns);
   };
+  const KeyRuns& runs = args.in.key_runs;
+  const auto encode_keys = [&](CUtensorMap(&map)[2], const MapView& view) {
+    return runs.length > 0 ? encode_run_map(map[1], type, view, runs, kColumns, Config::kKeys)
+                           : encode_class_maps(map, type, view, classes, kColumns, Config::kKeys);
+  };
   return encode_rows(maps.q, view_q) && encode_rows(maps.out, map_view(args.out, q.data)) &&
-         encode_class_maps(maps.k, type, view_k, classes, kColumns, Config::kKeys) &&
-         encode_class_maps(maps.v, type, view_v, classes, kColumns, Config::kKeys);
+         encode_keys(maps.k, view_k) && encode_keys(maps.v, view_v);
 }
 
 /// Merges the ranges of keys that were worked on apart.
@@ -86,6 +90,8 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
                 "more shared memory than a multiprocessor has");
   const TensorView& q = args.in.q;
   if (Status status = can_run_forward_sm90(args, HeadDim); !status.ok()) return status;
+  if (!runs_fill_tiles(args.in.key_runs, Config::kKeys))
+    return {StatusCode::no_kernel, "the runs of keys do not fill the tiles of the instance"};
   if (q.shape[0] == 0 || q.shape[1] == 0 || q.shape[2] == 0) return {};
 
   const auto function = kernel::forward_sm90<Kernel>;
@@ -101,7 +107,10 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
   geometry = make_geometry(args.in);
   const Blocks blocks{Config::kRows, Config::kKeys, multiprocessors * Config::kTuning.blocks_per_sm};
   params.producer.pattern = pattern;
-  params.producer.schedule = make_schedule(args.in, geometry, blocks, normalizers::kMerges<Normalizer>);
+  // Rows that go on from earlier results do so once: their keys are not split.
+  const bool splits = normalizers::kMerges<Normalizer> && !args.accumulate;
+  params.producer.accumulate = args.accumulate;
+  params.producer.schedule = make_schedule(args.in, geometry, blocks, splits);
   params.consumer = {Normalizer::from(args.in.normalizer, scale.magnitude), float(scale.sign)};
   params.output = {static_cast<Element*>(out.data),
                    out.shape[2] > 1 ? out.stride[2] : 0,
@@ -116,7 +125,8 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
                    int(q.shape[1]),
                    int(q.shape[3]),
                    geometry.residues.divisor,
-                   geometry.log2_pack};
+                   geometry.log2_pack,
+                   args.accumulate};
   if (!encode_maps<Config>(params.producer.maps, args, geometry))
     return {StatusCode::cuda_error, "the driver refused a tensor map of q, k or v"};
 
@@ -136,8 +146,9 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
 
   cudaError_t error = cudaSuccess;
   if (grid > 0) {
-    function<<<unsigned(grid), Config::kThreads, kBytes, stream>>>(params);
-    error = cudaGetLastError();
+    // What follows on a call of the same dispatch may begin while that one ends, but must not meet its workspace.
+    params.beside = args.beside && workspace.data() == nullptr;
+    error = launch_after(params.beside || args.accumulate, function, grid, Config::kThreads, kBytes, stream, params);
   }
   if constexpr (normalizers::kMerges<Normalizer>)
     if (error == cudaSuccess && schedule.split_items > 0) error = launch_combine<Config>(params, stream);

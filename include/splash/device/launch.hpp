@@ -28,5 +28,22 @@ cudaError_t prepare_launch(Function* function, int bytes, int& multiprocessors) 
   return error;
 }
 
+/// overlap: the kernel waits itself for the one before it on the stream (programmatic dependent launch).
+template <class Params>
+cudaError_t launch_after(bool overlap, void (*function)(Params), int blocks, int threads, int bytes,
+                         cudaStream_t stream, const Params& params) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(unsigned(blocks));
+  config.blockDim = dim3(unsigned(threads));
+  config.dynamicSmemBytes = size_t(bytes);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = overlap ? 1 : 0;
+  return cudaLaunchKernelEx(&config, function, params);
+}
+
 }  // namespace device
 SPLASH_NAMESPACE_END

@@ -31,7 +31,7 @@ inline int log2_pack_of(const AttentionInputs& in) {
   const int64_t group = in.q.shape[1] / in.k.shape[1];
   const bool expanded = in.q.shape[1] > 1 && in.q.stride[1] == 0;
   const int64_t queries = in.positions.cu_queries ? in.positions.max_queries : in.q.shape[2];
-  const bool pays = group > 1 && 64 % group == 0 && queries < 128 && in.residues == 1;
+  const bool pays = group > 1 && 64 % group == 0 && queries < 128 && in.residues == 1 && in.heads.count == 0;
   return pays && !expanded && same_for_heads(in.pattern) ? std::countr_zero(uint64_t(group)) : 0;
 }
 
@@ -46,7 +46,14 @@ inline collective::Geometry make_geometry(const AttentionInputs& in, bool key_ma
   geometry.residues = int(in.residues);
   geometry.key_major = key_major;
   geometry.log2_pack = packs ? log2_pack_of(in) : 0;
-  const int heads = key_major ? int(in.k.shape[1]) : geometry.heads >> geometry.log2_pack;
+  geometry.first_head = int(in.heads.first);
+  geometry.head_step = key_major ? geometry.group : int(in.heads.step) << geometry.log2_pack;
+  if (in.key_runs.length > 0) {
+    geometry.keys_in_runs = int(in.key_runs.count);
+    geometry.run_length = int(in.key_runs.length);
+  }
+  const int all_heads = key_major ? int(in.k.shape[1]) : geometry.heads >> geometry.log2_pack;
+  const int heads = in.heads.count > 0 ? int(in.heads.count) : all_heads;
   geometry.problems_a_batch = std::max(heads * geometry.residues.divisor, 1);
   return geometry;
 }
@@ -73,7 +80,8 @@ inline collective::Schedule make_schedule(const AttentionInputs& in, const colle
   collective::Schedule schedule{};
   const bool packed = in.positions.cu_queries != nullptr;
   const int64_t queries = packed ? std::min(in.positions.max_queries, in.q.shape[2]) : in.q.shape[2];
-  const int64_t keys = packed ? std::min(in.positions.max_keys, in.k.shape[2]) : in.k.shape[2];
+  const int64_t all_keys = packed ? std::min(in.positions.max_keys, in.k.shape[2]) : in.k.shape[2];
+  const int64_t keys = in.key_runs.length > 0 ? in.key_runs.count : all_keys;
   const int step = geometry.residues.divisor;
   const bool key_major = geometry.key_major;
   const int64_t rows = ((key_major ? keys : queries) + step - 1) / step * geometry.pack();

@@ -4,6 +4,8 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
+
 #include "splash/core/arguments.hpp"
 #include "splash/core/config.hpp"
 
@@ -115,6 +117,21 @@ inline bool encode_class_maps(CUtensorMap (&maps)[2], CUtensorMapDataType type, 
     if (!encode_map(maps[later], type, data, shape, 2 * box_columns)) return false;
   }
   return true;
+}
+
+/// Whether a box of `keys` columns is whole runs, or part of one; columns that lie in no runs are.
+inline bool runs_fill_tiles(const KeyRuns& runs, int keys) {
+  return runs.length == 0 || keys % runs.length == 0 || runs.length % keys == 0;
+}
+
+/// Map (D, column of the run, run, head, batch) of a view of keys, whose boxes take `box_rows` columns.
+inline bool encode_run_map(CUtensorMap& map, CUtensorMapDataType type, const MapView& view, const KeyRuns& runs,
+                           int box_columns, int box_rows) {
+  const int along = int(std::min<int64_t>(runs.length, box_rows));
+  const MapShape shape{{view.head_dim, runs.length, runs.count / runs.length, view.heads, view.batch},
+                       {1, view.row_stride, view.row_stride * runs.step, view.head_stride, view.batch_stride},
+                       {box_columns, along, box_rows / along, 1, 1}};
+  return encode_map(map, type, view.data + runs.first * view.row_stride * 2, shape, 2 * box_columns);
 }
 
 }  // namespace device

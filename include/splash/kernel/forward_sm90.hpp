@@ -6,6 +6,7 @@
 #include "splash/collective/consumer_forward_sm90.hpp"
 #include "splash/collective/epilogue_forward_sm90.hpp"
 #include "splash/collective/producer_forward_sm90.hpp"
+#include "splash/collective/resume_forward_sm90.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace kernel {
@@ -17,10 +18,15 @@ struct ForwardSm90 {
   using Consumer = collective::ConsumerForwardSm90<Config>;
   using Epilogue = collective::EpilogueForwardSm90<Config>;
 
+  static constexpr bool kMerges = normalizers::kMerges<typename Config::Normalizer>;
+  /// An earlier output is on its way during the first product where registers hold both.
+  static constexpr bool kFetchesEarly = Config::kHeadDim <= 192;
+
   struct Params {
     typename Producer::Params producer;
     typename Consumer::Params consumer;
     typename Epilogue::Output output;
+    bool beside;  ///< the kernel before it on the stream has nothing to do with this one
   };
 
   static __device__ __forceinline__ void start(typename Config::SharedStorage& shared) {
@@ -62,17 +68,28 @@ struct ForwardSm90 {
       auto output = cute::partition_fragment_C(typename Config::MmaOutput{},
                                                cute::Shape<cute::_64, cute::Int<Config::kHeadDim>>{});
       typename Consumer::Rows rows;
-      const auto give_back = [&] {
-        if (!kTwo || !last) return;
-        if constexpr (kLater) store_statistics(*last, last_rows);
-        Epilogue::finish(thread);
-        consumer.release(shared.q_empty[q.slot() ^ 1]);
+      collective::ResumeForwardSm90<Config> resume;
+      const auto fetch = [&] { resume.fetch(params.output, work, packed, group, thread); };
+      const bool resumes = kMerges && params.output.accumulate;
+      if (kFetchesEarly && resumes) fetch();
+      const auto begin = [&] {
+        if (kTwo && last) {
+          if constexpr (kLater) store_statistics(*last, last_rows);
+          Epilogue::finish(thread);
+          consumer.release(shared.q_empty[q.slot() ^ 1]);
+        }
+        if constexpr (kMerges) {
+          if (!resumes) return;
+          if (!kFetchesEarly) fetch();
+          resume.put(thread, output, rows);
+        }
       };
       if (work.any) {
-        consumer.consume(q.slot(), output, rows, give_back);
+        consumer.consume(q.slot(), output, rows, begin);
       } else {
         cute::clear(output);
-        give_back();
+        begin();
+        if constexpr (kMerges) rows.finish(params.consumer.normalizer, collective::QuadReduce{});
       }
       Epilogue::store(params.output, params.producer.maps, shared, params.consumer.normalizer, work, packed, q.slot(),
                       group, thread, output, rows);
@@ -111,6 +128,9 @@ __global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTun
       cute::prefetch_tma_descriptor(reinterpret_cast<const cute::TmaDescriptor*>(&maps.v[later]));
     }
   }
+  // From here on the kernel after this one may come onto multiprocessors that this one leaves.
+  if (!params.beside) asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   __syncthreads();
 
   if (warp >= kFirstProducer) {
@@ -118,6 +138,8 @@ __global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTun
       cutlass::arch::warpgroup_reg_dealloc<Config::kTuning.producer_registers>();
     typename Kernel::Producer producer{params.producer, shared, warp - kFirstProducer, int(threadIdx.x) & 31};
     producer.run();
+    // So that the end of this kernel means the end of those before it.
+    if (params.beside) asm volatile("griddepcontrol.wait;" ::: "memory");
   } else {
     if constexpr (Config::kTuning.consumer_registers > 0)
       cutlass::arch::warpgroup_reg_alloc<Config::kTuning.consumer_registers>();

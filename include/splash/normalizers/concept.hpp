@@ -44,6 +44,8 @@ namespace normalizers {
 ///   Rows::place(n, r, i), Gradient::place(n, r, i)  the position of the row, told first (after load() in the backward)
 ///   n.extra_mass(head, shift)       results of disjoint ranges of keys merge by their log-sum-exp, the statistic; this
 ///                                   is the denominator's part that no range has, over exp(shift)
+///   Rows::resume(r, lse, counts)    beside it: before any tile, the row goes on from such a range, whose normalized
+///                                   output is there already; `counts` in one of the threads that share the row
 ///   kBias, n.bias(), n.bias_count() b[t], added to s at the distance t = i - j in [0, count). The mainloop adds it to
 ///                                   the raw scores and sums dS along the diagonals: the gradient of the last parameter
 ///   kRowGradients, Gradient::row_gradient(n, r, p)  after close(): the row's share of the gradient of parameter p of

@@ -45,6 +45,13 @@ struct Softmax {
       for (int r = 0; r < R; ++r) max[r] = Value(-math::kInfinity<Real>), sum[r] = Value(0);
     }
 
+    /// Goes on from other keys of the same row: their log-sum-exp, and their normalized output in place of a sum of
+    /// values. One of the threads that share the row counts them.
+    SPLASH_HD void resume(int r, Value lse, bool counts) {
+      max[r] = lse * Value(Real(math::kLog2E));
+      sum[r] = counts && lse != Value(-math::kInfinity<Real>) ? Value(1) : Value(0);
+    }
+
     template <class Fragment, class Reduce>
     SPLASH_HD void weigh(const Softmax& n, Fragment& fragment, Value (&rescale)[R], const Reduce& reduce) {
       // Two chains a row: on a GPU one would wait for itself.

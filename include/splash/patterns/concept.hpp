@@ -2,6 +2,7 @@
 #pragma once
 
 #include <concepts>
+#include <initializer_list>
 
 #include "splash/core/frame.hpp"
 
@@ -105,7 +106,36 @@ inline constexpr int kNarrow = 64;
 /// What block(term) says of a pattern whose rows keep a span of this many keys.
 SPLASH_HD constexpr int block_for(int64_t keys_of_row) { return keys_of_row < kShortRow ? kNarrow : 0; }
 
-/// A pattern that the instance table can build: from(term) makes it from its numbers and tensors. Optional beside it,
+/// One of the disjoint patterns that a pattern is the union of, as a term, and the layout in which it is computed.
+struct Part {
+  const char* pattern;  ///< its name in the list
+  PatternTerm term;     ///< its numbers
+  int64_t residues = 1;
+  KeyRuns key_runs;
+};
+
+inline constexpr int kMaxParts = 2;  ///< of one pattern
+
+inline Part part_of(const char* pattern, std::initializer_list<int64_t> numbers) {
+  Part part{pattern, {}, 1, {}};
+  for (const int64_t number : numbers) part.term.ints[part.term.num_ints++] = number;
+  return part;
+}
+
+/// A window within each class of positions modulo `residues`; sides as a band has them, -1 for an unlimited one. The
+/// keys begin `nearest` steps before the query.
+inline Part window_part(int64_t left, int64_t nearest, int64_t residues) {
+  Part part = part_of("sliding_window", {left, 0});
+  if (nearest > 0) part.term.ints[part.term.num_ints++] = nearest;
+  part.residues = residues;
+  return part;
+}
+
+/// The shorter of two sides; negative ones do not limit.
+constexpr int64_t shorter_side(int64_t a, int64_t b) { return a < 0 ? b : (b < 0 || a < b ? a : b); }
+
+/// A pattern that the instance table can build: from(term) makes it from its numbers and tensors. By kList = true it
+/// takes a list of numbers, too. Optional beside it,
 /// all of them static and for the host:
 ///   misfit(term, inputs)                why a term contradicts the inputs; nullptr: it does not.
 ///   block(term)                         how many columns a tile should have: more of them would mostly be masked, or
@@ -113,6 +143,12 @@ SPLASH_HD constexpr int block_for(int64_t keys_of_row) { return keys_of_row < kS
 ///   global_rows(term, inputs)           the rows that keep nearly all keys, where others keep few. A hint: right or
 ///                                       wrong, results are the same.
 ///   global_columns(term, inputs)        the same of keys that nearly all rows keep.
+///   parts(term, inputs, band, parts)    writes disjoint patterns whose union is just what the term and a band of sides
+///                                       band[0] and band[1] keep together, the longest rows first, and returns how
+///                                       many there are; 0 where no union serves better. Asked for on CUDA only.
+///   of_head(term, head, pattern)        what one query head keeps, as a term of another pattern of the list, whose
+///   name
+///                                       is written. The forward on CUDA asks nothing else of such patterns.
 ///   residues(term, dilation, sides)     true where just the scores with (i - j) % dilation == 0 and -sides[1] <=
 ///                                       (i - j) / dilation <= sides[0] are kept, -1 for an unlimited side.
 template <class P>

@@ -78,5 +78,31 @@ struct Dilated {
   }
 };
 
+/// One dilation a query head, known on the host, too: on CUDA, the heads that share one run as a Dilated of their own.
+struct DilatedHeads : Dilated {
+  static constexpr bool kList = true;
+
+  /// ints: window, causal. list and tensor: the dilations, the same in both.
+  static SPLASH_HD DilatedHeads from(const PatternTerm& term) { return {Dilated::from(term)}; }
+
+  static const char* misfit(const PatternTerm& term, const AttentionInputs& in) {
+    if (term.list_size != in.q.shape[1]) return "expected one dilation for each query head";
+    for (int64_t head = 0; head < term.list_size; ++head)
+      if (term.list[head] < 1 || term.list[head] > kUnlimited) return "dilations must be from 1 to 2^30";
+    return Dilated::misfit(term, in);
+  }
+
+  /// What one head keeps, as a term of Dilated.
+  static PatternTerm of_head(const PatternTerm& term, int64_t head, const char*& pattern) {
+    pattern = "dilated";
+    PatternTerm own;
+    own.num_ints = 3;
+    own.ints[0] = term.ints[0];
+    own.ints[1] = term.list[head];
+    own.ints[2] = term.ints[1];
+    return own;
+  }
+};
+
 }  // namespace patterns
 SPLASH_NAMESPACE_END

@@ -27,6 +27,31 @@ struct Fixed {
   /// Tiles narrower than what lies between two runs of summaries miss both.
   static int block(const PatternTerm& term) { return term.ints[0] - term.ints[1] >= kNarrow ? kNarrow : 0; }
 
+  /// The summaries of earlier blocks side by side, and the blocks on the diagonal.
+  static int parts(const PatternTerm& term, const AttentionInputs& in, const int64_t (&band)[2],
+                   Part (&parts)[kMaxParts]) {
+    const Fixed fixed = from(term);
+    const int64_t stride = fixed.stride.divisor, summary = fixed.summary, keys = in.k.shape[2];
+    const Positions& p = in.positions;
+    if (summary == stride) return parts[0] = window_part(band[0], 0, 1), 1;
+    // Blocks that begin elsewhere in each sequence, and windows across the summaries, have no such layout.
+    if (p.cu_queries || band[0] >= 0) return 0;
+    int count = 0;
+    const int64_t start = floor_div(int(p.k_start), fixed.stride);
+    const int64_t first = (start + 1) * stride - summary - p.k_start;
+    if (summary > 0 && first < 0) return 0;  // the tensor begins within a run
+    const int64_t runs = summary > 0 && keys >= first + summary ? (keys - first - summary) / stride + 1 : 0;
+    const int64_t last = (p.kv_lengths ? p.k_start + keys : p.q_start + in.q.shape[2]) - 1;
+    // Rows may stand behind a run that the tensor ends within.
+    if (summary > 0 && first + runs * stride < keys && floor_div(int(last), fixed.stride) > start + runs) return 0;
+    if (runs > 0) {
+      parts[count] = part_of("staircase", {stride, summary, start});
+      parts[count++].key_runs = {summary, stride, first, runs * summary};
+    }
+    parts[count++] = part_of("block_diagonal", {stride, 1});
+    return count;
+  }
+
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
     const int i = frame.i(row), j = frame.j(column);
     return j <= i && (round_down(i, stride) <= j || until_summary(j) <= 0);

@@ -13,8 +13,11 @@ struct SlidingWindow {
   int left = kUnlimited;   ///< keys before the query, kUnlimited for all
   int right = kUnlimited;  ///< keys after it; negative: keys are kept only from so far before it on
 
-  /// ints: left, right; negative means unlimited.
-  static SPLASH_HD SlidingWindow from(const PatternTerm& term) { return {side(term.ints[0]), side(term.ints[1])}; }
+  /// ints: left, right; negative means unlimited. The dispatcher alone has a third one, in place of the second: how far
+  /// before the query the nearest key lies.
+  static SPLASH_HD SlidingWindow from(const PatternTerm& term) {
+    return {side(term.ints[0]), term.num_ints == 3 ? -number(term.ints[2]) : side(term.ints[1])};
+  }
 
   static int block(const PatternTerm& term) {
     const SlidingWindow window = from(term);

@@ -46,10 +46,13 @@ class Dilated(Pattern):
         return Encoded(self.name_by_head if self._by_head else self.name, self.ints(), self.tensors(extent))
 
     def ints(self) -> list[int]:
-        dilation = [] if self._by_head else [self.dilation]
-        return [limited(self.window), *dilation, int(self.causal)]
+        window, causal = limited(self.window), int(self.causal)
+        if self._by_head:
+            return [window, causal, len(self.dilation), *self.dilation]
+        return [window, self.dilation, causal]
 
     def tensors(self, extent: Extent) -> list[Tensor]:
+        """The dilations again, for kernels that serve all heads at once."""
         if not self._by_head:
             return []
         if len(self.dilation) != extent.heads:

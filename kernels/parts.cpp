@@ -1,0 +1,135 @@
+#include "kernels/parts.hpp"
+
+#include <algorithm>
+
+#include "splash/patterns/concept.hpp"
+
+namespace splash::kernels {
+namespace {
+
+using patterns::shorter_side;
+
+/// The only term that is no band, and what the bands together allow; nullptr where there is not just one.
+const PatternTerm* term_within_bands(const PatternSpec& spec, int64_t (&band)[2]) {
+  const PatternTerm* found = nullptr;
+  band[0] = band[1] = -1;
+  for (int t = 0; t < spec.count; ++t) {
+    const PatternTerm& term = spec.terms[t];
+    if (const PatternInfo& info = patterns()[term.kind]; info.band) {
+      int64_t sides[2];
+      info.band(term, sides);
+      for (int n = 0; n < 2; ++n) band[n] = shorter_side(band[n], sides[n]);
+    } else if (found) {
+      return nullptr;
+    } else {
+      found = &term;
+    }
+  }
+  return found;
+}
+
+bool same_list(const PatternSpec& spec, int64_t head, int64_t other) {
+  for (int t = 0; t < spec.count; ++t) {
+    const PatternTerm& term = spec.terms[t];
+    if (term.list_size > 0 && term.list[head] != term.list[other]) return false;
+  }
+  return true;
+}
+
+AttentionInputs of_heads(const AttentionInputs& in, const HeadRange& heads) {
+  AttentionInputs own = in;
+  own.heads = heads;
+  for (int t = 0; t < own.pattern.count; ++t) {
+    PatternTerm& term = own.pattern.terms[t];
+    const PatternInfo& info = patterns()[term.kind];
+    if (!info.of_head) continue;
+    const char* name = nullptr;
+    term = info.of_head(term, heads.first, name);
+    term.kind = pattern_kind(name);
+  }
+  return own;
+}
+
+}  // namespace
+
+PatternSpec fold_bands(const PatternSpec& spec) {
+  PatternSpec folded;
+  int64_t sides[2] = {-1, -1};
+  for (int t = 0; t < spec.count; ++t) {
+    const PatternTerm& term = spec.terms[t];
+    const PatternInfo& info = patterns()[term.kind];
+    if (!info.band) {
+      folded.terms[folded.count++] = term;
+      continue;
+    }
+    int64_t own[2];
+    info.band(term, own);
+    for (int n = 0; n < 2; ++n) sides[n] = shorter_side(sides[n], own[n]);
+  }
+  const bool limits = sides[0] >= 0 || sides[1] >= 0;
+  if (limits || folded.count == 0) {
+    PatternTerm& window = folded.terms[folded.count++];
+    window.kind = pattern_kind("sliding_window");
+    window.num_ints = 2;
+    window.ints[0] = sides[0];
+    window.ints[1] = sides[1];
+  }
+  return folded;
+}
+
+std::vector<AttentionInputs> split_heads(const AttentionInputs& in) {
+  const PatternSpec& spec = in.pattern;
+  const auto by_head = [](const PatternTerm& term) { return patterns()[term.kind].of_head != nullptr; };
+  if (in.q.shape[1] == 0 || std::none_of(spec.terms, spec.terms + spec.count, by_head)) return {in};
+  std::vector<AttentionInputs> calls;
+  const int64_t heads = in.q.shape[1];
+  std::vector<bool> taken(size_t(heads), false);
+  for (int64_t head = 0; head < heads; ++head) {
+    if (taken[size_t(head)]) continue;
+    HeadRange range{head, 1, 1};
+    for (int64_t next = head + 1; next < heads; ++next) {
+      if (taken[size_t(next)] || !same_list(spec, head, next)) continue;
+      if (range.count == 1) range.step = next - head;
+      if (next != head + range.count * range.step) continue;
+      ++range.count;
+    }
+    for (int64_t n = 0; n < range.count; ++n) taken[size_t(head + n * range.step)] = true;
+    calls.push_back(of_heads(in, range));
+  }
+  // One pattern for all of them needs no range.
+  if (calls.size() == 1 && calls[0].heads.count == heads) calls[0].heads = {};
+  return calls;
+}
+
+std::vector<AttentionInputs> split_keys(const AttentionInputs& in) {
+  int64_t band[2];
+  const PatternTerm* term = term_within_bands(in.pattern, band);
+  if (!term || !patterns()[term->kind].parts) return {};
+  patterns::Part parts[patterns::kMaxParts];
+  const int count = patterns()[term->kind].parts(*term, in, band, parts);
+  std::vector<AttentionInputs> calls(size_t(count), in);
+  for (int n = 0; n < count; ++n) {
+    AttentionInputs& call = calls[size_t(n)];
+    call.pattern = {1, {parts[n].term}};
+    call.pattern.terms[0].kind = pattern_kind(parts[n].pattern);
+    call.residues = parts[n].residues;
+    call.key_runs = parts[n].key_runs;
+  }
+  return calls;
+}
+
+void fold_residues(AttentionInputs& in) {
+  int64_t dilation = 1, sides[2], band[2];
+  const PatternTerm* term = term_within_bands(in.pattern, band);
+  if (!term) return;
+  const PatternInfo& info = patterns()[term->kind];
+  if (!info.residues || !info.residues(*term, dilation, sides)) return;
+  PatternTerm window;
+  window.kind = pattern_kind("sliding_window");
+  window.num_ints = 2;
+  for (int n = 0; n < 2; ++n) window.ints[n] = shorter_side(sides[n], band[n] < 0 ? -1 : band[n] / dilation);
+  in.pattern = {1, {window}};
+  in.residues = dilation;
+}
+
+}  // namespace splash::kernels

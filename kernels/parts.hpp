@@ -1,0 +1,27 @@
+// A call on a GPU as several calls: heads with patterns of their own, and patterns that are unions of simpler ones,
+// each in the layout that serves it best.
+#pragma once
+
+#include <vector>
+
+#include "kernels/registry.hpp"
+
+namespace splash::kernels {
+
+/// All bands of the conjunction become one sliding window, and a window without limits is dropped where another term
+/// stays. No term at all becomes a window without limits.
+PatternSpec fold_bands(const PatternSpec& spec);
+
+/// Query heads that keep the same scores, in ranges of heads that are as far apart, where a term of the pattern has a
+/// list of numbers by head; otherwise the call as it is.
+std::vector<AttentionInputs> split_heads(const AttentionInputs& in);
+
+/// A pattern alone, or with bands, as calls about disjoint scores of the same rows: what belongs to several of them
+/// adds up once they share the rows' statistics. Each call covers all rows, those that keep the most keys come first.
+/// Empty where the pattern is better left whole.
+std::vector<AttentionInputs> split_keys(const AttentionInputs& in);
+
+/// A dilated pattern, alone or with bands, as a window within each class of positions.
+void fold_residues(AttentionInputs& in);
+
+}  // namespace splash::kernels
