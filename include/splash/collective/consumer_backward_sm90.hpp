@@ -1,8 +1,9 @@
 // Hopper backward consumers: S and dP, P and dS, and what they add to the gradients, tile after tile.
 //
 // One or two consumer warp groups own 64 rows each of a Work (config_backward_sm90.hpp has the equations).
-// Overlap. While a group forms P and dS the products of the other one run. Where registers allow it (`joined`), S of
-// tile n + 1 queues behind the products of tile n, and dP behind S as soon as those have let go of p and ds. A group
+// Overlap. While a group forms P and dS the products of the other one run; groups may take turns for that. Where
+// registers allow it (`joined`), S of tile n + 1 queues behind the products of tile n, and dP behind S as soon as those
+// have let go of p and ds. A group
 // lets tiles pass of which its rows keep nothing; it holds no stage then. Registers of a consumer thread (D 128, 64
 // columns): out1 64, out2 64, S 32, dP 32, P and dS 16 each as S and dP go.
 #pragma once
@@ -28,6 +29,8 @@ struct ConsumerBackwardSm90 {
   struct RowNumbers {
     float shift[kFragmentRows], delta[kFragmentRows];
   };
+
+  static constexpr bool kTurns = Config::kTuning.turns;
 
   struct Params {
     Normalizer normalizer;
@@ -83,10 +86,15 @@ struct ConsumerBackwardSm90 {
     auto p = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<Config::kKeys / 16>>{});
     auto ds = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<Config::kKeys / 16>>{});
 
-    auto start_scores = [&] { multiply(mma_scores, rows_of(0), tB1(_, _, _, k_.slot()), scores, true); };
+    auto start_scores = [&] {
+      multiply(mma_scores, rows_of(0), tB1(_, _, _, k_.slot()), scores, true);
+      warpgroup_commit_batch();
+    };
     auto start_dp = [&] {
       wait(shared.v_full[v_.slot()], v_.phase());
-      if constexpr (Config::kFirst) multiply(mma_scores, rows_of(1), tB2(_, _, _, v_.slot()), dp, true);
+      if constexpr (!Config::kFirst) return;
+      multiply(mma_scores, rows_of(1), tB2(_, _, _, v_.slot()), dp, true);
+      warpgroup_commit_batch();
     };
     // S and dP of the tile are in flight; p and ds are what becomes of them.
     auto form = [&](const Note& note) {
@@ -95,6 +103,7 @@ struct ConsumerBackwardSm90 {
       else
         warpgroup_wait<0>();
       warpgroup_fence_operand(scores);
+      pass_turn();
       if (params.sign != 1.0f)
         for (int e = 0; e < size(scores); ++e) scores(e) *= params.sign;
       const bool masked = note.words && note.state == Config::kPartial;
@@ -118,8 +127,8 @@ struct ConsumerBackwardSm90 {
       if constexpr (Config::kFirst) to_elements(dp, ds);
     };
     auto finish = [&] {
-      if constexpr (Config::kSecond) multiply(mma_output, p, tB2t(_, _, _, v_.slot()), out2);
-      if constexpr (Config::kFirst) multiply(mma_output, ds, tB1t(_, _, _, k_.slot()), out1);
+      if constexpr (Config::kSecond) multiply(mma_output, p, tB2t(_, _, _, v_.slot()), out2, false);
+      if constexpr (Config::kFirst) multiply(mma_output, ds, tB1t(_, _, _, k_.slot()), out1, false);
       warpgroup_commit_batch();
     };
     auto drained = [&](auto& k, auto& v) {
@@ -132,36 +141,42 @@ struct ConsumerBackwardSm90 {
     if constexpr (Config::kFirst) clear(out1);
     if constexpr (Config::kSecond) clear(out2);
     for (Note note; next_live(note);) {
+      take_turn();
       start_scores();
       start_dp();
       form(note);
-      finish();
-      bool last = note.last;
-      if constexpr (Config::kTuning.joined)
-        for (; !last; last = note.last) {
-          const auto k = k_;
-          const auto v = v_;
-          k_.advance();
-          v_.advance();
-          if (!read_note(note)) {
-            k_ = k;
-            v_ = v;
-            break;
-          }
-          start_scores();
-          warpgroup_wait<1>();
-          drained(k, v);
-          start_dp();
-          form(note);
+      // Where the next tile has scores, too, it is asked for behind the products of this one.
+      if constexpr (!kTurns) finish();
+      for (Note next; !note.last && peek(next); note = next) {
+        if constexpr (kTurns) {
+          take_turn();
           finish();
         }
+        if constexpr (!Config::kTuning.joined) warpgroup_wait<0>();
+        const auto k = k_;
+        const auto v = v_;
+        k_.advance();
+        v_.advance();
+        start_scores();
+        if constexpr (Config::kTuning.joined) warpgroup_wait<1>();
+        drained(k, v);
+        start_dp();
+        form(next);
+        if constexpr (!kTurns) finish();
+      }
+      if constexpr (kTurns) finish();
       // No stage is held when tiles pass: the producers may need it for one of those.
       warpgroup_wait<0>();
       drained(k_, v_);
       k_.advance();
       v_.advance();
-      if (last) break;
+      if (note.last) break;
     }
+  }
+
+  /// To be called once before the first piece of work.
+  __device__ __forceinline__ void start_turns() const {
+    if (group == Config::kConsumers - 1) pass_turn();
   }
 
   /// Says for each warp that it is done with what the barrier guards.
@@ -177,10 +192,16 @@ struct ConsumerBackwardSm90 {
     bool words = false, last = false;
   };
 
-  /// Waits for the tile in the current K stage; whether it has scores for this group.
-  __device__ __forceinline__ bool read_note(Note& note) const {
-    wait(shared.k_full[k_.slot()], k_.phase());
-    const TileNote& sent = shared.note[k_.slot()];
+  /// Waits for the tile in a K stage, the current one; whether it has scores for this group.
+  __device__ __forceinline__ bool read_note(Note& note) const { return read_note(note, k_); }
+  __device__ __forceinline__ bool peek(Note& note) const {
+    auto next = k_;
+    next.advance();
+    return read_note(note, next);
+  }
+  __device__ __forceinline__ bool read_note(Note& note, const Ring<Config::kKeyStages>& k) const {
+    wait(shared.k_full[k.slot()], k.phase());
+    const TileNote& sent = shared.note[k.slot()];
     const int first = sent.state[2 * group], second = sent.state[2 * group + 1];
     note.state = first == second ? first : int(Config::kPartial);
     note.words = sent.words;
@@ -202,14 +223,26 @@ struct ConsumerBackwardSm90 {
       wait(shared.v_full[v_.slot()], v_.phase());
       release(shared.v_empty[v_.slot()]);
       v_.advance();
+      take_turn();
+      pass_turn();
       if (note.last) return false;
     }
     return true;
   }
 
+  /// Consumer groups work in a ring, tile by tile: the products of a tile and S and dP of the next one are asked for in
+  /// one turn, which ends with S, so that one group forms weights while another multiplies.
+  __device__ __forceinline__ void take_turn() const {
+    if constexpr (kTurns) cutlass::arch::NamedBarrier::sync(256, kTurn + group);
+  }
+  __device__ __forceinline__ void pass_turn() const {
+    if constexpr (kTurns)
+      cutlass::arch::NamedBarrier::arrive(256, kTurn + (group + 1 == Config::kConsumers ? 0 : group + 1));
+  }
+
   /// c += a b, or = a b; in flight until the batch that it is committed with has been waited for.
   template <class Mma, class A, class B, class C>
-  __device__ __forceinline__ static void multiply(Mma& mma, const A& a, const B& b, C& c, bool zero = false) {
+  __device__ __forceinline__ static void multiply(Mma& mma, const A& a, const B& b, C& c, bool zero) {
     warpgroup_fence_operand(c);
     warpgroup_arrive();
     mma.accumulate_ = zero ? GMMA::ScaleOut::Zero : GMMA::ScaleOut::One;
@@ -218,7 +251,6 @@ struct ConsumerBackwardSm90 {
       cute::gemm(mma, a(_, _, n), b(_, _, n), c);
       mma.accumulate_ = GMMA::ScaleOut::One;
     }
-    if (zero) warpgroup_commit_batch();
   }
 
   /// f(register, number of its query) for all scores of this thread. `numbers`: of the columns, by stage, where these

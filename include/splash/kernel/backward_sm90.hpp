@@ -51,6 +51,7 @@ struct BackwardSm90 {
   static __device__ __forceinline__ void consume(const Params& params, typename Config::SharedStorage& shared,
                                                  int group, int thread) {
     Consumer consumer{params.consumer, shared, group, thread};
+    consumer.start_turns();
     collective::Ring<Config::kQueryBuffers> q;
     for (collective::Ring<Config::kWorkSlots> slot;; slot.advance()) {
       collective::wait(shared.q_full[q.slot()], q.phase());

@@ -23,6 +23,7 @@ struct BackwardSm90 {
   int blocks_per_sm;
   int consumer_registers;  ///< setmaxnreg, multiples of 8
   int producer_registers;
+  bool turns;   ///< consumer groups take turns
   bool joined;  ///< S of the next tile is asked for before the products of this one have ended
 };
 
@@ -36,17 +37,17 @@ constexpr BackwardSm90 backward_sm90(int head_dim, Gradients pass, bool simple) 
   const int narrow = simple || !both ? 64 : 48;
   switch (head_dim) {
     case 32:
-      return {2, both ? 64 : 128, 4, 4, 2, 2, 4, 1, 208, 88, true};
+      return {2, both ? 64 : 128, 4, 4, 2, 2, 4, 1, 208, 88, true, true};
     case 64:
-      return {2, both ? 64 : 128, 4, 4, 2, 2, 4, 1, 208, 88, true};
+      return {2, both ? 64 : 128, 4, 4, 2, 2, 4, 1, 208, 88, true, true};
     case 96:
-      return {2, 64, 4, 4, 1, 2, 4, 1, consumer, producer, !both};
+      return {2, 64, 4, 4, 1, 2, 4, 1, consumer, producer, both, !both};
     case 128:
-      return {2, narrow, 4, 4, 1, 2, 4, 1, consumer, producer, !both};
+      return {2, narrow, 4, 4, 1, 2, 4, 1, consumer, producer, both, !both};
     case 192:
-      return {2, 64, 2, 2, 1, 2, 4, 1, 208, 88, true};
+      return {2, 64, 2, 2, 1, 2, 4, 1, 208, 88, false, true};
     default:
-      return {2, 32, pass == Gradients::values ? 4 : 3, 2, 1, 2, 4, 1, 208, 88, true};
+      return {2, 32, pass == Gradients::values ? 4 : 3, 2, 1, 2, 4, 1, 208, 88, false, true};
   }
 }
 
