@@ -13,13 +13,9 @@ import torch
 from layouts import LAYOUTS
 
 import splash_attention as sa
-from splash_attention._library import instances
 
 HALVES = (torch.bfloat16, torch.float16)
 GPU_HEAD_DIMS = (32, 64, 96, 128, 192, 256)
-GPU_BACKWARD = any(row["pass"] == "backward" and row["arch"] != "cpu" for row in instances())
-"""Whether this build has a backward for GPUs at all; where it has one, it owes every softmax case of the forward."""
-needs_gpu_backward = pytest.mark.skipif(not GPU_BACKWARD, reason="this build has no backward for GPUs")
 NAMES = {torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32", torch.float64: "f64"}
 
 
@@ -105,7 +101,7 @@ class Case:
 
     @property
     def trains_on_gpu(self):
-        """Forward and backward, in builds with a backward for GPUs."""
+        """Forward and backward."""
         return self.runs_on_gpu and self.alpha in (1, "sink")
 
     @property
@@ -376,12 +372,11 @@ def on_devices(cases, cpu_every=1, cpu_scores=None, backward=False):
 
     On the CPU all, or every n-th of those with up to so many scores, so that long lists cost little there.
     """
-    marks = [pytest.mark.gpu, needs_gpu_backward] if backward else pytest.mark.gpu
     on_cpu = [case for case in cases if cpu_scores is None or case.scores <= cpu_scores][::cpu_every]
     return [
         *(pytest.param(case, "cpu", id=f"cpu-{case.id}") for case in on_cpu),
         *(
-            pytest.param(case, "cuda", id=f"cuda-{case.id}", marks=marks)
+            pytest.param(case, "cuda", id=f"cuda-{case.id}", marks=pytest.mark.gpu)
             for case in cases
             if (case.trains_on_gpu if backward else case.runs_on_gpu)
         ),

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from cases import GPU_BACKWARD, PATTERNS, Case, Shape, on_devices
+from cases import PATTERNS, Case, Shape, on_devices
 from layouts import LAYOUTS, sliced, transposed
 from operators import BACKWARD, FORWARD, backward_arguments, forward_arguments
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -53,7 +53,7 @@ def requiring_grad(arguments):
 @pytest.mark.parametrize("case, device", on_devices(CASES))
 def test_opcheck_forward(case, device):
     arguments = forward_arguments(case, device)
-    backward = device == "cpu" or (GPU_BACKWARD and case.trains_on_gpu)
+    backward = device == "cpu" or case.trains_on_gpu
     torch.library.opcheck(FORWARD, (), requiring_grad(arguments) if backward else arguments)
 
 
@@ -126,7 +126,7 @@ def test_compile_with_inductor(alpha, device):
         return sa.attention(q.relu(), k, v, sa.SlidingWindow.causal(20), alpha) * 2
 
     compiled = torch.compile(function, fullgraph=True)
-    if device == "cpu" or (GPU_BACKWARD and alpha == 1):
+    if device == "cpu" or alpha == 1:
         assert_same(gradients(compiled, tensors), gradients(function, tensors))
     else:
         torch.testing.assert_close(compiled(*tensors), function(*tensors))
@@ -149,7 +149,7 @@ def test_ten_lengths_take_two_graphs(name, alpha, device):
         tensors = draw(Shape(1, 6, 3, queries, keys, 64), dtype, device)
         mask = torch.ones(-(-queries // 64), -(-keys // 64), dtype=torch.bool, device=device)
         mask[:, 0] = False
-        if device == "cpu" or (GPU_BACKWARD and alpha == 1):
+        if device == "cpu" or alpha == 1:
             assert_same(gradients(compiled, tensors, mask, 5 + 3 * n), gradients(function, tensors, mask, 5 + 3 * n))
         else:
             torch.testing.assert_close(compiled(*tensors, mask, 5 + 3 * n), function(*tensors, mask, 5 + 3 * n))
@@ -218,7 +218,7 @@ def test_autocast(lower, alpha, device):
     assert statistic.dtype == torch.float32
     assert torch.equal(got, want)
     assert torch.equal(statistic, want_statistic)
-    if device == "cpu" or (GPU_BACKWARD and alpha == 1):
+    if device == "cpu" or alpha == 1:
         tensors = [t.requires_grad_() for t in (q, k, v)]
         with torch.autocast(device, lower):
             out = sa.attention(*tensors, "causal", alpha)
