@@ -1,6 +1,7 @@
-"""What the forward owes: tiles and bytes of a problem, targets, and the tables that say what is met."""
+"""What each pass owes: tiles and bytes of a problem, targets, and the tables that say what is met."""
 
 import csv
+import importlib
 
 import pytest
 
@@ -8,9 +9,9 @@ pytest.importorskip("typer", reason="the command line needs the extra `demo`")
 pytest.importorskip("matplotlib", reason="the command line needs the extra `demo`")
 
 import torch
-from test_bench import CPU, NUMBERS, invoke, problem, repeated, run
+from test_bench import CPU, NUMBERS, ROOT, invoke, problem, repeated, run
 
-from splash_attention.bench import catalogue, host, metadata, named, scaling, targets, tiles
+from splash_attention.bench import catalogue, host, metadata, named, report, scaling, targets, tiles
 from splash_attention.bench.case import Case
 from splash_attention.bench.peers.splash import Splash
 from splash_attention.bench.problems import Sizes
@@ -97,48 +98,70 @@ def test_tiles_of_strided_and_fixed():
 
 def test_few_queries_of_a_group_share_tiles():
     sizes = {"seq_len": 640, "heads": 32, "kv_heads": 8, "batch": 3}
-    needed = tiles.work(Case(problem("dense", queries=1, **sizes), CPU))
-    assert needed.tiles == 3 * 8 * 10
-    assert needed.bytes == 4 * 16 * 3 * (2 * 32 + 2 * 8 * 640)
+    forward, backward = tiles.work(Case(problem("dense", queries=1, **sizes), CPU)).values()
+    assert forward.tiles == backward.tiles == 3 * 8 * 10
+    assert forward.bytes == 4 * 16 * 3 * (2 * 32 + 2 * 8 * 640)
+    # q, the output, dO and dQ; k, v, dK and dV.
+    assert backward.bytes == 4 * 16 * 3 * (4 * 32 + 4 * 8 * 640)
+    assert (forward.flops, backward.flops) == tuple(n * 16 * TILE * TILE * forward.tiles for n in (4, 10))
     assert tiles.count(Case(problem("dense", queries=33, **sizes), CPU)) == 3 * 8 * 3 * 10
 
 
 def test_targets_name_problems():
-    for name, target in targets.targets().items():
-        assert name in catalogue.PROBLEMS
+    for (name, direction), target in targets.targets().items():
+        assert name in catalogue.PROBLEMS and direction in ("fwd", "bwd")
         assert (target.must is None) == (target.aim is None) and target.unit in ("ms", "tflops")
         if target.must is not None:
             better = target.aim > target.must if target.unit == "tflops" else target.aim < target.must
             assert better, name
+    forwards, backwards = set(targets.owing(["fwd"])), set(targets.owing(["bwd"]))
+    assert forwards - backwards == {name for name in forwards if name.startswith("decode")}
+    assert backwards - forwards == {"D128 causal B1 H16 N16384"}
+    assert targets.owing(["fwd", "bwd"])[3:5] == ["D128 causal B8 H16 N2048", "D64 full B1 H32 N16384"]
+
+
+def test_passes_that_a_problem_owes():
+    both = ["fwd", "bwd"]
+    assert targets.owed("bigbird b64 w3 g2 r3 N32768", both) == both
+    assert targets.owed("decode 32/8 D128 B8 N32768", both) == ["fwd"]
+    assert targets.owed("D128 causal B1 H16 N16384", both) == ["bwd"]
+    assert targets.owed("decode 32/8 D128 B8 N32768", ["bwd"]) == ["bwd"]
+    assert targets.owed("D32 full B2 H32 N8192", both) == both
 
 
 def test_what_is_met():
     by_bytes, by_tiles = Work(4_270_000_000, 0, 64), Work(0, 600 * 10**9 // (4 * 64 * TILE * TILE), 64)
+    backward_tiles = Work(0, 480 * 10**9 // (10 * 64 * TILE * TILE), 64, 10)
     slow = Machine(MEASURED.product / 2, MEASURED.copy / 4)
     name = "window256-causal N32768"  # must 0.235 ms, aim 0.180 ms
     for machine, work, longer in ((MEASURED, by_bytes, 1), (slow, by_bytes, 4), (slow, by_tiles, 2)):
         for ms, met in ((0.18, "aim"), (0.2, "must"), (0.25, "no")):
-            found = targets.columns(name, work, ms * longer / 1e3, 1, machine)
+            found = targets.columns(name, "fwd", work, ms * longer / 1e3, 1, machine)
             assert float(found["floor_ms"]) == pytest.approx(longer, rel=1e-3)
             assert found["met"] == met and float(found["must"]) == pytest.approx(0.235 * longer)
             assert float(found["of_must"]) == pytest.approx(0.235 / ms, abs=1e-3)
     name = "D128 full B2 H16 N8192"  # must 690 TFLOP/s, aim 720
     for machine, slower in ((MEASURED, 1), (slow, 2)):
         for rate, met in ((730, "aim"), (700, "must"), (600, "no")):
-            found = targets.columns(name, by_tiles, 1, rate / slower, machine)
+            found = targets.columns(name, "fwd", by_tiles, 1, rate / slower, machine)
             assert (found["met"], found["unit"]) == (met, "tflops") and float(found["must"]) == 690 / slower
     name = "fixed128 summary16 N32768"  # 1.5 times its floor
     for ms, met in ((1.4, "must"), (1.6, "no")):
-        found = targets.columns(name, by_bytes, ms / 1e3, 1, MEASURED)
+        found = targets.columns(name, "bwd", backward_tiles, ms / 1e3, 1, MEASURED)
         assert (found["must"], found["aim"], found["met"]) == ("1.5", "", met)
-    assert targets.columns("no such name", by_bytes, 1.4e-3, 1, MEASURED)["met"] == "must"
+        found = targets.columns(name, "fwd", by_bytes, ms / 1e3, 1, MEASURED)
+        assert (found["must"], found["aim"], found["met"]) == ("1.5", "", met)
+    assert targets.columns("no such name", "fwd", by_bytes, 1.4e-3, 1, MEASURED)["met"] == "must"
 
 
 @pytest.fixture
 def small(monkeypatch):
     """The problems of the table, small, under their names, and a machine for their targets."""
     shrink = {"batch": 1, "heads": 4, "seq_len": 130, "head_dim": 16, "dtype": "float32"}
-    for name in (*targets.targets(), *(f"{label} N{n}" for label in catalogue.LINEAR for n in scaling.LENGTHS)):
+    for name in (
+        *targets.owing(["fwd", "bwd"]),
+        *(f"{label} N{n}" for label in catalogue.LINEAR for n in scaling.LENGTHS),
+    ):
         full = catalogue.PROBLEMS[name]
         sizes = Sizes(**shrink, kv_heads=4 * full.sizes.kv_heads // full.sizes.heads, queries=full.sizes.queries)
         numbers = NUMBERS.get(full.family.name, {})
@@ -151,26 +174,33 @@ def small(monkeypatch):
 
 def test_the_table(small, tmp_path):
     rows = run(tmp_path, "table", "--device", "cpu", "--rounds", 1)
-    ours = {row["problem"]: row for row in rows if row["peer"] == "splash"}
+    ours = {(row["problem"], row["pass"]): row for row in rows if row["peer"] == "splash"}
     assert list(ours) == list(targets.targets())
-    for name, row in ours.items():
-        assert row["pass"] == "fwd" and float(row["floor_ms"]) > 0 and not row.get("note"), row
+    for key, row in ours.items():
+        assert float(row["floor_ms"]) > 0 and not row.get("note"), row
         assert float(row["must"]) > 0 and row["of_must"] and row["met"] in ("aim", "must", "no")
-        assert bool(row["aim"]) == (targets.targets()[name].aim is not None)
+        assert bool(row["aim"]) == (targets.targets()[key].aim is not None)
         assert row["machine_matmul_tflops"] == "394" and row["machine_copy_tbs"] == "2.00"
         assert float(row["relative_error"]) < 1e-5
     peers = [row for row in rows if row["peer"] != "splash"]
-    assert peers and {(row["peer"], row["computes"], row["must"]) for row in peers} == {("sdpa", "same", "")}
-    assert repeated(tmp_path, rows[0])["must"] == rows[0]["must"]
+    assert {(row["peer"], row["computes"], row["must"]) for row in peers} == {("sdpa", "same", "")}
+    assert {row["pass"] for row in peers} == {"fwd", "bwd"}
+    forward, backward = rows[0], ours["D128 causal B1 H16 N16384", "bwd"]
+    for row in (forward, backward):
+        assert repeated(tmp_path, row)["must"] == row["must"]
 
 
 def test_some_of_the_table_without_a_check(small, tmp_path):
     options = ("--device", "cpu", "--rounds", 1, "--no-check", "--peer", "splash")
     result = invoke("table", "window*", "decode*B8*", *options)
     assert result.exit_code == 0, result.output
-    assert "5 with targets" in result.output and "bigbird" not in result.output
-    assert [found.name for found in catalogue.find(["window*", "D32 f*"], targets.targets())] == [
-        *(name for name in targets.targets() if name.startswith("window")),
+    assert "fwd: 5 with targets" in result.output and "bwd: 4 with targets" in result.output
+    assert "bigbird" not in result.output
+    result = invoke("table", "window256*", "decode*B8*", *options, "--direction", "bwd")
+    assert "bwd: 2 with targets" in result.output and "fwd:" not in result.output
+    owing = targets.owing(["fwd"])
+    assert [found.name for found in catalogue.find(["window*", "D32 f*"], owing)] == [
+        *(name for name in owing if name.startswith("window")),
         "D32 full B2 H32 N8192",
     ]
 
@@ -183,6 +213,8 @@ def test_the_table_goes_on_where_a_problem_fails(small, tmp_path, monkeypatch):
         if family == "bigbird":
             raise RuntimeError("broken")
         call = right(self, case)
+        if family == "block-diagonal":
+            return lambda q, k, v: call(q, k, v + (v - v.detach()) / 10)
         return (lambda q, k, v: call(q, k, v) * 1.1) if family == "streaming" else call
 
     def fails(pattern, length):
@@ -190,26 +222,39 @@ def test_the_table_goes_on_where_a_problem_fails(small, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Splash, "prepare", prepare)
     monkeypatch.setattr(tiles, "_fixed", fails)
-    labels = ("bigbird b64 w3 g2 r3", "sink16+window64", "fixed128 summary16", "dilated8 window512x8-causal")
+    labels = (
+        "bigbird b64 w3 g2 r3",
+        "sink16+window64",
+        "fixed128 summary16",
+        "dilated8 window512x8-causal",
+        "blockdiag16-causal",
+    )
     names = [f"{label} N32768" for label in labels]
     result = invoke("table", *names, "--device", "cpu", "--rounds", 1, "--out", path)
     assert result.exit_code == 1, result.output
     rows = list(csv.DictReader(path.open(newline="")))
+    assert [row["pass"] for row in rows] == 5 * ["fwd", "bwd"]
+    assert all(row["machine"] and row["command"] for row in rows)
     notes = [row["note"] for row in rows]
-    assert len(rows) == 4 and all(row["machine"] and row["command"] for row in rows)
-    assert notes[0] == "failed: RuntimeError: broken" and notes[2] == "failed: RuntimeError: no memory"
-    assert notes[1].startswith("wrong fwd") and not rows[1]["ms"]
-    assert notes[3] == "" and rows[3]["met"]
+    assert notes[:2] == 2 * ["failed: RuntimeError: broken"] and notes[4:6] == 2 * ["failed: RuntimeError: no memory"]
+    for note, row in zip(notes[2:4], rows[2:4], strict=True):
+        assert note.startswith("wrong fwd") and not row["ms"]
+    assert notes[6:8] == ["", ""] and rows[6]["met"] and rows[7]["met"]
+    # A wrong backward takes nothing from a right forward.
+    assert notes[8] == "" and rows[8]["met"]
+    assert notes[9].startswith("wrong bwd") and "dv" in notes[9] and not rows[9]["ms"]
 
 
 def test_problems_of_the_table_are_those_of_the_issue():
     """Spot checks of shapes that the names only hint at."""
-    sizes = {name: catalogue.PROBLEMS[name].sizes for name in targets.targets()}
+    sizes = {name: catalogue.PROBLEMS[name].sizes for name in targets.owing(["fwd", "bwd"])}
     decode = sizes["decode 32/8 D128 B8 N32768"]
     assert (decode.batch, decode.heads, decode.kv_heads, decode.rows, decode.seq_len) == (8, 32, 8, 1, 32768)
     assert {size.dtype for size in sizes.values()} == {"bfloat16"}
     strided = catalogue.PROBLEMS["strided64 local256 N32768"]
     assert strided.numbers == {"local": 256, "stride": 64} and strided.sizes == sizes["window256-causal N32768"]
+    long = sizes["D128 causal B1 H16 N16384"]
+    assert (long.batch, long.heads, long.rows, long.head_dim) == (1, 16, 16384, 128)
     bird = catalogue.PROBLEMS["bigbird b64 w3 g2 r3 N32768"].numbers
     assert (bird["first"], bird["last"], bird["random"], bird["causal"]) == (2, 0, 3, False)
 
@@ -244,3 +289,43 @@ def test_metadata(tmp_path):
     assert [row["problem"] for row in rows] == [f"{name} N700" for name in names for _ in range(2)]
     assert all(float(row["ms"]) > 0 for row in rows)
     assert repeated(tmp_path, rows[1])["pass"] == "fwd+bwd"
+
+
+def owed_row(name, direction, peer, ms, **owed):
+    columns = {"problem": name, "pass": direction, "peer": peer, "computes": "same", "ms": ms, "tflops": 600 / ms}
+    blank = dict.fromkeys(("floor_ms", "must", "aim", "unit", "met", "commit", "torch", "date"), "")
+    origin = {"machine": "NVIDIA H200", "machine_matmul_tflops": "788", "machine_copy_tbs": "4.27", "command": "x"}
+    return {key: str(value) for key, value in (blank | origin | columns | owed).items()}
+
+
+@pytest.fixture
+def tools(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module("draw_results"), importlib.import_module("results_table")
+
+
+def test_results_of_both_passes(tools, tmp_path):
+    draw_results, results_table = tools
+    rows = [
+        owed_row("a", "fwd", "splash", 2, must=2.5, aim=1.5, unit="ms", met="must", floor_ms=1),
+        owed_row("a", "fwd", "flex", 4),
+        owed_row("a", "bwd", "splash", 6, must=200, aim=300, unit="tflops", met="no", floor_ms=3),
+        owed_row("b", "bwd", "splash", 8, must=9, unit="ms", met="must", floor_ms=6),
+    ]
+    forward, backward = draw_results.draw(rows).axes
+    assert [line.name for line in draw_results.lines(rows, "bwd")] == ["a", "b"]
+    widths = [[bar.get_width() for bar in axis.patches] for axis in (forward, backward)]
+    assert widths == [[2.5 / 2], [pytest.approx(100 / 200), 9 / 8]]  # 200 TFLOP/s take 3 ms
+    assert [label.get_text() for label in forward.get_yticklabels()] == ["a", "b"]
+    assert "backward speed" in backward.get_xlabel() and "forward speed" in forward.get_xlabel()
+    (alone,) = draw_results.draw(rows[:2]).axes
+    assert [bar.get_width() for bar in alone.patches] == [2.5 / 2]
+
+    path = tmp_path / "h200.csv"
+    report.write(path, rows)
+    text = results_table.section(path)
+    assert "| a | fwd | 2.000 ms, 300 | 4.000 ms, 150 | 1.000 | 2.500 ms | 1.500 ms | must |" in text
+    assert "| a | bwd | 6.000 ms, 100 |  | 3.000 | 200 TFLOP/s | 300 TFLOP/s | no |" in text
+    assert "at 600 TFLOP/s or 480 TFLOP/s in the backward, whichever" in text
+    report.write(path, rows[:2])
+    assert "at 600 TFLOP/s, whichever" in results_table.section(path)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from markers import ROOT
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from results_table import PICTURES, RESULTS, read
 
@@ -16,12 +17,13 @@ PEERS = {
     "sdpa-flash": ("^", "#8a6bb0"),
     "fa4": ("v", "#777777"),
 }
+PASSES = {"fwd": "forward", "bwd": "backward"}
 SPLASH, AIM = "#d9622b", "#444444"
 
 
 @dataclass
 class Line:
-    """A forward: milliseconds of splash, of the peers that compute the same, and what is owed."""
+    """A pass of a problem: milliseconds of splash, of the peers that compute the same, and what is owed."""
 
     name: str
     splash: float | None = None
@@ -30,10 +32,11 @@ class Line:
     aim: float | None = None
 
 
-def lines(rows: list[dict]) -> list[Line]:
+def lines(rows: list[dict], name: str) -> list[Line]:
+    """Of the pass with this name."""
     found: dict[str, Line] = {}
     for row in rows:
-        if row["pass"] != "fwd" or not row["ms"] or row["computes"] != "same":
+        if row["pass"] != name or not row["ms"] or row["computes"] != "same":
             continue
         line = found.setdefault(row["problem"], Line(row["problem"]))
         milliseconds = float(row["ms"])
@@ -52,34 +55,48 @@ def _as_time(row: dict, column: str) -> float | None:
     return float(row["ms"]) * float(row["tflops"]) / value if row["unit"] == "tflops" else value
 
 
-def draw(found: list[Line]) -> Figure:
-    """Speeds as multiples of what must be reached; in a file without targets, of the fastest peer."""
+def draw(rows: list[dict]) -> Figure:
+    """Speeds as multiples of what must be reached; in a file without targets, of the fastest peer. A panel a pass."""
+    panels = {name: _shown(lines(rows, name)) for name in PASSES}
+    panels = {name: shown for name, shown in panels.items() if shown}
+    names = list(dict.fromkeys(row["problem"] for row in rows))
+    names = [name for name in names if any(line.name == name for shown in panels.values() for line in shown)]
+    figure = Figure(figsize=(3.5 + 5 * len(panels), 1.2 + 0.24 * len(names)), layout="constrained")
+    handles = {}
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (name, shown) in zip(axes, panels.items(), strict=True):
+        _panel(axis, shown, names)
+        what = "what must be reached" if shown[0].must else "the fastest peer"
+        axis.set_xlabel(f"{PASSES[name]} speed, as a multiple of {what}")
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    axis.set_yticks(range(len(names)), names, fontsize=7.5)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), frameon=False)
+    return figure
+
+
+def _shown(found: list[Line]) -> list[Line]:
     owed = any(line.must for line in found)
-    shown = [line for line in found if (line.must if owed else line.peers)]
-    figure = Figure(figsize=(8.5, 1.2 + 0.24 * len(shown)), layout="constrained")
-    axis = figure.subplots()
-    for y, line in enumerate(shown):
-        unit = line.must if owed else min(line.peers.values())
-        axis.barh(y, unit / line.splash, height=0.6, color=SPLASH, alpha=0.85, label="splash" if y == 0 else None)
+    return [line for line in found if (line.must if owed else line.peers)]
+
+
+def _panel(axis: Axes, shown: list[Line], names: list[str]) -> None:
+    for position, line in enumerate(shown):
+        y, unit = names.index(line.name), line.must or min(line.peers.values())
+        axis.barh(y, unit / line.splash, height=0.6, color=SPLASH, alpha=0.85, label=None if position else "splash")
         if line.aim:
             axis.plot(unit / line.aim, y, "|", color=AIM, markersize=11, markeredgewidth=2, label="aim")
         for name, milliseconds in line.peers.items():
             marker, colour = PEERS.get(name, ("o", "#999999"))
             axis.plot(unit / milliseconds, y, marker, color=colour, markersize=5, markeredgecolor="white", label=name)
     axis.axvline(1, color="black", linewidth=1)
-    axis.set_yticks(range(len(shown)), [line.name for line in shown], fontsize=7.5)
-    axis.set_ylim(len(shown) - 0.4, -0.6)
-    axis.set_xlabel(f"forward speed, as a multiple of {'what must be reached' if owed else 'the fastest peer'}")
     axis.grid(axis="x", alpha=0.3)
-    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), frameon=False)
-    return figure
 
 
 def main() -> None:
     path = PICTURES / f"{NAME}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw(lines(read(RESULTS / f"{NAME}.csv"))).savefig(path, dpi=110, metadata={"Software": None})
+    draw(read(RESULTS / f"{NAME}.csv")).savefig(path, dpi=110, metadata={"Software": None})
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size:,} bytes")
 
 

@@ -19,6 +19,7 @@ from .longnet import LongNet
 from .packed import Packed
 from .problems import DTYPES, Problem, Sizes
 
+OPERATIONS = {"fwd": 4, "bwd": 10}  # times D, a kept pair
 SMALL = 2**24
 AT_ONCE = {"cpu": 2**22, "cuda": 2**26}  # scores
 
@@ -128,8 +129,8 @@ class Case:
         return int(lse.double().exp().round().sum())
 
     def flops(self, pairs: int, direction: str) -> int:
-        """4 D operations a kept pair forward, 10 D backward."""
-        return {"fwd": 4, "bwd": 10}[direction] * self.sizes.head_dim * pairs
+        """Of a pass over these kept pairs."""
+        return OPERATIONS[direction] * self.sizes.head_dim * pairs
 
 
 def _independent(deviation: float):

@@ -37,8 +37,8 @@ def register(app: typer.Typer) -> None:
     command(
         app,
         "table",
-        "The forwards that splash owes on an H200, beside the fastest peers: times, targets, what is met.",
-        parameters(which_of_table) + _changed(parameters(measured, timed), direction=Direction.fwd) + _seeded(),
+        "What splash owes on an H200, beside the fastest peers: times, targets, what is met.",
+        parameters(which_of_table, measured, timed) + _seeded(),
         run_table,
     )
     command(
@@ -125,10 +125,10 @@ def which_linear(
     """What `bench scaling` takes."""
 
 
-def _measure(chosen_problems, values, screen, plan, peers=None, owed=True):
+def _measure(chosen_problems, values, screen, plan, peers=None, directions=None, owed=True):
     """(rows of problems, columns of the machine), with the command line's seed and dtype.
 
-    They are written to `out` as they come. owed: with what each forward owes.
+    They are written to `out` as they come. owed: with what each pass owes.
     """
     machine = named.machine(plan.device)
     ceilings = machine.columns() if machine else {}
@@ -144,7 +144,8 @@ def _measure(chosen_problems, values, screen, plan, peers=None, owed=True):
         if values["out"]:
             report.write(values["out"], [row | origin for row in found])
 
-    return named.rows(chosen_problems, plan, machine if owed else None, screen, save, peers), ceilings
+    found = named.rows(chosen_problems, plan, machine if owed else None, screen, save, peers, directions)
+    return found, ceilings
 
 
 def _end(found) -> None:
@@ -168,8 +169,12 @@ def run_named(names, **values):
 def run_table(names, varied, **values):
     screen, plan = report.console(), make_plan(values)
     peers = None if values["peer"] else lambda problem: named.table_peers(problem, plan.device.type)
-    owing = [problem.name for problem in catalogue.VARIED] if varied else list(targets.targets())
-    found, ceilings = _measure(catalogue.find(names or owing, owing), values, screen, plan, peers)
+    owing = [problem.name for problem in catalogue.VARIED] if varied else targets.owing(plan.directions)
+
+    def directions(problem):
+        return targets.owed(problem.name, plan.directions)
+
+    found, ceilings = _measure(catalogue.find(names or owing, owing), values, screen, plan, peers, directions)
     named.show(screen, found)
     _plot(values["plot"], found)
     report.finish(found, plan.device, values["out"], **ceilings)

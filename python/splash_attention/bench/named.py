@@ -29,11 +29,12 @@ def rows(
     console: Console,
     save: Callable[[list[dict]], None],
     peers: Callable[[Problem], list[str]] | None = None,
+    directions: Callable[[Problem], list[str]] | None = None,
 ) -> list[dict]:
     """The rows of every problem; where one fails, a row with a note takes their place and the next one runs.
 
-    machine: puts what is owed beside each forward. save: called with all rows after each problem, so that a stopped
-    run keeps what it has. peers: their names for a problem, where they are not those of the plan.
+    machine: puts what is owed beside each pass. save: called with all rows after each problem, so that a stopped
+    run keeps what it has. peers, directions: names for a problem, where they are not those of the plan.
     Ends early where the GPU does not answer any more; where a kernel hangs, the process ends after LIMIT_S.
     """
     found = []
@@ -43,7 +44,12 @@ def rows(
             console.file.flush()
             # From a thread of its own: Python itself waits for the GPU then.
             faulthandler.dump_traceback_later(LIMIT_S, exit=True)
-        own = replace(plan, lenient=True, peers=choose(peers(problem), plan.device.type) if peers else plan.peers)
+        own = replace(
+            plan,
+            lenient=True,
+            directions=directions(problem) if directions else plan.directions,
+            peers=choose(peers(problem), plan.device.type) if peers else plan.peers,
+        )
         try:
             found += run.measure_problem(problem, own, console, machine)
         except Exception as error:
@@ -110,11 +116,11 @@ def show(console: Console, found: list[dict]) -> None:
         cells = [ours.get("ms", ""), rate, ours.get("relative_error", ""), *others, ours.get("floor_ms", ""), *owed]
         table.add_row(*key, *cells, ours.get("of_must", ""), met, ours.get("note", ""))
     console.print(table)
-    counted = [row["met"] for row in found if row.get("met")]
-    if counted:
+    for direction in dict.fromkeys(row["pass"] for row in found if row.get("met")):
+        counted = [row["met"] for row in found if row.get("met") and row["pass"] == direction]
         aimed, missed = counted.count("aim"), counted.count("no")
         text = f"{aimed} at their aim, {len(counted) - missed} at what they must, {missed} not"
-        console.print(f"{len(counted)} with targets: {text}", highlight=False)
+        console.print(f"{direction}: {len(counted)} with targets: {text}", highlight=False)
 
 
 def _same(row: dict | None) -> str:

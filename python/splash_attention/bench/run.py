@@ -69,7 +69,7 @@ class Runner:
 def measure_problem(problem: Problem, plan: Plan, console: Console, machine: Machine | None = None) -> list[dict]:
     """One row a peer and direction; what cannot run is told on the console. Nothing else stops the other peers.
 
-    machine: puts what splash's softmax forward owes beside it.
+    machine: puts what splash's softmax owes beside it.
     """
     case = Case(problem, plan.device)
     pairs = case.kept_pairs()
@@ -78,7 +78,7 @@ def measure_problem(problem: Problem, plan: Plan, console: Console, machine: Mac
     found = check.exact(case, backward="bwd" in plan.directions) if plan.check else None
     console.print(f"{problem.name}: {share:.3%} of the scores kept{_sparsity(found)}", highlight=False)
     softmax = problem.normalizer.name in ("softmax", "softmax-sink")
-    needed = tiles.work(case) if machine and softmax else None
+    needed = tiles.work(case) if machine and softmax else {}
     runners = [runner for peer in plan.peers if (runner := _start(peer, case, found, plan, console))]
     rows = []
     for direction in plan.directions:
@@ -98,9 +98,9 @@ def measure_problem(problem: Problem, plan: Plan, console: Console, machine: Mac
         for name, runner in ready.items():
             flops = case.flops(pairs, direction)
             owed = {}
-            if needed and direction == "fwd" and name == "splash":
+            if needed and name == "splash":
                 rate = flops / seconds[name] / 1e12
-                owed = targets.columns(problem.name, needed, seconds[name], rate, machine)
+                owed = targets.columns(problem.name, direction, needed[direction], seconds[name], rate, machine)
             rows.append(
                 {
                     "problem": problem.name,
@@ -173,11 +173,8 @@ def _start(peer: Peer, case: Case, found: check.Exact | None, plan: Plan, consol
     except Exception as error:  # a peer may fail in any way, the others still run
         if isinstance(peer, Splash) and not plan.lenient:
             raise
-        if isinstance(error, check.WrongResult):
-            runner.calls.clear()
-            runner.note = str(error)
-        else:
-            runner.note = f"failed: {type(error).__name__}: {str(error)[:300]}"
+        wrong = isinstance(error, check.WrongResult)
+        runner.note = str(error) if wrong else f"failed: {type(error).__name__}: {str(error)[:300]}"
     if runner.note:
         console.print(f"  {peer.name}: {runner.note}", highlight=False, markup=False)
     return runner

@@ -1,13 +1,14 @@
-"""The times that the forward owes on an H200 (targets.csv), scaled to the machine at hand.
+"""The times that each pass owes on an H200 (targets.csv), scaled to the machine at hand.
 
-unit: of must and aim, "ms" or "tflops" (TFLOP/s over kept scores). A problem without figures, in the file or not, must
-take at most SLACK times its floor, which is what its bytes take at the rate of a copy or its tiles at TILE_TFLOPS,
-whichever is longer.
+pass: "fwd" or "bwd", the backward alone. unit: of must and aim, "ms" or "tflops" (TFLOP/s over kept scores). A problem
+without figures, in the file or not, must take at most SLACK times its floor, which is what its bytes take at the rate
+of a copy or its tiles at TILE_TFLOPS, whichever is longer.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from .tiles import Work
 
 FILE = Path(__file__).with_name("targets.csv")
 SLACK = 1.5
-TILE_TFLOPS = 600
+TILE_TFLOPS = {"fwd": 600, "bwd": 480}
 
 
 @dataclass(frozen=True)
@@ -45,30 +46,40 @@ class Target:
 
 
 @cache
-def targets() -> dict[str, Target]:
-    """By the name of the problem, in the order of the table."""
+def targets() -> dict[tuple[str, str], Target]:
+    """By the name of the problem and the pass, in the order of the table."""
     with FILE.open(newline="") as file:
         return {
-            row["problem"]: Target(_number(row["must"]), _number(row["aim"]), row["unit"])
+            (row["problem"], row["pass"]): Target(_number(row["must"]), _number(row["aim"]), row["unit"])
             for row in csv.DictReader(file)
         }
+
+
+def owing(directions: Collection[str]) -> list[str]:
+    """The names of the problems that owe something in one of these passes, in the order of the table."""
+    return list(dict.fromkeys(name for name, direction in targets() if direction in directions))
+
+
+def owed(name: str, directions: list[str]) -> list[str]:
+    """Those of the passes in which the problem owes something; all of them where it owes nothing in any."""
+    return [direction for direction in directions if (name, direction) in targets()] or directions
 
 
 def _number(text: str) -> float | None:
     return float(text) if text else None
 
 
-def columns(name: str, work: Work, seconds: float, rate: float, machine: Machine) -> dict[str, str]:
+def columns(name: str, direction: str, work: Work, seconds: float, rate: float, machine: Machine) -> dict[str, str]:
     """What a row says of its target: floor_ms, must, aim, unit and what was met.
 
     rate: TFLOP/s. met: "aim", "must" or "no". of_must: how many times as fast as it must be.
     """
     bytes_ms = work.bytes / machine.copy / 1e9
-    tiles_ms = work.flops / (TILE_TFLOPS * machine.product / MEASURED.product) / 1e9
+    tiles_ms = work.flops / (TILE_TFLOPS[direction] * machine.product / MEASURED.product) / 1e9
     floor = max(bytes_ms, tiles_ms)
     # How much longer what bounds the problem takes here than where the figures come from.
     longer = MEASURED.copy / machine.copy if bytes_ms > tiles_ms else MEASURED.product / machine.product
-    target = targets().get(name, Target(None, None, "ms"))
+    target = targets().get((name, direction), Target(None, None, "ms"))
     if target.unit == "tflops":
         must, aim, value = target.must / longer, target.aim / longer, rate
         of_must = value / must

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..patterns import BlockMask, Dilated, Fixed, IndexCausal, Strided
-from .case import Case
+from .case import OPERATIONS, Case
 from .longnet import LongNet
 from .packed import Packed
 
@@ -25,23 +25,27 @@ FAR = 2**40  # beyond every index
 
 @dataclass(frozen=True)
 class Work:
-    """bytes: q, k, v and the output, once each. tiles: of scores, over the batch and all heads."""
+    """Of one pass. bytes: what it reads and writes, once each. tiles: of scores, over the batch and all heads.
+    operations: how many times D of them a score takes."""
 
     bytes: int
     tiles: int
     head_dim: int
+    operations: int = OPERATIONS["fwd"]
 
     @property
     def flops(self) -> int:
-        """4 D operations a score of a tile."""
-        return 4 * self.head_dim * TILE * TILE * self.tiles
+        """Of every score of the tiles."""
+        return self.operations * self.head_dim * TILE * TILE * self.tiles
 
 
-def work(case: Case) -> Work:
-    """Of the forward."""
+def work(case: Case) -> dict[str, Work]:
+    """By pass. The forward moves q, k, v and the output; the backward these, and a gradient of each."""
     q, k, v = case.qkv
-    moved = (2 * q.numel() + k.numel() + v.numel()) * q.element_size()
-    return Work(moved, count(case), case.sizes.head_dim)
+    tensors = (2 * q.numel() + k.numel() + v.numel()) * q.element_size()
+    moved = {"fwd": tensors, "bwd": 2 * tensors}
+    tiles = count(case)
+    return {name: Work(moved[name], tiles, case.sizes.head_dim, times) for name, times in OPERATIONS.items()}
 
 
 def count(case: Case) -> int:
