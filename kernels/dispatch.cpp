@@ -126,6 +126,12 @@ Status run_whole(Pass pass, const auto& arguments, const NormalizerInfo& normali
     return instance->backward(arguments, execution);
 }
 
+/// Whether an instance can go on from the output of an earlier call.
+bool resumes(const Instance& instance) {
+  const int kind = pattern_kind(instance.key.pattern);
+  return kind >= 0 && patterns()[kind].simple;
+}
+
 /// Calls about disjoint keys of the same rows, each merged with those before it. What takes part in the denominator
 /// beside the keys comes in with the last of them. no_kernel where there are no instances for them; nothing was
 /// computed then.
@@ -140,7 +146,8 @@ Status run_merged(ForwardArguments arguments, std::vector<AttentionInputs> calls
     const NormalizerInfo* own = last ? &normalizer : keys_alone;
     add_hints(call);
     instances.push_back(own ? find_first(candidates(Pass::forward, arch, call, *own)) : nullptr);
-    if (!instances.back()) return {StatusCode::no_kernel, ""};
+    if (!instances.back() || (&call != &calls.front() && !resumes(*instances.back())))
+      return {StatusCode::no_kernel, ""};
   }
   for (size_t n = 0; n < calls.size(); ++n) {
     arguments.in = calls[n];

@@ -121,6 +121,14 @@ struct ProducerForwardSm90 {
     return any;
   }
 
+  /// By a whole warp. Lanes that saw the barrier pass apart from each other would stay apart, and run all that follows
+  /// twice.
+  template <class Barrier>
+  __device__ __forceinline__ static void wait_together(Barrier& barrier, unsigned phase) {
+    wait(barrier, phase);
+    __syncwarp();
+  }
+
   __device__ __forceinline__ int query_of(int row) const { return row >> params.geometry.log2_pack; }
   __device__ __forceinline__ int row_begin(const Work& work) const { return query_of(work.row_begin); }
   __device__ __forceinline__ int row_end(const Work& work) const {
@@ -174,7 +182,7 @@ struct ProducerForwardSm90 {
   /// After a score sweep: whether the consumers want another one. Slots of three sweeps rotate, so that one is cleared
   /// while nobody reads or writes it.
   __device__ __forceinline__ bool hear() {
-    wait(shared.swept, sweeps_ & 1);
+    wait_together(shared.swept, sweeps_ & 1);
     const bool again = __shfl_sync(~0u, lane == 0 ? shared.votes[sweeps_ % 3] : 0, 0);
     if (warp == 0 && lane == 0) shared.votes[(sweeps_ + 2) % 3] = 0;
     ++sweeps_;
@@ -252,11 +260,13 @@ struct ProducerForwardSm90 {
       if constexpr (Config::kKeyMajor) head = frame.head + pattern.member;
       walk.advance();
       seek_member(walk, work);
+      [[maybe_unused]] float2 numbers{};
+      if constexpr (Config::kColumnNumbers) numbers = numbers_of(work, head, begin);
       unsigned dead = 0;
       if constexpr (Config::kScrubFirst)
         dead = full ? 0 : dead_columns(pattern, frame, begin, work.columns_inside, row_begin(work));
 
-      wait(shared.k_empty[k_.slot()], k_.phase() ^ 1);
+      wait_together(shared.k_empty[k_.slot()], k_.phase() ^ 1);
       auto& note = shared.note[k_.slot()];
       auto& k_full = shared.k_full[k_.slot()];
       if (warp == 0 && cute::elect_one_sync()) {
@@ -268,7 +278,7 @@ struct ProducerForwardSm90 {
         note.words = !full;
         note.last = walk.done();
       }
-      if constexpr (Config::kColumnNumbers) write_numbers(work, head, begin);
+      if constexpr (Config::kColumnNumbers) write_numbers(numbers);
       if (full)
         write_full(note, work);
       else
@@ -291,7 +301,7 @@ struct ProducerForwardSm90 {
         dead = full ? 0 : dead_columns(pattern, frame, begin, work.columns_inside, row_begin(work));
       const bool scrub = Config::kScrubSecond && dead;
       if (warp == kValueWarp) {
-        wait(shared.v_empty[v_.slot()], v_.phase() ^ 1);
+        wait_together(shared.v_empty[v_.slot()], v_.phase() ^ 1);
         if (cute::elect_one_sync()) {
           auto& landed = scrub ? shared.scrub : shared.v_full[v_.slot()];
           landed.arrive_and_expect_tx(Config::kBytesTile);
@@ -322,7 +332,7 @@ struct ProducerForwardSm90 {
   __device__ __forceinline__ void write_words(const View& pattern, typename Config::TileNote& note, const Work& work,
                                               int begin) {
     const Frame& frame = work.frame;
-    wait(shared.words_empty[words_.slot()], words_.phase() ^ 1);
+    wait_together(shared.words_empty[words_.slot()], words_.phase() ^ 1);
 #pragma unroll 1
     for (int chunk = warp; chunk < Config::kChunks; chunk += kWarps) {
       const int first = query_of(work.row_begin + 32 * chunk), row = query_of(work.row_begin + 32 * chunk + lane);
@@ -373,17 +383,19 @@ struct ProducerForwardSm90 {
     return word;
   }
 
-  /// Key-major: what the forward left of each query, in the order of the columns.
-  __device__ __forceinline__ void write_numbers(const Work& work, int head, int begin) {
-    const Frame& frame = work.frame;
-#pragma unroll 1
-    for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps) {
-      float2 numbers = Config::kNoNumbers;
-      if (begin + c < frame.num_keys)
-        numbers = params.numbers[query_at(params.geometry, frame, head, work.keys, begin + c)];
-      shared.shift[k_.slot()][c] = numbers.x;
-      shared.delta[k_.slot()][c] = numbers.y;
-    }
+  static_assert(!Config::kColumnNumbers || Config::kKeys <= 32 * kWarps, "a column a lane");
+
+  /// Key-major: what the forward left of this lane's column, a query. Asked for early, since it takes a while.
+  __device__ __forceinline__ float2 numbers_of(const Work& work, int head, int begin) const {
+    const int column = 32 * warp + lane;
+    if (column >= Config::kKeys || begin + column >= work.frame.num_keys) return Config::kNoNumbers;
+    return params.numbers[query_at(params.geometry, work.frame, head, work.keys, begin + column)];
+  }
+  __device__ __forceinline__ void write_numbers(float2 numbers) const {
+    const int column = 32 * warp + lane;
+    if (column >= Config::kKeys) return;
+    shared.shift[k_.slot()][column] = numbers.x;
+    shared.delta[k_.slot()][column] = numbers.y;
   }
 
   /// The columns of the tile before `inside`, where the tensor ends, that no row of the problem keeps: bit n of a lane
@@ -425,7 +437,7 @@ struct ProducerForwardSm90 {
   template <class At>
   __device__ __forceinline__ void zero_columns(unsigned dead, cutlass::arch::ClusterTransactionBarrier& full,
                                                const At& at) {
-    wait(shared.scrub, scrub_phase_);
+    wait_together(shared.scrub, scrub_phase_);
     scrub_phase_ ^= 1;
 #pragma unroll 1
     for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps, dead >>= 1)

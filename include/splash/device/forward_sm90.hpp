@@ -90,6 +90,8 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
                 "more shared memory than a multiprocessor has");
   const TensorView& q = args.in.q;
   if (Status status = can_run_forward_sm90(args, HeadDim); !status.ok()) return status;
+  if (args.accumulate && !Kernel::kResumes)
+    return {StatusCode::no_kernel, "this pattern cannot go on from an earlier call's output"};
   if (!runs_fill_tiles(args.in.key_runs, Config::kKeys))
     return {StatusCode::no_kernel, "the runs of keys do not fill the tiles of the instance"};
   if (q.shape[0] == 0 || q.shape[1] == 0 || q.shape[2] == 0) return {};

@@ -18,9 +18,11 @@ struct ForwardSm90 {
   using Consumer = collective::ConsumerForwardSm90<Config>;
   using Epilogue = collective::EpilogueForwardSm90<Config>;
 
-  static constexpr bool kMerges = normalizers::kMerges<typename Config::Normalizer>;
+  /// Whether rows can go on from an earlier output, which asks for the registers that simple patterns leave.
+  static constexpr bool kResumes =
+      normalizers::kMerges<typename Config::Normalizer> && patterns::SimplePattern<typename Config::Pattern>;
   /// An earlier output is on its way during the first product where registers hold both.
-  static constexpr bool kFetchesEarly = Config::kHeadDim <= 192;
+  static constexpr bool kFetchesEarly = Config::kHeadDim <= 128;
 
   struct Params {
     typename Producer::Params producer;
@@ -70,7 +72,7 @@ struct ForwardSm90 {
       typename Consumer::Rows rows;
       collective::ResumeForwardSm90<Config> resume;
       const auto fetch = [&] { resume.fetch(params.output, work, packed, group, thread); };
-      const bool resumes = kMerges && params.output.accumulate;
+      const bool resumes = kResumes && params.output.accumulate;
       if (kFetchesEarly && resumes) fetch();
       const auto begin = [&] {
         if (kTwo && last) {
@@ -78,7 +80,7 @@ struct ForwardSm90 {
           Epilogue::finish(thread);
           consumer.release(shared.q_empty[q.slot() ^ 1]);
         }
-        if constexpr (kMerges) {
+        if constexpr (kResumes) {
           if (!resumes) return;
           if (!kFetchesEarly) fetch();
           resume.put(thread, output, rows);
@@ -89,7 +91,7 @@ struct ForwardSm90 {
       } else {
         cute::clear(output);
         begin();
-        if constexpr (kMerges) rows.finish(params.consumer.normalizer, collective::QuadReduce{});
+        if constexpr (kResumes) rows.finish(params.consumer.normalizer, collective::QuadReduce{});
       }
       Epilogue::store(params.output, params.producer.maps, shared, params.consumer.normalizer, work, packed, q.slot(),
                       group, thread, output, rows);
