@@ -47,6 +47,7 @@ def build_and_run(source, folder, *flags):
         "test_schedule",
         "test_policies",
         "test_normalizers",
+        "test_one_sweep",
     ],
 )
 def test_headers_of_the_repository(name, tmp_path, capsys):
