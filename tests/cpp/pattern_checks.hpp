@@ -133,6 +133,33 @@ void check_involution(const char* name, const P& pattern, const Frame& frame) {
     }
 }
 
+/// What a kernel asks whose rows are keys, of a frame of keys and queries and of the query head `member` places on.
+template <class P>
+void check_key_major(const char* name, const P& pattern, const Frame& frame, int member) {
+  const KeyMajor<P> view{pattern, member};
+  const Frame other{frame.batch,   frame.head - member, frame.num_keys,     frame.num_queries,
+                    frame.k_start, frame.q_start,       frame.first_column, frame.first_row};
+  check::that(view.keeps_self(other) == keeps_self(pattern, frame), "%s: keeps_self of keys for rows", name);
+  for (int row = 0; row < frame.num_queries; row += 7)
+    for (int column = 0; column < frame.num_keys; column += 5) {
+      const int row_end = row + 7 < frame.num_queries ? row + 7 : frame.num_queries;
+      const int column_end = column + 5 < frame.num_keys ? column + 5 : frame.num_keys;
+      const bool same =
+          view.keep(other, column, row) == pattern.keep(frame, row, column) &&
+          view.classify(other, {column, column_end, row, row_end}) ==
+              pattern.classify(frame, {row, row_end, column, column_end}) &&
+          view.next_column(other, column, column_end, row) == pattern.next_row(frame, column, column_end, row) &&
+          view.next_row(other, row, row_end, column) == pattern.next_column(frame, row, row_end, column);
+      check::that(same, "%s: with keys for rows it differs at row %d, column %d", name, row, column);
+      if (row % 3 || column % 4) continue;
+      const int count = frame.num_keys - column;
+      uint64_t kept = 0, inside = count < 64 ? (uint64_t(1) << count) - 1 : ~uint64_t(0);
+      for (int c = 0; c < 64 && c < count; ++c) kept |= uint64_t(pattern.keep(frame, row, column + c)) << c;
+      check::that((view.kept_rows(other, column, row) & inside) == kept, "%s: kept_rows differ at row %d, column %d",
+                  name, row, column);
+    }
+}
+
 /// kept_bits() of every row from every column on is keep() of the 64 columns, as far as they exist.
 template <class P>
 void check_bits(const char* name, const P& pattern, const Frame& frame) {
@@ -177,6 +204,7 @@ void check_pattern(const char* name, const P& pattern, const Frame& frame, Exact
   check_steps(name, pattern, frame, frame.num_queries, frame.num_keys, exact);
   check_steps(name, transposed, frame, frame.num_keys, frame.num_queries, exact);
   check_involution(name, pattern, frame);
+  for (const int member : {0, 2}) check_key_major(name, pattern, frame, member);
   check_self_kept(name, pattern, frame);
   if constexpr (BitsPattern<P>) check_bits(name, pattern, frame);
 }

@@ -175,6 +175,71 @@ void check_global_rows() {
   check::that(found.first == 40 && found.last == 20, "BigBird: global rows of packed sequences");
 }
 
+/// global_columns() is what is wanted, and these columns are kept by every row, or by every one that is not earlier.
+template <class P>
+void check_columns(const char* name, const PatternTerm& term, bool causal, int columns, int k_start, int64_t first,
+                   int64_t last) {
+  constexpr int kRows = 200;
+  AttentionInputs in;
+  in.q.shape[2] = kRows;
+  in.k.shape[2] = columns;
+  in.positions.k_start = k_start;
+  const GlobalRows found = P::global_columns(term, in);
+  check::that(found.first == first && found.last == last,
+              "%s: %d columns from position %d have %lld and %lld global columns", name, columns, k_start,
+              (long long)found.first, (long long)found.last);
+  const P pattern = P::from(term);
+  const Frame frame = make_frame(in.positions, 0, 0, kRows, columns);
+  for (int column = 0; column < columns; ++column)
+    if (column < first || column >= columns - last)
+      for (int row = 0; row < kRows; ++row)
+        check::that(pattern.keep(frame, row, column) || (causal && frame.j(column) > frame.i(row)),
+                    "%s: column %d of %d from position %d is not global", name, column, columns, k_start);
+}
+
+/// Of the longest of packed sequences.
+template <class P>
+void check_packed_columns(const char* name, const PatternTerm& term, int64_t first, int64_t last) {
+  static const int32_t ends[] = {0, 100, 300};
+  AttentionInputs packed;
+  packed.q.shape[2] = packed.k.shape[2] = 300;
+  packed.positions.cu_queries = packed.positions.cu_keys = ends;
+  packed.positions.max_queries = packed.positions.max_keys = 200;
+  const GlobalRows found = P::global_columns(term, packed);
+  check::that(found.first == first && found.last == last, "%s: global columns of packed sequences", name);
+}
+
+void check_global_columns() {
+  const PatternTerm streaming = term_of({30, 7});
+  check_columns<Streaming>("Streaming", streaming, true, 200, 0, 30, 0);
+  check_columns<Streaming>("Streaming", streaming, true, 200, 10, 20, 0);
+  check_columns<Streaming>("Streaming", streaming, true, 200, -5, 35, 0);
+  check_columns<Streaming>("Streaming", streaming, true, 200, 30, 0, 0);
+  check_columns<Streaming>("Streaming", streaming, true, 20, 0, 20, 0);
+  check_columns<Streaming>("Streaming", term_of({0, 7}), true, 200, 0, 0, 0);
+  check_packed_columns<Streaming>("Streaming", term_of({250, 7}), 200, 0);
+  for (const bool causal : {false, true}) {
+    const PatternTerm longformer = term_of({5, 30, 1, causal});
+    check_columns<Longformer>("Longformer", longformer, causal, 200, 0, 30, 0);
+    check_columns<Longformer>("Longformer", longformer, causal, 200, 20, 10, 0);
+    check_columns<Longformer>("Longformer", longformer, causal, 200, 100, 0, 0);
+    check_columns<Longformer>("Longformer", longformer, causal, 17, 0, 17, 0);
+    check_columns<Longformer>("Longformer", term_of({5, 0, 1, causal}), causal, 200, 0, 0, 0);
+    check_packed_columns<Longformer>("Longformer", longformer, 30, 0);
+
+    const Birds birds({10, 3, 2, 1, 2, 0, false, causal}, 20);
+    const int last = causal ? 0 : 20;
+    check_columns<BigBird>("BigBird", birds.term, causal, 200, 0, 40, last);
+    check_columns<BigBird>("BigBird", birds.term, causal, 190, 0, 40, causal ? 0 : 10);
+    check_columns<BigBird>("BigBird", birds.term, causal, 50, 140, 0, causal ? 0 : 10);
+    check_columns<BigBird>("BigBird", birds.term, causal, 50, 20, 20, 0);
+    check_columns<BigBird>("BigBird", birds.term, causal, 5, 185, 0, causal ? 0 : 5);
+    check_packed_columns<BigBird>("BigBird", birds.term, 40, last);
+    const Birds none({10, 3, 0, 0, 2, 0, false, causal}, 20);
+    check_columns<BigBird>("BigBird", none.term, causal, 200, 0, 0, 0);
+  }
+}
+
 /// block() of narrow, wide and unlimited terms.
 void check_blocks() {
   const auto wants = [](const char* name, int block, int wanted) {
@@ -211,6 +276,7 @@ int main() {
     check_all_residues(one.frame);
   }
   check_global_rows();
+  check_global_columns();
   check_blocks();
   return summary("test_hints");
 }

@@ -90,9 +90,22 @@ void check_masks(const cases::FrameCase& one, unsigned seed) {
     }
 }
 
+/// Every field of a frame whose rows and columns change places; twice, it is the frame.
+void check_transposed_frame() {
+  const Frame frame{1, 2, 30, 40, 5, 6, 700, 800};
+  const auto same = [](const Frame& a, const Frame& b) {
+    return a.batch == b.batch && a.head == b.head && a.num_queries == b.num_queries && a.num_keys == b.num_keys &&
+           a.q_start == b.q_start && a.k_start == b.k_start && a.first_row == b.first_row &&
+           a.first_column == b.first_column;
+  };
+  check::that(same(transposed(frame), {1, 2, 40, 30, 6, 5, 800, 700}), "transposed frame");
+  check::that(same(transposed(transposed(frame)), frame), "a frame transposed twice");
+}
+
 }  // namespace
 
 int main() {
+  check_transposed_frame();
   unsigned seed = 0;
   for (const cases::FrameCase& one : cases::frames()) {
     check_bands(one.frame);

@@ -1,5 +1,6 @@
-// Brute force of the pieces of work that a CUDA forward is cut into: every output row of every head belongs to exactly
-// one piece, or to all ranges of keys of one tile, and columns stand where their positions say.
+// Brute force of the pieces of work that a CUDA forward or a sweep of the backward is cut into: every row of every head
+// belongs to exactly one piece, or to all ranges of columns of one tile, and columns stand where their positions say.
+// Rows are queries of query heads, or keys of key/value heads.
 #include <map>
 #include <random>
 #include <tuple>
@@ -35,6 +36,7 @@ Call random_call(std::mt19937& random) {
   in.residues = below(3) ? 1 : 1 + below(20);
   in.uneven = below(2);
   if (below(3) == 0) in.first_global_rows = below(200), in.last_global_rows = below(100);
+  if (below(3) == 0) in.first_global_columns = below(200), in.last_global_columns = below(100);
   if (below(3) == 0) {
     in.q.shape[0] = in.k.shape[0] = 1;
     const int sequences = below(6);
@@ -53,36 +55,45 @@ Call random_call(std::mt19937& random) {
   return call;
 }
 
-void check_call(const AttentionInputs& in, const device::Blocks& blocks, bool merges) {
-  using Row = std::tuple<int, int, int>;  // batch or sequence, query head, row of the tensor
-  const collective::Geometry geometry = device::make_geometry(in);
+void check_call(const AttentionInputs& in, const device::Blocks& blocks, bool merges, bool key_major) {
+  using Row = std::tuple<int, int, int>;  // batch or sequence, head of the row's tensor, row of the tensor
+  const collective::Geometry geometry = device::make_geometry(in, key_major, !key_major);
   const collective::Schedule schedule = device::make_schedule(in, geometry, blocks, merges);
-  std::map<Row, std::vector<int>> seen;  // the ranges of keys, -1 for all of them
+  const int group = key_major ? geometry.group : 1;
+  const int64_t row_start = key_major ? in.positions.k_start : in.positions.q_start;
+  const int64_t column_start = key_major ? in.positions.q_start : in.positions.k_start;
+  const int64_t columns = key_major ? in.q.shape[2] : in.k.shape[2];
+  std::map<Row, std::vector<int>> seen;  // the ranges of columns, -1 for all of them
   for (int index = 0; index < schedule.items; ++index) {
     collective::Work work;
     collective::make_work(work, geometry, schedule, blocks.rows, index);
     check::that(work.partial == (index < schedule.split_items ? index : -1), "item %d: partial %d", index,
                 work.partial);
     const int step = geometry.residues.divisor;
+    check::that(work.frame.head % group == 0, "head %d is not the first of its group", work.frame.head);
+    const auto column_of = [&](int column) { return int64_t(work.keys.outer + column) * step + work.keys.inner; };
+    check::that(column_of(work.columns_inside) >= columns && column_of(work.columns_inside - 1) < columns,
+                "%d columns from column %d on are inside", work.columns_inside, int(column_of(0)));
     for (int r = work.row_begin; r < std::min(work.row_begin + blocks.rows, work.row_count); ++r) {
-      const int query = r >> geometry.log2_pack, head = work.frame.head + (r & (geometry.pack() - 1));
+      const int query = r >> geometry.log2_pack, head = work.frame.head / group + (r & (geometry.pack() - 1));
       const int row = (work.queries.outer + query) * step + work.queries.inner;
       seen[{work.frame.batch, head, row}].push_back(work.column_begin);
       if (step == 1) continue;
       // Row and column 0 of a class stand a multiple of the step apart, as the frame of the class says.
-      const int64_t i = row - work.frame.first_row + in.positions.q_start;
-      const int64_t j = work.keys.outer * step + work.keys.inner - work.frame.first_column + in.positions.k_start;
+      const int64_t i = row - work.frame.first_row + row_start;
+      const int64_t j = column_of(0) - work.frame.first_column + column_start;
       if (!in.positions.cu_queries)
-        check::that(i - j == int64_t(work.frame.i(query) - work.frame.j(0)) * step, "row %d against the first key",
+        check::that(i - j == int64_t(work.frame.i(query) - work.frame.j(0)) * step, "row %d against the first column",
                     row);
     }
   }
   const bool packed = in.positions.cu_queries;
   const int batches = int(packed ? in.positions.sequences : in.q.shape[0]);
   size_t rows = 0;
+  const TensorView& of_rows = key_major ? in.k : in.q;
+  const int32_t* ends = key_major ? in.positions.cu_keys : in.positions.cu_queries;
   for (int b = 0; b < batches; ++b)
-    rows += size_t(in.q.shape[1]) *
-            size_t(packed ? in.positions.cu_queries[b + 1] - in.positions.cu_queries[b] : in.q.shape[2]);
+    rows += size_t(of_rows.shape[1]) * size_t(packed ? ends[b + 1] - ends[b] : of_rows.shape[2]);
   check::that(seen.size() == rows, "%zu rows of %zu", seen.size(), rows);
   for (auto& [row, ranges] : seen) {
     std::sort(ranges.begin(), ranges.end());
@@ -103,7 +114,8 @@ int main() {
   for (int n = 0; n < 3000; ++n) {
     const Call call = random_call(random);
     const device::Blocks blocks{64 * (1 + int(random() % 3)), 32 * (2 + int(random() % 3)), 1 + int(random() % 300)};
-    check_call(call.in, blocks, random() % 4 != 0);
+    const bool merges = random() % 4 != 0;
+    for (const bool key_major : {false, true}) check_call(call.in, blocks, merges, key_major);
   }
   return check::summary("schedule");
 }
