@@ -394,6 +394,8 @@ def test_commands_of_committed_results(path):
             assert words[5] in catalogue.LINEAR
         elif words[4] == "metadata":
             assert words[5] == "--seq-len"
+        elif words[4] == "train":
+            assert words[5] == "--pattern"
         else:
             assert words[4:6] in (["cpu-ratios", "--only"], ["host", "--only"])
             assert words[6] in (comparisons if words[4] == "cpu-ratios" else host.PATTERNS)

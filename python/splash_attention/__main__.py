@@ -40,7 +40,7 @@ def demo(
 
     Exit code 1 where losses or checks deviate beyond their tolerance, 2 where the text cannot be used.
     """
-    from .demo import run
+    from .demo.main import run
 
     console = Console()
     try:

@@ -1,4 +1,4 @@
-"""The commands whose problems are fixed or have names: run, table, scaling, host, metadata, 128k, ..."""
+"""The commands whose problems are fixed or have names: run, table, scaling, host, metadata, train, 128k, ..."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import torch
 import typer
 from rich.table import Table
 
-from . import catalogue, host, measure, metadata, named, problems, report, rows, run, scaling, tables, targets
+from . import catalogue, host, measure, metadata, named, problems, report, rows, run, scaling, tables, targets, train
 from .families import FAMILIES
 from .options import (
     AlphaOption,
+    BatchOption,
     Direction,
+    HeadsOption,
     LengthOption,
+    choice_of,
     chosen,
     command,
     dtype_for,
@@ -24,11 +27,15 @@ from .options import (
     sized,
     timed,
 )
-from .peers import PEERS
+from .peers import PEERS, choose
 from .problems import Sizes
 
 # On the CPU dense SDPA would take the better part of an hour; --peer sdpa asks for it.
+TRAINED = ("device", "peer", "out", "plot", "check")
 LONG_PEERS = {"cpu": ["splash"], "cuda": ["splash", "sdpa-cudnn"]}
+
+
+TrainedPattern = choice_of("TrainedPattern", train.PATTERNS)
 
 
 def register(app: typer.Typer) -> None:
@@ -62,6 +69,13 @@ def register(app: typer.Typer) -> None:
         "Device time of building block lists, for the forward and for both passes.",
         parameters(metadata_options) + _only(parameters(measured, timed), "device", "direction", "out", "rounds"),
         run_metadata,
+    )
+    command(
+        app,
+        "train",
+        "A GPT over bytes trained once a peer, from equal weights on equal batches: losses, and tokens a second.",
+        parameters(train_options) + _only(parameters(measured, timed), *TRAINED) + _seeded(),
+        run_train,
     )
     command(
         app,
@@ -220,6 +234,40 @@ def run_metadata(seq_len, device, direction, out, rounds):
     found = metadata.rows(seq_len, directions, where, rounds, screen)
     report.show(screen, found, metadata.COLUMNS, "Time to build metadata")
     report.finish(found, where, out)
+
+
+def train_options(
+    pattern: Annotated[TrainedPattern, typer.Option(help="Of the attention; streaming: sinks and a window.")] = (
+        TrainedPattern.causal
+    ),
+    sink: Annotated[int, typer.Option(min=0, help="First keys that streaming keeps.")] = 16,
+    window: Annotated[int, typer.Option(min=1, help="Last keys that streaming keeps.")] = 1024,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 1000,
+    batch: BatchOption = 8,
+    seq_len: LengthOption = 1024,
+    layers: Annotated[int, typer.Option(min=1, help="Of the model.")] = 12,
+    heads: HeadsOption = 12,
+    width: Annotated[int, typer.Option(min=1, help="Features of a position.")] = 768,
+    curves: Annotated[Path | None, typer.Option(help="CSV file to write every step's loss to.")] = None,
+):
+    """The model of `bench train`, and how long it is trained."""
+
+
+def run_train(pattern, curves, device, peer, out, plot, check, **values):
+    screen, where = report.console(), measure.pick_device(device)
+    dtype = dtype_for({"dtype": "auto"}, where.type)
+    setup = train.setup(pattern, dtype=dtype, **values)
+    chosen_peers = choose(peer or train.PEERS[pattern][where.type], where.type)
+    found = train.curves(setup, chosen_peers, where, check, screen)
+    options = {"pattern": pattern, **values, "device": where.type}
+    words = ["train", *(word for name, value in options.items() for word in problems.option_words(name, value))]
+    summary = train.rows(setup, found, words)
+    report.show(screen, summary, train.COLUMNS)
+    if curves:
+        report.write(curves, train.steps(setup, found))
+    if plot and found:
+        report.plot_losses(plot, {curve.peer: curve.losses for curve in found}, train.SMOOTH)
+    report.finish(summary, where, out)
 
 
 def long_table(out, plot, **values):

@@ -19,15 +19,16 @@ from .problems import Problem, Sizes
 from .run import Plan
 
 
-def _enum(name: str, values) -> type[Enum]:
+def choice_of(name: str, values) -> type[Enum]:
+    """What an option that takes one of `values` has for a type."""
     return Enum(name, {value: value for value in values}, type=str)
 
 
-Dtype = _enum("Dtype", ("auto", *problems.DTYPES))
-Device = _enum("Device", ("auto", "cpu", "cuda"))
-Direction = _enum("Direction", ("fwd", "bwd", "both"))
-Normalizer = _enum("Normalizer", NORMALIZERS)
-Inputs = _enum("Inputs", problems.INPUTS)
+Dtype = choice_of("Dtype", ("auto", *problems.DTYPES))
+Device = choice_of("Device", ("auto", "cpu", "cuda"))
+Direction = choice_of("Direction", ("fwd", "bwd", "both"))
+Normalizer = choice_of("Normalizer", NORMALIZERS)
+Inputs = choice_of("Inputs", problems.INPUTS)
 
 BatchOption = Annotated[int, typer.Option(min=1, help="Sequences.")]
 HeadsOption = Annotated[int, typer.Option(min=1, help="Query heads.")]

@@ -111,6 +111,30 @@ def plot_lines(path: Path, rows: list[dict], x: str, value: str, xlabel: str, la
     _save(figure, path)
 
 
+def plot_losses(path: Path, losses: dict[str, list[float]], smooth: int) -> None:
+    """Losses by peer over the steps; below, how far means of `smooth` of them are from the first peer's."""
+    figure = _figure(1, height=6)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    means = {}
+    for place, (peer, values) in enumerate(losses.items()):
+        top.plot(range(1, len(values) + 1), values, linewidth=3 / (1 + 2 * place), alpha=0.8, label=peer)
+        width = min(smooth, len(values))
+        means[peer] = torch.tensor(values, dtype=torch.float64).unfold(0, width, 1).mean(-1)
+    first, *others = means
+    for place, peer in enumerate(others, 1):
+        apart = means[peer] - means[first]
+        ends = range(len(losses[peer]) - len(apart) + 1, len(losses[peer]) + 1)
+        bottom.plot(ends, apart, color=f"C{place}", label=f"{peer} - {first}")
+    top.set_ylabel("loss, nats a byte")
+    top.legend()
+    bottom.axhline(0, color="black", linewidth=0.8)
+    bottom.set_ylabel(f"difference,\nmeans of {smooth}")
+    bottom.set_xlabel("step")
+    for axis in (top, bottom):
+        axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
 def _figure(panels: int, height: float):
     from matplotlib.figure import Figure
 

@@ -1,5 +1,1 @@
 """`python -m splash_attention demo`: a small language model trained on splash beside the reference."""
-
-from .main import run
-
-__all__ = ["run"]
