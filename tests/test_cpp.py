@@ -58,10 +58,11 @@ def test_headers_of_the_repository(name, tmp_path, capsys):
 
 
 @needs_compiler
-def test_calls_that_a_call_is_made_of(tmp_path, capsys):
-    kernels = ROOT / "kernels"
-    sources = kernels / "parts.cpp", kernels / "registry.cpp"
-    output = build_and_run(CPP / "test_parts.cpp", tmp_path, *sources, f"-I{ROOT}", f"-I{ROOT / 'include'}")
+@pytest.mark.parametrize("name", ["parts", "explain"])
+def test_sources_of_the_library_with_a_small_table(name, tmp_path, capsys):
+    """The calls that a call on a GPU is made of, and the texts of NoKernelError."""
+    sources = [ROOT / "kernels" / f"{source}.cpp" for source in (name, "registry")]
+    output = build_and_run(CPP / f"test_{name}.cpp", tmp_path, *sources, f"-I{ROOT}", f"-I{ROOT / 'include'}")
     with capsys.disabled():
         print(f"\n{output.strip()}")
     assert " 0 failed" in output

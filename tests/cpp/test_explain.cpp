@@ -1,0 +1,66 @@
+// The texts of NoKernelError, from a table as small as it can be: the nearest row, and all that differs from it.
+#include <string>
+
+#include "check.hpp"
+#include "kernels/registry.hpp"
+
+namespace splash::kernels {
+
+std::span<const PatternInfo> patterns() { return {}; }
+std::span<const NormalizerInfo> normalizers() {
+  static constexpr NormalizerInfo rows[] = {
+      {"softmax", "softmax", ""}, {"softmax_sink", "softmax_sink", "softmax"}, {"entmax", "entmax", ""}};
+  return rows;
+}
+std::span<const Instance> instances() {
+  static const Instance rows[] = {
+      {{Pass::forward, Arch::cpu, "any", "softmax", DType::float32, 0, 0}},
+      {{Pass::backward, Arch::cpu, "any", "entmax", DType::float32, 0, 0}},
+      {{Pass::forward, Arch::sm90, "any", "entmax", DType::bfloat16, 128, 0}},
+      {{Pass::forward, Arch::sm90, "any", "softmax_sink", DType::bfloat16, 128, 0}},
+      {{Pass::backward, Arch::sm90, "any", "softmax_sink", DType::bfloat16, 128, 0}},
+  };
+  return rows;
+}
+
+}  // namespace splash::kernels
+
+namespace {
+
+using namespace splash;
+using namespace splash::kernels;
+
+void check_text(const Key& key, const std::string& wanted) {
+  const std::string text = explain(key);
+  const bool ends = wanted.empty() ? text.empty() : text.ends_with(" differs: " + wanted);
+  check::that(ends, "'%s' does not end with '%s'", text.c_str(), wanted.c_str());
+}
+
+}  // namespace
+
+int main() {
+  const Key softmax{Pass::backward, Arch::sm90, "any", "softmax", DType::bfloat16, 64, 0};
+  const auto with = [&](auto change) {
+    Key key = softmax;
+    change(key);
+    return key;
+  };
+  check_text(softmax, "");  // softmax_sink computes it
+  check_text(with([](Key& key) { key.dtype = DType::float32; }), "dtype is float32, compiled is bfloat16");
+  check_text(with([](Key& key) { key.head_dim = 256; }), "head_dim is 256, compiled is 128");
+  check_text(with([](Key& key) { key.pass = Pass::forward, key.head_dim = 256; }), "head_dim is 256, compiled is 128");
+  check::that(
+      explain(with([](Key& key) { key.pass = Pass::forward, key.head_dim = 256; })).find("entmax") == std::string::npos,
+      "a row of entmax is no nearer to softmax than one of softmax_sink");
+  check_text(with([](Key& key) { key.dtype = DType::float32, key.head_dim = 256; }),
+             "dtype is float32, compiled is bfloat16, head_dim is 256, compiled is 128");
+  check_text(with([](Key& key) { key.arch = Arch(80); }), "arch is sm80, compiled is sm90");
+  for (const char* other : {"entmax", "elastic"}) {
+    const Key key = with([&](Key& key) { key.normalizer = other; });
+    check_text(key, std::string("normalizer is ") + other + ", compiled is softmax_sink");
+    const std::string start =
+        std::string("no compiled instance for backward on sm90, pattern any, normalizer ") + other;
+    check::that(explain(key).starts_with(start + ", bfloat16"), "'%s'", explain(key).c_str());
+  }
+  return check::summary("test_explain");
+}
