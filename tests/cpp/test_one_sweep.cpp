@@ -8,6 +8,7 @@
 #include "splash/normalizers/elastic.hpp"
 #include "splash/normalizers/entmax.hpp"
 #include "splash/normalizers/softmax_sink.hpp"
+#include "splash/normalizers/top_k.hpp"
 
 namespace {
 
@@ -16,6 +17,7 @@ using namespace splash::normalizers;
 
 static_assert(kOneSweepGradient<Softmax<float>> && kOneSweepGradient<SoftmaxSink<float>>);
 static_assert(!kOneSweepGradient<Entmax<float, SquareExponent>> && !kOneSweepGradient<Elastic<float>>);
+static_assert(!kOneSweepGradient<TopK<Softmax<float>>>);
 
 constexpr double kScale = 0.5;
 constexpr float kNothing = -math::kInfinity<float>;

@@ -66,7 +66,7 @@ struct RowNumbers {
 };
 
 template <class N>
-inline constexpr bool kOneSweepGradient = requires(const N& n) { n.row_numbers(0.0f, 0.0f, 0.0f); };
+inline constexpr bool kOneSweepGradient = !N::kScoreSweeps && requires(const N& n) { n.row_numbers(0.0f, 0.0f, 0.0f); };
 
 template <class N>
 SPLASH_HD N of_head(const N& n, int head) {

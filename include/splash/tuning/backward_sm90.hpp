@@ -47,7 +47,8 @@ constexpr BackwardSm90 backward_sm90(int head_dim, Gradients pass, bool simple) 
     case 192:
       return {2, 64, 2, 2, 1, 2, 4, 1, 208, 88, false, true};
     default:
-      return {2, 32, pass == Gradients::values ? 4 : 3, 2, 1, 2, 4, 1, 208, 88, false, true};
+      return {2,     32,  pass == Gradients::values ? 4 : 3, 2, 1, 2, 4, 1, simple ? 208 : 200, simple ? 88 : 104,
+              false, true};
   }
 }
 
