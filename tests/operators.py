@@ -17,9 +17,10 @@ def forward_arguments(case, device):
     encoded = case.pattern(case, device).encode(Extent(s.batch, s.heads, s.queries, s.keys, q.device))
     q_start = options["k_start"] + s.keys - s.queries if options["q_start"] is None else options["q_start"]
     scale = s.dim**-0.5 if options["scale"] is None else options["scale"]
+    normalizer = case.normalizer_of(case.parameters(device))
     packed = None, None, 0, 0
     positions = options["lengths"], options["kv_lengths"], *packed, q_start, options["k_start"]
-    arguments = q, k, v, *encoded, *case.normalizer.encode(), *positions, scale, False
+    arguments = q, k, v, *encoded, *normalizer.encode(), *positions, scale, False
     return dict(zip(FORWARD_NAMES, arguments, strict=True))
 
 

@@ -166,17 +166,27 @@ struct ProducerForwardSm90 {
   }
 
   /// The part of the keys that a split looks at: as many tiles each, from the first key that the rows keep on.
-  __device__ __forceinline__ void clip_columns(Work& work) const {
+  __device__ __forceinline__ void clip_columns(Work& work) {
     const int split = work.column_begin, end = work.frame.num_keys;
     work.column_begin = 0;
     work.column_end = end;
     if (split < 0 || row_begin(work) >= row_end(work)) return;
-    const int first = pattern_.next_column(work.frame, row_begin(work), row_end(work), 0) / Config::kKeys;
+    const int first = first_column(work) / Config::kKeys;
     const int tiles = (end + Config::kKeys - 1) / Config::kKeys - first;
     if (tiles <= 0) return;
     const int each = params.schedule.splits.quotient(tiles + params.schedule.splits.divisor - 1);
     work.column_begin = min((first + split * each) * Config::kKeys, end);
     work.column_end = min((first + (split + 1) * each) * Config::kKeys, end);
+  }
+
+  /// That the rows keep, of any query head that they meet.
+  __device__ __forceinline__ int first_column(const Work& work) {
+    int first = kEnd;
+    for (int member = 0; member < (Config::kKeyMajor ? params.geometry.group : 1); ++member) {
+      if constexpr (Config::kKeyMajor) pattern_.member = member;
+      first = min(first, pattern_.next_column(work.frame, row_begin(work), row_end(work), 0));
+    }
+    return first;
   }
 
   /// After a score sweep: whether the consumers want another one. Slots of three sweeps rotate, so that one is cleared

@@ -37,7 +37,7 @@ class WarpWalk {
   /// To the first tile from `from` on: the pattern may have changed.
   __device__ __forceinline__ void restart(int from) {
     live_ = 0;
-    if (row_begin_ >= row_end_) return;
+    if (row_begin_ >= row_end_ || from >= extent_) return;
     if constexpr (kBits) {
       bits_ = pattern_.has_tile_bits(frame_, size_);
       if (bits_) {
