@@ -61,16 +61,21 @@ def reference_gradients(case, tensors, kept, grad_statistic, parameters):
 def of_rounded_output(case, tensors, kept, parameters):
     """{dq, dk}: what the output's 16 bits may cost a device that forms delta = dO . O of it, as Flash Attention does.
 
-    PyTorch keeps the weights instead, whose rounding is 0 where a query has one key or two; delta's own error is
-    eps |dO O| there, and dS = P (dP - delta) passes it on to scale dS k and scale dS q.
+    PyTorch keeps the weights instead, whose rounding is 0 where a query has one key or two. An error of eps |dO O| in
+    delta is scale sum_j P_j k_j as much in dq, and scale P_j q as much in dk.
     """
     q, k, v, grad = (t.double() for t in tensors)
     normalizer = case.normalizer_of([p.double() for p in parameters])
-    out = reference_attention(q, k, v, sa.ElementMask(kept), normalizer, scale=case.scale)
-    scale = abs(case.shape.dim**-0.5 if case.scale is None else case.scale)
-    delta = torch.finfo(tensors[0].dtype).eps * (out * grad).norm(dim=-1)
-    largest = scale * delta.max().item() if delta.numel() else 0.0
-    return {name: largest * t.abs().max().item() if t.numel() else 0.0 for name, t in (("dq", k), ("dk", q))}
+    out, mean_key = (
+        reference_attention(q, k, values, sa.ElementMask(kept), normalizer, scale=case.scale)[0] for values in (v, k)
+    )
+    if not kept.any():
+        return {}
+    scale = case.shape.dim**-0.5 if case.scale is None else case.scale
+    scores = (scale * q @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).mT).masked_fill(~kept, -torch.inf)
+    largest_weight = scores.softmax(-1).nan_to_num(0).amax(-1, keepdim=True)
+    delta = abs(scale) * torch.finfo(tensors[0].dtype).eps * (out * grad).norm(dim=-1, keepdim=True)
+    return {"dq": (delta * mean_key.abs()).max().item(), "dk": (delta * largest_weight * q.abs()).max().item()}
 
 
 def compare(got, exact, same, record_error, device, features=(), prefix="", more=None):
