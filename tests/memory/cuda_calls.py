@@ -65,18 +65,34 @@ def sequences():
     yield packed("empty-ends", "dilated&window", (1, 1), dim=32)
 
 
+def both_passes(function, qkv, grad, parameters, trains):
+    """function(q, k, v, *parameters) -> out, and its gradients where there are any."""
+    leaves = [t.detach().requires_grad_(trains) for t in (*qkv, *parameters)]
+    out = function(*leaves)
+    if trains:
+        torch.autograd.grad(out, leaves, grad)
+
+
 def run(device="cuda"):
-    """Makes every call; returns how many there were."""
+    """Makes every call, forward and backward; returns how many there were."""
     count = 0
     for case in dense():
-        tensors, pattern = case.inputs(device)[:3], case.full_pattern(device)
-        normalizer = case.normalizer_of(case.parameters(device))
-        sa.attention(*tensors, pattern, normalizer, **case.options(device))
+        *qkv, grad = case.inputs(device)
+        pattern, options = case.full_pattern(device), case.options(device)
+
+        def attention(q, k, v, *parameters, case=case, pattern=pattern, options=options):
+            return sa.attention(q, k, v, pattern, case.normalizer_of(parameters), **options)
+
+        both_passes(attention, qkv, grad, case.parameters(device), case.trains_on_gpu)
         count += 1
     for problem in sequences():
         case, ends = problem.case, problem.ends(device)
-        tokens = [t[0].transpose(0, 1) for t in case.inputs(device)[:3]]
-        normalizer = case.normalizer_of(case.parameters(device))
-        sa.attention_varlen(*tokens, *ends, *problem.longest, case.full_pattern(device), normalizer)
+        *tokens, grad = (t[0].transpose(0, 1) for t in case.inputs(device))
+
+        def attention(q, k, v, *parameters, case=case, ends=ends, longest=problem.longest):
+            normalizer = case.normalizer_of(parameters)
+            return sa.attention_varlen(q, k, v, *ends, *longest, case.full_pattern(device), normalizer)
+
+        both_passes(attention, tokens, grad, case.parameters(device), case.trains_on_gpu)
         count += 1
     return count
