@@ -5,15 +5,19 @@ first of equal weak symbols. So each weak symbol of the higher sets must carry t
 lowest one, whose objects come first.
 """
 
+import re
 import subprocess
 import sys
+
+# An address of 16 digits or blanks, the kind of a symbol, its name; other lines are names of files.
+WEAK = re.compile(r"[0-9a-f ]{16} [WVu] (.+)")
 
 
 def weak_symbols(objects: list[str]) -> set[str]:
     listing = subprocess.run(
         ["nm", "--defined-only", "-C", *objects], capture_output=True, text=True, check=True
     ).stdout
-    return {line.split(" ", 2)[2] for line in listing.splitlines() if line[17:18] in {"W", "V", "u"}}
+    return {found[1] for line in listing.splitlines() if (found := WEAK.match(line))}
 
 
 def main(arguments: list[str]) -> int:
