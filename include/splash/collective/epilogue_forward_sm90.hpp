@@ -2,12 +2,8 @@
 // workspace.
 #pragma once
 
-#include <cutlass/numeric_conversion.h>
-#include <cute/arch/copy_sm90.hpp>
-#include <cute/arch/copy_sm90_tma.hpp>
-
 #include "splash/collective/config_forward_sm90.hpp"
-#include "splash/collective/fragment_sm90.hpp"
+#include "splash/collective/store_rows_sm90.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {
@@ -108,19 +104,6 @@ struct EpilogueForwardSm90 {
   }
 
  private:
-  static SPLASH_HD float scaled(float value, float factor) { return factor == 0.0f ? 0.0f : value * factor; }
-
-  /// Two neighbouring columns of a row as elements.
-  template <class Accumulator>
-  __device__ __forceinline__ static uint32_t pair_of(const Accumulator& output, int r, int c,
-                                                     const float (&factor)[kFragmentRows]) {
-    cutlass::NumericArrayConverter<Element, float, 2> convert;
-    const cutlass::Array<float, 2> pair{scaled(output(accumulator_register(r, c)), factor[r]),
-                                        scaled(output(accumulator_register(r, c + 1)), factor[r])};
-    const cutlass::Array<Element, 2> converted = convert(pair);
-    return reinterpret_cast<const uint32_t&>(converted);
-  }
-
   template <class Accumulator>
   __device__ __forceinline__ static void store_partial(const Output& to, const Work& work, int group, int thread,
                                                        const Accumulator& output,
@@ -148,14 +131,7 @@ struct EpilogueForwardSm90 {
     Tensor sO = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{})(
         _, _, buffer * Config::kConsumers + group);  // (64, D)
     CUTE_STATIC_ASSERT_V(size<0>(sO) == _64{});
-    // Four 8 x 8 matrices a stmatrix: rows 0 to 7 and 8 to 15 of the warp, of two neighbouring blocks of 8 columns.
-    const int lane = thread & 31;
-    const int row = (thread >> 5) * 16 + (lane & 15), column = (lane >> 4) * 8;
-    CUTE_UNROLL
-    for (int block = 0; block < Config::kHeadDim / 8; block += 2)
-      SM90_U32x4_STSM_N::copy(pair_of(output, 0, 2 * block, factor), pair_of(output, 1, 2 * block, factor),
-                              pair_of(output, 0, 2 * block + 2, factor), pair_of(output, 1, 2 * block + 2, factor),
-                              *reinterpret_cast<uint128_t*>(&sO(row, column + 8 * block)));
+    stage_rows(sO, thread, output, factor);
     const int first = work.row_begin + 64 * group;
     if (packed_sequences) {
       cutlass::arch::NamedBarrier::sync(128, kStore + group);
