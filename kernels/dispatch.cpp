@@ -181,11 +181,22 @@ Status run_on_gpu(ForwardArguments& arguments, const NormalizerInfo& normalizer,
 
 Status run_on_gpu(BackwardArguments& arguments, const NormalizerInfo& normalizer, Arch arch,
                   const Execution& execution) {
-  // Heads of a group share gradients of keys, so all heads run at once.
-  if (const std::vector<AttentionInputs> calls = split_heads(arguments.in); calls.size() == 1) arguments.in = calls[0];
-  fold_residues(arguments.in);
-  add_hints(arguments.in);
-  return run_whole(Pass::backward, arguments, normalizer, arch, execution);
+  const auto runs = [&](const AttentionInputs& in) {
+    return find_first(candidates(Pass::backward, arch, in, normalizer)) != nullptr;
+  };
+  const std::vector<GradientPart> calls = split_gradients(arguments.in, runs);
+  const TensorView& q = arguments.in.q;
+  if (const int64_t bytes = 8 * q.shape[0] * q.shape[1] * q.shape[2]; calls.size() > 1 && bytes && execution.allocate)
+    arguments.numbers = execution.allocate(execution.allocate_context, bytes);
+  for (const GradientPart& call : calls) {
+    arguments.in = call.in;
+    arguments.adds_queries = call.adds_queries;
+    arguments.adds_keys = call.adds_keys;
+    add_hints(arguments.in);
+    if (Status status = run_whole(Pass::backward, arguments, normalizer, arch, execution); !status.ok()) return status;
+    arguments.first = false;
+  }
+  return {};
 }
 
 template <class Arguments, class Check>

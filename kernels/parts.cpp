@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "splash/core/head_groups.hpp"
 #include "splash/patterns/concept.hpp"
 
 namespace splash::kernels {
@@ -48,6 +49,32 @@ AttentionInputs of_heads(const AttentionInputs& in, const HeadRange& heads) {
     term.kind = pattern_kind(name);
   }
   return own;
+}
+
+/// The calls of split_heads, and for each whether those before it have written the gradients of its keys; the call as
+/// it is where they share some of its keys only, or where its heads are spread over the groups in no simple way.
+std::vector<GradientPart> split_heads_by_group(const AttentionInputs& in) {
+  std::vector<GradientPart> calls;
+  const int64_t heads = in.q.shape[1], kv_heads = in.k.shape[1];
+  std::vector<bool> written(size_t(kv_heads), false);
+  for (const AttentionInputs& own : split_heads(in)) {
+    if (own.heads.count == 0) return {{own}};
+    const HeadGroups groups = groups_of(own.heads, heads, heads / kv_heads);
+    int64_t before = 0;
+    for (int64_t n = 0; n < groups.count; ++n) {
+      std::vector<bool>::reference seen = written[size_t(groups.first + n * groups.step)];
+      before += seen;
+      seen = true;
+    }
+    if (groups.count == 0 || (before > 0 && before < groups.count)) return {{in}};
+    calls.push_back({own, false, before > 0});
+  }
+  return calls;
+}
+
+/// Tiles of 64 and of 128 keys are whole runs, or parts of one.
+bool runs_fill_tiles(const KeyRuns& runs) {
+  return runs.length == 0 || 64 % runs.length == 0 || runs.length % 128 == 0;
 }
 
 }  // namespace
@@ -114,6 +141,23 @@ std::vector<AttentionInputs> split_keys(const AttentionInputs& in) {
     call.pattern.terms[0].kind = pattern_kind(parts[n].pattern);
     call.residues = parts[n].residues;
     call.key_runs = parts[n].key_runs;
+  }
+  return calls;
+}
+
+std::vector<GradientPart> split_gradients(const AttentionInputs& in,
+                                          const std::function<bool(const AttentionInputs&)>& runs) {
+  std::vector<GradientPart> calls;
+  for (GradientPart& own : split_heads_by_group(in)) {
+    fold_residues(own.in);
+    std::vector<AttentionInputs> parts;
+    if (own.in.residues == 1) parts = split_keys(own.in);
+    const auto fits = [&](const AttentionInputs& part) { return runs_fill_tiles(part.key_runs) && runs(part); };
+    if (parts.empty() || !std::all_of(parts.begin(), parts.end(), fits)) parts = {own.in};
+    // The first one writes the gradients of all keys; runs are some of them.
+    std::stable_partition(parts.begin(), parts.end(),
+                          [](const AttentionInputs& part) { return part.key_runs.length == 0; });
+    for (size_t n = 0; n < parts.size(); ++n) calls.push_back({parts[n], n > 0, n > 0 || own.adds_keys});
   }
   return calls;
 }

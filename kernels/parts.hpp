@@ -2,6 +2,7 @@
 // each in the layout that serves it best.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "kernels/registry.hpp"
@@ -20,6 +21,17 @@ std::vector<AttentionInputs> split_heads(const AttentionInputs& in);
 /// adds up once they share the rows' statistics. Each call covers all rows, those that keep the most keys come first.
 /// Empty where the pattern is better left whole.
 std::vector<AttentionInputs> split_keys(const AttentionInputs& in);
+
+/// One of the calls that gradients are made of, which adds to what those before it found.
+struct GradientPart {
+  AttentionInputs in;
+  bool adds_queries = false, adds_keys = false;
+};
+
+/// With the statistics of whole rows, the gradients of disjoint scores add up: the calls of split_heads and of
+/// split_keys, in the order in which they have to run. `runs` says whether there is an instance for a call.
+std::vector<GradientPart> split_gradients(const AttentionInputs& in,
+                                          const std::function<bool(const AttentionInputs&)>& runs);
 
 /// A dilated pattern, alone or with bands, as a window within each class of positions.
 void fold_residues(AttentionInputs& in);

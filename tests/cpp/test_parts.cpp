@@ -156,6 +156,13 @@ struct Counts {
         rows(size_t(in.q.shape[0] * heads * queries)) {}
 };
 
+/// Row of the tensor of key c of a problem.
+int64_t key_row(const AttentionInputs& in, const collective::Place& keys, int64_t c) {
+  const KeyRuns& runs = in.key_runs;
+  return runs.length > 0 ? runs.first + c / runs.length * runs.step + c % runs.length
+                         : (keys.outer + c) * in.residues + keys.inner;
+}
+
 /// As the blocks of threads of a kernel go over their pieces.
 void walk(const AttentionInputs& in, Counts& counts) {
   const device::Blocks blocks{128, 64, 132};
@@ -177,11 +184,38 @@ void walk(const AttentionInputs& in, Counts& counts) {
       if (query >= frame.num_queries) continue;
       for (int c = 0; c < frame.num_keys; ++c) {
         if (!pattern.keep(frame, query, c)) continue;
-        const KeyRuns& runs = in.key_runs;
-        const int64_t column = runs.length > 0 ? runs.first + c / runs.length * runs.step + c % runs.length
-                                               : int64_t(work.keys.outer + c) * step + work.keys.inner;
+        const int64_t column = key_row(in, work.keys, c);
         if (check::that(column >= 0 && column < counts.keys, "column %d outside of the tensor", int(column)))
           ++counts.kept[size_t(row * counts.keys + column)];
+      }
+    }
+  }
+}
+
+/// As a sweep of the backward whose rows are keys goes over its pieces. Rows are counted once for each key/value head.
+void walk_keys(const AttentionInputs& in, Counts& counts) {
+  const device::Blocks blocks{128, 64, 132};
+  const collective::Geometry geometry = device::make_geometry(in, true, false);
+  const collective::Schedule schedule = device::make_schedule(in, geometry, blocks, false);
+  const Any pattern = Any::from(in.pattern);
+  for (int index = 0; index < schedule.items; ++index) {
+    collective::Work work;
+    collective::make_work(work, geometry, schedule, blocks.rows, index);
+    const int64_t batch = in.positions.cu_queries ? 0 : work.frame.batch;
+    for (int r = work.row_begin; r < std::min(work.row_begin + blocks.rows, work.row_count); ++r) {
+      const int64_t key = collective::row_at(geometry, work.queries, r);
+      if (!check::that(key == key_row(in, work.queries, r) && key >= 0 && key < counts.keys, "key %d", int(key)))
+        continue;
+      ++counts.rows[size_t((batch * in.k.shape[1] + work.frame.head / geometry.group) * counts.keys + key)];
+      if (r >= work.frame.num_queries) continue;
+      for (int member = 0; member < geometry.members_end; member += geometry.member_step) {
+        Frame frame = transposed(work.frame);
+        frame.head += member;
+        for (int query = 0; query < frame.num_queries; ++query) {
+          if (!pattern.keep(frame, query, r)) continue;
+          const int64_t row = int64_t(work.keys.outer + query) * in.residues + work.keys.inner;
+          ++counts.kept[size_t(((batch * counts.heads + frame.head) * counts.queries + row) * counts.keys + key)];
+        }
       }
     }
   }
@@ -222,6 +256,51 @@ int check_call(const Call& call) {
   return calls;
 }
 
+/// The calls that gradients are made of: by queries and by keys, each score once, and no sum begins with what nobody
+/// wrote.
+int check_gradients(const Call& call) {
+  AttentionInputs whole = call.in;
+  whole.pattern = kernels::fold_bands(whole.pattern);
+  Counts wanted(whole), of_queries(whole), of_keys(whole);
+  walk(whole, wanted);
+  std::vector<int> key_rows(size_t(whole.k.shape[0] * whole.k.shape[1] * whole.k.shape[2]));
+  Counts all_keys(whole);
+  all_keys.rows = key_rows;
+  walk_keys(whole, all_keys);
+  check::that(all_keys.kept == wanted.kept, "%s: kept scores by keys", call.name.c_str());
+  std::vector<int> query_rows(wanted.rows.size());
+  const auto calls = kernels::split_gradients(whole, [](const AttentionInputs&) { return true; });
+  for (const kernels::GradientPart& part : calls) {
+    Counts queries(whole), keys(whole);
+    keys.rows.assign(key_rows.size(), 0);
+    walk(part.in, queries);
+    walk_keys(part.in, keys);
+    const auto merge = [&](std::vector<int>& written, const Counts& own, bool adds, const char* what) {
+      bool right = true;
+      for (size_t n = 0; n < written.size(); ++n) {
+        if (own.rows[n]) right &= own.rows[n] == 1 && (written[n] > 0) == adds;
+        written[n] += own.rows[n];
+      }
+      check::that(right, "%s: %s written twice, or added to nothing", call.name.c_str(), what);
+    };
+    merge(query_rows, queries, part.adds_queries, "queries");
+    merge(key_rows, keys, part.adds_keys, "keys");
+    for (size_t n = 0; n < wanted.kept.size(); ++n) {
+      of_queries.kept[n] += queries.kept[n];
+      of_keys.kept[n] += keys.kept[n];
+    }
+  }
+  const auto all_written = [](const std::vector<int>& written, const Counts& all) {
+    for (size_t n = 0; n < written.size(); ++n)
+      if (all.rows[n] > 0 && written[n] == 0) return false;
+    return true;
+  };
+  check::that(all_written(query_rows, wanted) && all_written(key_rows, all_keys), "%s: rows", call.name.c_str());
+  check::that(of_queries.kept == wanted.kept, "%s: scores of queries differ", call.name.c_str());
+  check::that(of_keys.kept == wanted.kept, "%s: scores of keys differ", call.name.c_str());
+  return int(calls.size());
+}
+
 void check_counts() {
   const auto parts = [](const char* name, std::initializer_list<int64_t> ints, int64_t keys) {
     Call call;
@@ -242,8 +321,13 @@ void check_counts() {
 
 int main() {
   check_counts();
-  int several = 0;
-  for (unsigned seed = 0; seed < 600; ++seed) several += check_call(random_call(seed)) > 1;
+  int several = 0, gradients = 0;
+  for (unsigned seed = 0; seed < 600; ++seed) {
+    const Call call = random_call(seed);
+    several += check_call(call) > 1;
+    gradients += check_gradients(call) > 1;
+  }
   check::that(several > 150, "%d calls of several parts", several);
+  check::that(gradients > 120, "%d gradients of several parts", gradients);
   return check::summary("parts");
 }

@@ -26,13 +26,14 @@ struct OutputBackwardSm90 {
   float* partial_dots;  ///< (split items, tile rows), where `dots`
   float* dots;          ///< (B, Hq, Nq), or nullptr: sum P dP of each query
   int split_items, head_dim;
+  bool adds;  ///< to what the tensors hold
 
   SPLASH_HD Element* at(int output, const Geometry& geometry, const Work& work, int index) const {
     const GradientTensor<Element>& to = gradients[output];
     const int batch = geometry.packed_sequences() ? 0 : work.frame.batch;
     const int head = geometry.key_major ? work.frame.head / geometry.group : work.frame.head;
-    const int64_t row = int64_t(work.queries.outer + index) * geometry.residues.divisor + work.queries.inner;
-    return to.data + batch * to.batch_stride + head * to.head_stride + row * to.row_stride;
+    return to.data + batch * to.batch_stride + head * to.head_stride +
+           row_at(geometry, work.queries, index) * to.row_stride;
   }
 };
 
@@ -42,7 +43,7 @@ struct EpilogueBackwardSm90 {
   using Output = OutputBackwardSm90<Element>;
 
   /// By one consumer warp group, whose part of the tiles of rows in shared memory is free by now. Rows that are padding
-  /// are written as zeros, rows outside the problem not at all. On return the tiles may be loaded again.
+  /// are zeros, rows outside the problem are not written at all. On return the tiles may be loaded again.
   template <class Accumulator>
   __device__ __forceinline__ static void store(const Output& to, const MapsBackwardSm90& maps,
                                                typename Config::SharedStorage& shared, const Geometry& geometry,
@@ -61,7 +62,7 @@ struct EpilogueBackwardSm90 {
       };
       if constexpr (Config::kFirst) store_one(0, out1);
       if constexpr (Config::kSecond) store_one(Config::kOutputs - 1, out2);
-    } else {
+    } else if (work.any || !to.adds) {
       if constexpr (Config::kFirst) stage(to, shared, work, 0, buffer, group, thread, out1);
       if constexpr (Config::kSecond) stage(to, shared, work, Config::kOutputs - 1, buffer, group, thread, out2);
       send(to, maps, shared, geometry, work, buffer, group, thread);
@@ -92,7 +93,7 @@ struct EpilogueBackwardSm90 {
   }
 
   /// By TMA, which leaves out what lies outside of the tensor; rows of packed sequences, which end inside of it, 16
-  /// bytes a thread.
+  /// bytes a thread. Nobody else adds to these rows, so that sums repeat bit for bit.
   __device__ __forceinline__ static void send(const Output& to, const MapsBackwardSm90& maps,
                                               typename Config::SharedStorage& shared, const Geometry& geometry,
                                               const Work& work, int buffer, int group, int thread) {
@@ -100,7 +101,7 @@ struct EpilogueBackwardSm90 {
     if (geometry.packed_sequences()) {
       cutlass::arch::NamedBarrier::sync(128, kStore + group);
       for (int output = 0; output < Config::kOutputs; ++output)
-        copy_rows<Config::kHeadDim>(tile_of(shared, output, buffer, group), thread, to.head_dim, [&](int row) {
+        copy_rows<Config::kHeadDim>(tile_of(shared, output, buffer, group), thread, to.head_dim, to.adds, [&](int row) {
           return first + row < work.row_count ? to.at(output, geometry, work, first + row) : nullptr;
         });
       cutlass::arch::fence_view_async_shared();
@@ -111,15 +112,20 @@ struct EpilogueBackwardSm90 {
     if (thread != 0 || first >= work.row_count) return;
     const bool later = work.queries.inner >= maps.long_query_classes;
     const int head = Config::kKeyMajor ? work.frame.head / geometry.group : work.frame.head;
+    const int inner = work.queries.inner - (later ? maps.long_query_classes : 0);
+    const Place at = Config::kKeyMajor ? key_place(geometry, {work.queries.outer, inner}, first)
+                                       : Place{work.queries.outer + first, inner};
     CUTE_UNROLL
     for (int output = 0; output < Config::kOutputs; ++output) {
       CUTE_UNROLL
-      for (int c = 0; c < Config::kHeadDim; c += Config::kBoxColumns)
-        SM90_TMA_STORE_5D::copy(
-            &maps.out[output][later],
-            shared.q.begin() + Config::row_tile(output, buffer, group) * 64 * Config::kHeadDim + c * 64, c,
-            work.queries.inner - (later ? maps.long_query_classes : 0), work.queries.outer + first, head,
-            work.frame.batch);
+      for (int c = 0; c < Config::kHeadDim; c += Config::kBoxColumns) {
+        const auto* map = &maps.out[output][later];
+        const auto* rows = shared.q.begin() + Config::row_tile(output, buffer, group) * 64 * Config::kHeadDim + c * 64;
+        if (to.adds)
+          SM90_TMA_REDUCE_ADD_5D::copy(map, rows, c, at.inner, at.outer, head, work.frame.batch);
+        else
+          SM90_TMA_STORE_5D::copy(map, rows, c, at.inner, at.outer, head, work.frame.batch);
+      }
     }
     tma_store_arrive();
   }

@@ -143,8 +143,8 @@ struct ProducerForwardSm90 {
   /// Key-major, the query heads of a group follow each other: on to the first tile of the next one that has any.
   __device__ __forceinline__ void seek_member(Walk& walk, const Work& work) {
     if constexpr (Config::kKeyMajor)
-      while (walk.done() && pattern_.member + 1 < params.geometry.group) {
-        ++pattern_.member;
+      while (walk.done() && pattern_.member + params.geometry.member_step < params.geometry.members_end) {
+        pattern_.member += params.geometry.member_step;
         walk.restart(work.column_begin);
       }
   }
@@ -182,7 +182,8 @@ struct ProducerForwardSm90 {
   /// That the rows keep, of any query head that they meet.
   __device__ __forceinline__ int first_column(const Work& work) {
     int first = kEnd;
-    for (int member = 0; member < (Config::kKeyMajor ? params.geometry.group : 1); ++member) {
+    const int step = Config::kKeyMajor ? params.geometry.member_step : 1;
+    for (int member = 0; member < (Config::kKeyMajor ? params.geometry.members_end : 1); member += step) {
       if constexpr (Config::kKeyMajor) pattern_.member = member;
       first = min(first, pattern_.next_column(work.frame, row_begin(work), row_end(work), 0));
     }
@@ -217,19 +218,21 @@ struct ProducerForwardSm90 {
     const auto& maps = params.maps;
     const bool later = work.queries.inner >= maps.long_query_classes;
     full.arrive_and_expect_tx(Config::kRowTensors * Config::kBytesQ);
-    const int inner = work.queries.inner - (later ? maps.long_query_classes : 0);
+    const Place first{work.queries.outer, work.queries.inner - (later ? maps.long_query_classes : 0)};
     for (int w = 0; w < Config::kConsumers; ++w) {
-      const int outer = work.queries.outer + query_of(work.row_begin + 64 * w);
+      const int row = query_of(work.row_begin + 64 * w);
+      const Place at =
+          Config::kKeyMajor ? key_place(params.geometry, first, row) : Place{first.outer + row, first.inner};
       for (int t = 0; t < Config::kRowTensors; ++t) {
         const auto rows = maps.rows(t);
         load<64>(&rows.map[later], full, shared.q.begin() + Config::row_tile(t, q.slot(), w) * 64 * Config::kHeadDim,
-                 inner, outer, row_head(work) * rows.fold_head, batch_of(work) * rows.fold_batch,
+                 at.inner, at.outer, row_head(work) * rows.fold_head, batch_of(work) * rows.fold_batch,
                  TMA::CacheHintSm90::EVICT_FIRST);
       }
       if constexpr (requires { maps.out; })
         if (params.accumulate)
           for (int c = 0; c < Config::kHeadDim; c += Config::kBoxColumns)
-            SM90_TMA_LOAD_5D::PREFETCH::copy(&maps.out[later], c, inner, outer, row_head(work), batch_of(work));
+            SM90_TMA_LOAD_5D::PREFETCH::copy(&maps.out[later], c, at.inner, at.outer, row_head(work), batch_of(work));
     }
   }
 
@@ -247,11 +250,10 @@ struct ProducerForwardSm90 {
                              head, batch);
   }
 
-  /// Where the maps have the tile of keys that begins at column `begin`.
+  /// Where the maps have the tile that begins at column `begin`.
   __device__ __forceinline__ Place place_of(int outer, int inner, int begin) const {
-    if (params.geometry.keys_in_runs == 0) return {outer + begin, inner};
-    const int run = params.geometry.run_length.quotient(begin);
-    return {run, begin - run * params.geometry.run_length.divisor};
+    if constexpr (Config::kKeyMajor) return {outer + begin, inner};
+    return key_place(params.geometry, {outer, inner}, begin);
   }
 
   /// One copy of the walk serves both kinds of sweeps: the patterns' code is long.

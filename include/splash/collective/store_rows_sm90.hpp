@@ -57,16 +57,32 @@ __device__ __forceinline__ void stage_rows(Tile&& tile, int thread, const Accumu
         *reinterpret_cast<cute::uint128_t*>(&tile(row, column + 8 * block)));
 }
 
-/// Staged rows to global memory, 16 bytes a thread: address(row) is where row begins, nullptr where it goes nowhere.
+/// 16 bytes of elements, each a + b.
+template <class Element>
+__device__ __forceinline__ uint4 sum_of(const uint4& a, const uint4& b) {
+  uint4 sum;
+  CUTE_UNROLL
+  for (int n = 0; n < 16 / int(sizeof(Element)); ++n)
+    reinterpret_cast<Element*>(&sum)[n] =
+        Element(float(reinterpret_cast<const Element*>(&a)[n]) + float(reinterpret_cast<const Element*>(&b)[n]));
+  return sum;
+}
+
+/// Staged rows to global memory, or added to what is there, 16 bytes a thread: address(row) is where row begins,
+/// nullptr where it goes nowhere.
 template <int HeadDim, class Tile, class Address>
-__device__ __forceinline__ void copy_rows(const Tile& tile, int thread, int head_dim, const Address& address) {
+__device__ __forceinline__ void copy_rows(const Tile& tile, int thread, int head_dim, bool adds,
+                                          const Address& address) {
   using Element = typename Tile::value_type;
   constexpr int kChunk = 16 / int(sizeof(Element)), kChunks = HeadDim / kChunk;
 #pragma unroll 1
   for (int n = thread; n < 64 * kChunks; n += 128) {
     const int row = n / kChunks, column = n % kChunks * kChunk;
     Element* to = column < head_dim ? address(row) : nullptr;
-    if (to) *reinterpret_cast<uint4*>(to + column) = *reinterpret_cast<const uint4*>(&tile(row, column));
+    if (!to) continue;
+    uint4& there = *reinterpret_cast<uint4*>(to + column);
+    const uint4& own = *reinterpret_cast<const uint4*>(&tile(row, column));
+    there = adds ? sum_of<Element>(there, own) : own;
   }
 }
 

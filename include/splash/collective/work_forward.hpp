@@ -9,9 +9,10 @@ namespace collective {
 
 /// How the rows and columns of the tensors are dealt out to problems of their own.
 /// residues > 1: a problem is one class of positions modulo `residues` of one head (Dilated).
-/// keys_in_runs > 0: columns are those of KeyRuns, so many of them in all.
+/// keys_in_runs > 0: keys are those of KeyRuns, so many of them in all.
 /// pack() > 1: a problem is all query heads of one key/value head; its rows are (query, head), the head running faster.
-/// key_major: keys are the rows and queries the columns, of all query heads of one key/value head (backward).
+/// key_major: keys are the rows and queries the columns (backward), of the query heads of one key/value head: the
+/// problem's first head, and those at multiples of member_step before members_end from there.
 struct Geometry {
   Positions positions;
   int batches;  ///< packed sequences are batch entries
@@ -21,7 +22,9 @@ struct Geometry {
   patterns::FastDivide residues{1};
   int log2_pack = 0;
   int first_head = 0, head_step = 1;  ///< of a problem's first head to that of the next
+  int member_step = 1, members_end = 1;
   int keys_in_runs = 0;
+  int first_run = 0, run_step = 0;  ///< rows of the tensor
   patterns::FastDivide run_length{1};
   patterns::FastDivide problems_a_batch{1};
 
@@ -122,9 +125,29 @@ SPLASH_HD void make_work(Work& work, const Geometry& geometry, const Schedule& s
   work.queries = queries;
   work.keys = keys;
   work.columns_inside = class_count(geometry.num_columns(), keys.inner, residues) - keys.outer;
-  if (geometry.keys_in_runs > 0) work.frame.num_keys = work.columns_inside = geometry.keys_in_runs;
+  if (geometry.keys_in_runs > 0) {
+    if (geometry.key_major)
+      work.frame.num_queries = work.row_count = geometry.keys_in_runs;
+    else
+      work.frame.num_keys = work.columns_inside = geometry.keys_in_runs;
+  }
   work.partial = item.split < 0 ? -1 : index;
   work.column_begin = item.split;  // the split, until the pattern says where the keys begin
+}
+
+/// Where the maps have key n of a problem whose keys lie at `place`.
+SPLASH_HD Place key_place(const Geometry& geometry, const Place& place, int n) {
+  if (geometry.keys_in_runs == 0) return {place.outer + n, place.inner};
+  const int run = geometry.run_length.quotient(n);
+  return {run, n - run * geometry.run_length.divisor};
+}
+
+/// Row of the tensor of row n of a problem whose rows lie at `place`.
+SPLASH_HD int64_t row_at(const Geometry& geometry, const Place& place, int n) {
+  if (!geometry.key_major || geometry.keys_in_runs == 0)
+    return int64_t(place.outer + n) * geometry.residues.divisor + place.inner;
+  const Place at = key_place(geometry, place, n);
+  return geometry.first_run + int64_t(at.outer) * geometry.run_step + at.inner;
 }
 
 /// Where query n of a problem that lies at `place` stands in (B, Hq, Nq) tensors.

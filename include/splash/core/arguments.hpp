@@ -132,6 +132,13 @@ struct BackwardArguments {
   TensorView grad_statistic;         ///< (B, Hq, Nq) contiguous; data == nullptr where there is none
   TensorView grad_q, grad_k, grad_v;
   TensorView grad_parameters[kMaxParameters];  ///< contiguous, like in.normalizer.parameters
+  /// The gradients of these queries, and of their normalizer's parameters, hold what other keys give, and this call
+  /// adds to them; the same of keys and other queries. Set by the dispatcher; CUDA only, as are:
+  bool adds_queries = false, adds_keys = false;
+  /// Several calls that share the forward's results share what they make of those, too: 8 bytes a query and head in
+  /// device memory, which the first one writes. nullptr: each makes its own.
+  void* numbers = nullptr;
+  bool first = true;  ///< no call before it belongs to the same gradients
 };
 
 /// Result of a host call. `reason` is a static or thread-local string that stays valid until the next call.

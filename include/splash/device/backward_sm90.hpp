@@ -22,6 +22,9 @@ namespace device {
 inline Status can_run_backward_sm90(const BackwardArguments& args, int head_dim) {
   if (args.in.q.shape[3] > head_dim || args.in.q.shape[3] % 8)
     return {StatusCode::no_kernel, "the head dimension must be a multiple of 8 and at most that of the instance"};
+  // Rows of 64 keys, and tiles of more where they are columns.
+  if (const KeyRuns& runs = args.in.key_runs; !runs_fill_tiles(runs, 64) || !runs_fill_tiles(runs, 128))
+    return {StatusCode::no_kernel, "the runs of keys do not fill the tiles of the instance"};
   static thread_local char reason[160];
   const char* names[] = {"q", "k", "v", "out", "grad_out", "grad_q", "grad_k", "grad_v"};
   const TensorView* views[] = {&args.in.q,     &args.in.k,   &args.in.v,   &args.out,
@@ -80,8 +83,17 @@ bool encode_maps(collective::MapsBackwardSm90& maps, const BackwardArguments& ar
   const auto encode = [&](CUtensorMap(&map)[2], const MapView& tensor, int rows) {
     return encode_class_maps(map, type, tensor, classes, Config::kBoxColumns, rows);
   };
-  return encode(maps.a[0], a[0], 64) && encode(maps.a[1], a[1], 64) && encode(maps.k, k, Config::kKeys) &&
-         encode(maps.v, v, Config::kKeys) && encode(maps.out[0], out[0], 64) && encode(maps.out[1], out[1], 64);
+  const KeyRuns& runs = args.in.key_runs;
+  const auto encode_rows = [&](CUtensorMap(&map)[2], const MapView& tensor) {
+    return keys && runs.length > 0 ? encode_run_map(map[1], type, tensor, runs, Config::kBoxColumns, 64)
+                                   : encode(map, tensor, 64);
+  };
+  const auto encode_columns = [&](CUtensorMap(&map)[2], const MapView& tensor) {
+    return !keys && runs.length > 0 ? encode_run_map(map[1], type, tensor, runs, Config::kBoxColumns, Config::kKeys)
+                                    : encode(map, tensor, Config::kKeys);
+  };
+  return encode_rows(maps.a[0], a[0]) && encode_rows(maps.a[1], a[1]) && encode_columns(maps.k, k) &&
+         encode_columns(maps.v, v) && encode_rows(maps.out[0], out[0]) && encode_rows(maps.out[1], out[1]);
 }
 
 template <class Element>
@@ -118,6 +130,7 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
     if constexpr (Config::kFirst) output.gradients[0] = gradient_tensor<Element>(args.grad_k, signed_scale);
     if constexpr (Config::kSecond) output.gradients[Config::kOutputs - 1] = gradient_tensor<Element>(args.grad_v, 1.0f);
   }
+  output.adds = Config::kKeyMajor ? args.adds_keys : args.adds_queries;
   output.split_items = sweep.schedule.split_items;
   output.head_dim = int(args.in.q.shape[3]);
   output.partial = call.partial;
@@ -155,9 +168,10 @@ inline cudaError_t clear_packed(const TensorView& view, cudaStream_t stream) {
   return cudaSuccess;
 }
 
-/// grad_q, grad_k, grad_v and the normalizer's gradients are written whole, the same bits in every run. Asynchronous on
-/// exec.stream. Beside the tensors it takes 8 bytes a query and head, 4 more where a sink logit learns, and float32
-/// tiles of rows that are split over their columns. Block is the forward's and means nothing here.
+/// grad_q, grad_k, grad_v and the normalizer's gradients are written whole, but for heads and keys that the call is not
+/// about; the same bits in every run. Asynchronous on exec.stream. Beside the tensors it takes 8 bytes a query and
+/// head, 4 more where a sink logit learns, and float32 tiles of rows that are split over their columns. Block is the
+/// forward's and means nothing here.
 template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
 Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, const Execution& exec) {
   static_assert(normalizers::kOneSweepGradient<Normalizer>, "the Hopper backward has one sweep");
@@ -192,7 +206,8 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   const int64_t rows = q.shape[0] * q.shape[1] * q.shape[2];
   const int64_t partial = std::max({queries.workspace_floats(), keys.workspace_floats(), values.workspace_floats()});
   constexpr int64_t kCounters = 256;  // bytes
-  const Workspace workspace(exec, kCounters + rows * 8 + (learns_sink ? rows * 4 : 0) + partial * 4 + 16);
+  const int64_t own_numbers = args.numbers ? 0 : rows * 8;
+  const Workspace workspace(exec, kCounters + own_numbers + (learns_sink ? rows * 4 : 0) + partial * 4 + 16);
   if (workspace.missing()) return {StatusCode::cuda_error, "out of memory for the workspace of a call"};
   char* next = workspace.data();
   const auto take = [&](int64_t bytes) {
@@ -202,13 +217,15 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   };
   int* counters = reinterpret_cast<int*>(take(kCounters));
   float* partials = reinterpret_cast<float*>(take((partial * 4 + 15) / 16 * 16));
-  BackwardCall call{args, stream, reinterpret_cast<float2*>(take(rows * 8)), nullptr, counters, partials};
+  BackwardCall call{args, stream, static_cast<float2*>(args.numbers), nullptr, counters, partials};
+  if (!call.numbers) call.numbers = reinterpret_cast<float2*>(take(own_numbers));
   if (learns_sink) call.dots = reinterpret_cast<float*>(take(rows * 4));
 
   error = cudaMemsetAsync(counters, 0, kCounters, stream);
   if (args.in.positions.cu_queries) {
-    for (const TensorView* view : {&args.grad_q, &args.grad_k, &args.grad_v})
-      if (error == cudaSuccess) error = clear_packed(*view, stream);
+    if (args.first)
+      for (const TensorView* view : {&args.grad_q, &args.grad_k, &args.grad_v})
+        if (error == cudaSuccess) error = clear_packed(*view, stream);
     if (error == cudaSuccess && call.dots) error = cudaMemsetAsync(call.dots, 0, size_t(rows) * 4, stream);
   }
   if (error != cudaSuccess) return failure(error);
@@ -228,7 +245,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
                                                             int(q.shape[2]),
                                                             int(q.shape[3]),
                                                             0};
-  error = kernel::launch_prepare_backward(prepared, int(q.shape[0]), stream);
+  if (args.first || !args.numbers) error = kernel::launch_prepare_backward(prepared, int(q.shape[0]), stream);
   if (error != cudaSuccess) return failure(error);
 
   if (Status status = launch_sweep<Queries>(pattern, call, queries, counters); !status.ok()) return status;
@@ -238,9 +255,14 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
 
   if (learns_sink) {
     constexpr int kThreads = 512;
-    kernel::sum_sinks<kThreads, Normalizer><<<unsigned(q.shape[1]), kThreads, 0, stream>>>(
-        normalizer, static_cast<const float*>(args.statistic.data), call.dots,
-        static_cast<float*>(args.grad_parameters[0].data), int(q.shape[0]), int(q.shape[2]));
+    const HeadRange& heads = args.in.heads;
+    const kernel::SumSinksParams<Normalizer> sinks{normalizer,      static_cast<const float*>(args.statistic.data),
+                                                   call.dots,       static_cast<float*>(args.grad_parameters[0].data),
+                                                   int(q.shape[0]), int(q.shape[1]),
+                                                   int(q.shape[2]), int(heads.first),
+                                                   int(heads.step), args.adds_queries};
+    kernel::sum_sinks<kThreads, Normalizer>
+        <<<unsigned(heads.count > 0 ? heads.count : q.shape[1]), kThreads, 0, stream>>>(sinks);
     error = cudaGetLastError();
   }
   return error == cudaSuccess ? Status{} : failure(error);

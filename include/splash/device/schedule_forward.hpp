@@ -6,6 +6,7 @@
 
 #include "splash/collective/work_forward.hpp"
 #include "splash/core/arguments.hpp"
+#include "splash/core/head_groups.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace device {
@@ -46,14 +47,24 @@ inline collective::Geometry make_geometry(const AttentionInputs& in, bool key_ma
   geometry.residues = int(in.residues);
   geometry.key_major = key_major;
   geometry.log2_pack = packs ? log2_pack_of(in) : 0;
-  geometry.first_head = int(in.heads.first);
-  geometry.head_step = key_major ? geometry.group : int(in.heads.step) << geometry.log2_pack;
   if (in.key_runs.length > 0) {
     geometry.keys_in_runs = int(in.key_runs.count);
+    geometry.first_run = int(in.key_runs.first);
+    geometry.run_step = int(in.key_runs.step);
     geometry.run_length = int(in.key_runs.length);
   }
-  const int all_heads = key_major ? int(in.k.shape[1]) : geometry.heads >> geometry.log2_pack;
-  const int heads = in.heads.count > 0 ? int(in.heads.count) : all_heads;
+  int heads = in.heads.count > 0 ? int(in.heads.count) : geometry.heads >> geometry.log2_pack;
+  if (key_major) {
+    const HeadGroups groups = groups_of(in.heads, geometry.heads, geometry.group);
+    heads = int(groups.count);
+    geometry.first_head = int(groups.first * geometry.group + groups.first_member);
+    geometry.head_step = int(groups.step * geometry.group);
+    geometry.member_step = int(groups.member_step);
+    geometry.members_end = int(groups.members * groups.member_step);
+  } else {
+    geometry.first_head = int(in.heads.first);
+    geometry.head_step = int(in.heads.step) << geometry.log2_pack;
+  }
   geometry.problems_a_batch = std::max(heads * geometry.residues.divisor, 1);
   return geometry;
 }

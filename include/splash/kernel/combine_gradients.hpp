@@ -39,10 +39,9 @@ __global__ void combine_gradients(const __grid_constant__ CombineGradientsParams
       total.w += part.w;
     }
     Element* out = to.at(output, params.geometry, work, index) + column;
-    out[0] = Element(collective::scaled(total.x, scale));
-    out[1] = Element(collective::scaled(total.y, scale));
-    out[2] = Element(collective::scaled(total.z, scale));
-    out[3] = Element(collective::scaled(total.w, scale));
+    const float sums[4] = {total.x, total.y, total.z, total.w};
+#pragma unroll
+    for (int n = 0; n < 4; ++n) out[n] = Element((to.adds ? float(out[n]) : 0.0f) + collective::scaled(sums[n], scale));
   }
   if (to.dots && output == 0 && lane == 0) {
     float sum = 0;

@@ -8,11 +8,22 @@
 SPLASH_NAMESPACE_BEGIN
 namespace kernel {
 
-/// dots: sum P dP of each query, (batches, heads, num_queries). One block of threads a head, always in the same order.
+template <class Normalizer>
+struct SumSinksParams {
+  Normalizer normalizer;
+  const float *statistic, *dots;  ///< dots: sum P dP of each query, (batches, heads, num_queries)
+  float* gradient;                ///< (heads,)
+  int batches, heads, num_queries;
+  int first_head, head_step;
+  bool adds;  ///< to what `gradient` holds
+};
+
+/// One block of threads a head, always in the same order.
 template <int Threads, class Normalizer>
-__global__ void sum_sinks(const Normalizer normalizer, const float* statistic, const float* dots, float* gradient,
-                          int batches, int num_queries) {
-  const int head = int(blockIdx.x), heads = int(gridDim.x), thread = int(threadIdx.x);
+__global__ void sum_sinks(const SumSinksParams<Normalizer> params) {
+  const auto& [normalizer, statistic, dots, gradient, batches, heads, num_queries, first_head, head_step, adds] =
+      params;
+  const int head = first_head + int(blockIdx.x) * head_step, thread = int(threadIdx.x);
   const Normalizer own = normalizers::of_head(normalizer, head);
   float sum = 0;
   for (int batch = 0; batch < batches; ++batch) {
@@ -26,7 +37,7 @@ __global__ void sum_sinks(const Normalizer normalizer, const float* statistic, c
   __syncthreads();
   if (thread != 0) return;
   for (int n = 1; n < Threads / 32; ++n) sum += sums[n];
-  gradient[head] = sum;
+  gradient[head] = (adds ? gradient[head] : 0.0f) + sum;
 }
 
 }  // namespace kernel
