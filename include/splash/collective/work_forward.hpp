@@ -52,9 +52,10 @@ struct Work {
 };
 
 /// All pieces in the order in which they begin: tiles that are split over their keys; then those of `section` problems
-/// after those of the section before, whose keys fit the L2 cache together, the last rows of all of them first, since
-/// under causal patterns these are the longest.
+/// after those of the section before, whose keys fit the L2 cache together, of all of them those rows first that are
+/// the longest under causal patterns: the last queries, the first keys.
 struct Schedule {
+  bool ascending = false;
   int row_tiles = 0;
   int first_split = 0, last_split = 0;  ///< row tiles at either end that are split
   patterns::FastDivide splits{1}, split_tiles{1}, whole_tiles{1};
@@ -81,7 +82,7 @@ SPLASH_HD Item item_of(const Schedule& schedule, int index) {
   const bool last = schedule.split_items + (at + 1) * schedule.section_items.divisor >= schedule.items;
   const patterns::FastDivide& count = last ? schedule.last_section : schedule.section;
   const int back = count.quotient(index), problem = at * schedule.section.divisor + index - back * count.divisor;
-  return {problem, schedule.first_split + schedule.whole_tiles.divisor - 1 - back, -1};
+  return {problem, schedule.first_split + (schedule.ascending ? back : schedule.whole_tiles.divisor - 1 - back), -1};
 }
 
 /// Rows n = residue, residue + residues, ... below count.

@@ -42,6 +42,7 @@ inline Status can_run_backward_sm90(const BackwardArguments& args, int head_dim)
 struct BackwardCall {
   const BackwardArguments& args;
   cudaStream_t stream;
+  bool beside;      ///< the next sweep may run beside the kernel before it on the stream
   float2* numbers;  ///< (B, Hq, Nq)
   float* dots;      ///< (B, Hq, Nq), or nullptr
   int* counters;    ///< of zeros, one for each sweep
@@ -54,14 +55,18 @@ struct Sweep {
   collective::Geometry geometry;
   collective::Schedule schedule;
   int grid = 0;
+  bool counted = false;  ///< pieces go to whoever is free
 
   Sweep() = default;
   Sweep(const AttentionInputs& in, int multiprocessors) : geometry(make_geometry(in, Config::kKeyMajor, false)) {
     const Blocks blocks{Config::kRows, Config::kKeys, multiprocessors * Config::kTuning.blocks_per_sm};
     schedule = make_schedule(in, geometry, blocks, true);
     grid = std::min(schedule.items, blocks.running);
+    counted = wants_counter(in, schedule, grid);
   }
 
+  /// One kernel on the stream, and no other that follows it.
+  bool runs_alone() const { return grid > 0 && schedule.split_items == 0; }
   int64_t partial_rows() const { return int64_t(schedule.split_items) * Config::kRows; }
   int64_t workspace_floats() const { return partial_rows() * (Config::kOutputs * Config::kHeadDim + 1); }
 };
@@ -119,7 +124,7 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
   params.producer.geometry = sweep.geometry;
   params.producer.schedule = sweep.schedule;
   params.producer.numbers = call.numbers;
-  if (wants_counter(args.in, sweep.schedule, sweep.grid)) params.producer.schedule.counter = counter;
+  if (sweep.counted) params.producer.schedule.counter = counter;
   params.consumer = {Normalizer::from(args.in.normalizer, scale.magnitude), float(scale.sign),
                      !Config::kKeyMajor && call.dots};
   auto& output = params.output;
@@ -138,10 +143,10 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
   if (!encode_maps<Config>(params.producer.maps, args, sweep.geometry.residues.divisor))
     return {StatusCode::cuda_error, "the driver refused a tensor map of the backward"};
 
-  const auto function = kernel::backward_sm90<Kernel>;
   if (sweep.grid == 0) return {};
-  function<<<unsigned(sweep.grid), Config::kThreads, kBytes, call.stream>>>(params);
-  cudaError_t error = cudaGetLastError();
+  params.beside = call.beside;
+  cudaError_t error =
+      launch_after(true, kernel::backward_sm90<Kernel>, sweep.grid, Config::kThreads, kBytes, call.stream, params);
   if (error == cudaSuccess && sweep.schedule.split_items > 0) {
     constexpr int kWarps = 4;
     const int tiles = sweep.schedule.split_items / sweep.schedule.splits.divisor;
@@ -217,11 +222,11 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   };
   int* counters = reinterpret_cast<int*>(take(kCounters));
   float* partials = reinterpret_cast<float*>(take((partial * 4 + 15) / 16 * 16));
-  BackwardCall call{args, stream, static_cast<float2*>(args.numbers), nullptr, counters, partials};
+  BackwardCall call{args, stream, false, static_cast<float2*>(args.numbers), nullptr, counters, partials};
   if (!call.numbers) call.numbers = reinterpret_cast<float2*>(take(own_numbers));
   if (learns_sink) call.dots = reinterpret_cast<float*>(take(rows * 4));
 
-  error = cudaMemsetAsync(counters, 0, kCounters, stream);
+  if (queries.counted || keys.counted || values.counted) error = cudaMemsetAsync(counters, 0, kCounters, stream);
   if (args.in.positions.cu_queries) {
     if (args.first)
       for (const TensorView* view : {&args.grad_q, &args.grad_k, &args.grad_v})
@@ -248,8 +253,13 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   if (args.first || !args.numbers) error = kernel::launch_prepare_backward(prepared, int(q.shape[0]), stream);
   if (error != cudaSuccess) return failure(error);
 
+  // Sweeps fill each other's tails where neither reads or adds to what the other writes: never results of its own call,
+  // nor, with a workspace that is not shared, those of a call about other rows.
+  call.beside = !args.first && args.numbers && !args.adds_queries;
   if (Status status = launch_sweep<Queries>(pattern, call, queries, counters); !status.ok()) return status;
+  call.beside = queries.runs_alone() && !(args.adds_keys && call.beside);
   if (Status status = launch_sweep<Keys>(pattern, call, keys, counters + 16); !status.ok()) return status;
+  call.beside = keys.runs_alone();
   if constexpr (kApart)
     if (Status status = launch_sweep<Values>(pattern, call, values, counters + 32); !status.ok()) return status;
 

@@ -99,6 +99,7 @@ inline collective::Schedule make_schedule(const AttentionInputs& in, const colle
   const int64_t columns = ((key_major ? queries : keys) + step - 1) / step;
   const int64_t first_global = key_major ? in.first_global_columns : in.first_global_rows;
   const int64_t last_global = key_major ? in.last_global_columns : in.last_global_rows;
+  schedule.ascending = key_major;
   schedule.row_tiles = int((rows + blocks.rows - 1) / blocks.rows);
   const int problems = geometry.batches * geometry.problems_a_batch.divisor;
   const int key_tiles = int((columns + blocks.keys - 1) / blocks.keys);

@@ -21,6 +21,7 @@ struct BackwardSm90 {
     typename Producer::Params producer;
     typename Consumer::Params consumer;
     typename Epilogue::Output output;
+    bool beside;  ///< needs nothing of the kernel before it on the stream
   };
 
   static __device__ __forceinline__ void start(typename Config::SharedStorage& shared) {
@@ -92,12 +93,17 @@ __global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTun
   const int warp = __shfl_sync(~0u, int(threadIdx.x) / 32, 0);
   constexpr int kFirstProducer = 4 * Config::kConsumers;
   if (warp == 0 && cute::elect_one_sync()) Kernel::start(shared);
+  // From here on the kernel after this one may come onto multiprocessors that this one leaves.
+  if (!params.beside) asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   __syncthreads();
 
   if (warp >= kFirstProducer) {
     cutlass::arch::warpgroup_reg_dealloc<Config::kTuning.producer_registers>();
     typename Kernel::Producer producer{params.producer, shared, warp - kFirstProducer, int(threadIdx.x) & 31};
     producer.run();
+    // So that the end of this kernel means the end of those before it.
+    if (params.beside) asm volatile("griddepcontrol.wait;" ::: "memory");
   } else {
     cutlass::arch::warpgroup_reg_alloc<Config::kTuning.consumer_registers>();
     Kernel::consume(params, shared, warp / 4, int(threadIdx.x) & 127);
