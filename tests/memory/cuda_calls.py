@@ -44,7 +44,8 @@ def dense():
         )
     yield call("dilated&window", fixed(lambda: sa.Dilated(40, 3) & sa.SlidingWindow(60, 0)), lengths=(131, 50, 0))
     yield call("strided", fixed(lambda: sa.Strided(40, 16)), dim=128, queries=300, keys=300)
-    yield call("fixed", fixed(lambda: sa.Fixed(64, 3)), dim=128, queries=300, keys=300)
+    for summary in (3, 16):
+        yield call("fixed", fixed(lambda s=summary: sa.Fixed(64, s)), dim=128, queries=300, keys=300)
 
     for block in ((64, 128), (128, 64), (192, 64), 16):
         yield call("blocks", random_blocks(block, 0.4), dim=128, queries=300, keys=333)

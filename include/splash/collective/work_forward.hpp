@@ -59,7 +59,8 @@ struct Schedule {
   int row_tiles = 0;
   int first_split = 0, last_split = 0;  ///< row tiles at either end that are split
   patterns::FastDivide splits{1}, split_tiles{1}, whole_tiles{1};
-  patterns::FastDivide section_items{1}, section{1}, last_section{1};
+  /// The first section may be a smaller one; the short pieces of the last one fill up the end.
+  patterns::FastDivide section_items{1}, section{1}, first_section{1};
   int split_items = 0, items = 0;
   int* counter = nullptr;  ///< next piece nobody works on yet; nullptr: pieces are dealt out beforehand
 };
@@ -77,11 +78,12 @@ SPLASH_HD Item item_of(const Schedule& schedule, int index) {
     return {problem, tile < schedule.first_split ? tile : last + tile, index - at * schedule.splits.divisor};
   }
   index -= schedule.split_items;
-  const int at = schedule.section_items.quotient(index);
-  index -= at * schedule.section_items.divisor;
-  const bool last = schedule.split_items + (at + 1) * schedule.section_items.divisor >= schedule.items;
-  const patterns::FastDivide& count = last ? schedule.last_section : schedule.section;
-  const int back = count.quotient(index), problem = at * schedule.section.divisor + index - back * count.divisor;
+  const int missing = schedule.section.divisor - schedule.first_section.divisor;
+  const int place = index + missing * schedule.whole_tiles.divisor, at = schedule.section_items.quotient(place);
+  if (at > 0) index = place - at * schedule.section_items.divisor;
+  const patterns::FastDivide& count = at > 0 ? schedule.section : schedule.first_section;
+  const int back = count.quotient(index), first = at > 0 ? at * schedule.section.divisor - missing : 0;
+  const int problem = first + index - back * count.divisor;
   return {problem, schedule.first_split + (schedule.ascending ? back : schedule.whole_tiles.divisor - 1 - back), -1};
 }
 

@@ -128,16 +128,19 @@ inline collective::Schedule make_schedule(const AttentionInputs& in, const colle
   schedule.split_items = problems * split_tiles * splits;
   schedule.items = schedule.split_items + problems * whole_tiles;
 
-  // Keys and values of a section's problems stay in half of the 50 MB of L2. Rows that cost the same need no sections.
+  // Keys and values of a section's problems stay in half of the 50 MB of L2, unless those are few pieces for all blocks
+  // of threads. Rows that cost the same need no sections.
   const int64_t tensors = 2 * 2 * columns * in.k.shape[3];
   const int64_t bytes =
       std::max<int64_t>(key_major ? tensors * geometry.group : tensors / geometry.group * geometry.pack(), 1);
-  const int most = in.uneven ? int(std::clamp<int64_t>((int64_t(24) << 20) / bytes, 1, std::max(problems, 1))) : 1;
+  const int64_t cached = (int64_t(24) << 20) / bytes,
+                filling = 2 * int64_t(blocks.running) / schedule.whole_tiles.divisor;
+  const int most = in.uneven ? int(std::clamp<int64_t>(std::max(cached, filling), 1, std::max(problems, 1))) : 1;
   const int sections = std::max((problems + most - 1) / most, 1),
             section = std::max((problems + sections - 1) / sections, 1);
   schedule.section = section;
   schedule.section_items = std::max(section * whole_tiles, 1);
-  schedule.last_section = std::max(problems - (sections - 1) * section, 1);
+  schedule.first_section = std::max(problems - (sections - 1) * section, 1);
   return schedule;
 }
 

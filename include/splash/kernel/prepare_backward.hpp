@@ -28,31 +28,47 @@ struct PrepareParams {
   int heads, num_queries, head_dim, row_tiles;
 };
 
-/// rowsum(dO * O), by `Lanes` neighbouring lanes a row. One block of threads a tile of rows of one head.
+inline constexpr int kPrepareRows = 4;  ///< of a group of lanes, so that enough bytes are on their way
+
+/// rowsum(dO * O), by `Lanes` neighbouring lanes for a few rows. One block of threads a tile of rows of one head.
 template <int Lanes, class Element, class Normalizer>
 __global__ void prepare_backward(const __grid_constant__ PrepareParams<Element, Normalizer> params) {
-  constexpr int kEach = 16 / int(sizeof(Element));
+  constexpr int kEach = 16 / int(sizeof(Element)), kRows = kPrepareRows;
+  static_assert(kRows <= Lanes, "each row has a lane that writes it");
   const int line = int(blockIdx.x) / params.row_tiles, tile = int(blockIdx.x) - line * params.row_tiles;
-  const int row = (tile * int(blockDim.x) + int(threadIdx.x)) / Lanes, lane = int(threadIdx.x) % Lanes;
+  const int first = (tile * int(blockDim.x) + int(threadIdx.x)) / Lanes * kRows, lane = int(threadIdx.x) % Lanes;
   const int batch = line / params.heads, head = line - batch * params.heads;
-  float dot = 0;
-  if (row < params.num_queries) {
-    const Element *out = params.out.at(batch, head, row), *grad = params.grad_out.at(batch, head, row);
-    for (int d = lane * kEach; d < params.head_dim; d += Lanes * kEach) {
-      const uint4 a = *reinterpret_cast<const uint4*>(out + d), b = *reinterpret_cast<const uint4*>(grad + d);
-      const auto* x = reinterpret_cast<const Element*>(&a);
-      const auto* y = reinterpret_cast<const Element*>(&b);
+  const int row = first + lane;
+  const bool writes = lane < kRows && row < params.num_queries;
+  const int64_t at = int64_t(line) * params.num_queries + row;
+  const float statistic = writes ? params.statistic[at] : 0;
+  const float grad_statistic = writes && params.grad_statistic ? params.grad_statistic[at] : 0;
+  float dots[kRows] = {};
+  for (int d = lane * kEach; d < params.head_dim; d += Lanes * kEach) {
+    uint4 out[kRows] = {}, grad[kRows] = {};
 #pragma unroll
-      for (int n = 0; n < kEach; ++n) dot += float(x[n]) * float(y[n]);
+    for (int r = 0; r < kRows; ++r) {
+      if (first + r >= params.num_queries) continue;
+      out[r] = *reinterpret_cast<const uint4*>(params.out.at(batch, head, first + r) + d);
+      grad[r] = *reinterpret_cast<const uint4*>(params.grad_out.at(batch, head, first + r) + d);
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const auto* x = reinterpret_cast<const Element*>(&out[r]);
+      const auto* y = reinterpret_cast<const Element*>(&grad[r]);
+#pragma unroll
+      for (int n = 0; n < kEach; ++n) dots[r] += float(x[n]) * float(y[n]);
     }
   }
+  float dot = 0;
 #pragma unroll
-  for (int step = Lanes / 2; step > 0; step /= 2) dot += __shfl_xor_sync(~0u, dot, step);
-  if (row >= params.num_queries || lane != 0) return;
-  const int64_t at = int64_t(line) * params.num_queries + row;
-  const auto numbers =
-      normalizers::of_head(params.normalizer, head)
-          .row_numbers(params.statistic[at], dot, params.grad_statistic ? params.grad_statistic[at] : 0);
+  for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+    for (int step = Lanes / 2; step > 0; step /= 2) dots[r] += __shfl_xor_sync(~0u, dots[r], step);
+    if (lane == r) dot = dots[r];
+  }
+  if (!writes) return;
+  const auto numbers = normalizers::of_head(params.normalizer, head).row_numbers(statistic, dot, grad_statistic);
   params.numbers[at] = make_float2(numbers.shift, numbers.delta);
 }
 
@@ -60,7 +76,7 @@ template <class Element, class Normalizer>
 cudaError_t launch_prepare_backward(PrepareParams<Element, Normalizer> params, int batches, cudaStream_t stream) {
   constexpr int kThreads = 256;
   const auto launch = [&]<int Lanes>() {
-    constexpr int kRows = kThreads / Lanes;
+    constexpr int kRows = kThreads / Lanes * kPrepareRows;
     params.row_tiles = (params.num_queries + kRows - 1) / kRows;
     const unsigned grid = unsigned(params.row_tiles) * unsigned(params.heads) * unsigned(batches);
     if (grid == 0) return;
