@@ -146,9 +146,9 @@ constexpr int64_t shorter_side(int64_t a, int64_t b) { return a < 0 ? b : (b < 0
 ///   parts(term, inputs, band, parts)    writes disjoint patterns whose union is just what the term and a band of sides
 ///                                       band[0] and band[1] keep together, the longest rows first, and returns how
 ///                                       many there are; 0 where no union serves better. Asked for on CUDA only.
-///   of_head(term, head, pattern)        what one query head keeps, as a term of another pattern of the list, whose
-///   name
-///                                       is written. The forward on CUDA asks nothing else of such patterns.
+///   of_head(term, head, pattern)        what one query head keeps, as a term of another pattern of the list, whose name
+///                                       is written. CUDA asks nothing else of such patterns, but in the backward where
+///                                       heads of a group differ in no regular way.
 ///   residues(term, dilation, sides)     true where just the scores with (i - j) % dilation == 0 and -sides[1] <=
 ///                                       (i - j) / dilation <= sides[0] are kept, -1 for an unlimited side.
 template <class P>
