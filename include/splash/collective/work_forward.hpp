@@ -48,13 +48,17 @@ struct Work {
   bool any, end;       ///< any tile to visit at all; no further work
 };
 
-/// All pieces in the order in which they begin: tiles that are split over their keys; then those of `section` problems
-/// after those of the section before, whose keys fit the L2 cache together, the last rows of all of them first, since
-/// under causal patterns these are the longest.
+/// All pieces in the order in which they begin: tiles that are split over their columns; then those of `section`
+/// problems after those of the section before, whose columns fit the L2 cache together; then the last tiles of all
+/// problems. Tiles begin with the last rows, of keys with the first ones: under causal patterns these are the longest,
+/// and the short ones in the end let all blocks of threads end at a time.
 struct Schedule {
   int row_tiles = 0;
   int first_split = 0, last_split = 0;  ///< row tiles at either end that are split
-  patterns::FastDivide splits{1}, split_tiles{1}, whole_tiles{1};
+  int whole_tiles = 0;
+  int section_tiles = 0;  ///< of the whole tiles of a problem, those that are worked on in sections
+  bool first_rows_first = false;
+  patterns::FastDivide splits{1}, split_tiles{1}, problems{1};
   patterns::FastDivide section_items{1}, section{1}, last_section{1};
   int split_items = 0, items = 0;
   int* counter = nullptr;  ///< next piece nobody works on yet; nullptr: pieces are dealt out beforehand
@@ -73,12 +77,20 @@ SPLASH_HD Item item_of(const Schedule& schedule, int index) {
     return {problem, tile < schedule.first_split ? tile : last + tile, index - at * schedule.splits.divisor};
   }
   index -= schedule.split_items;
-  const int at = schedule.section_items.quotient(index);
-  index -= at * schedule.section_items.divisor;
-  const bool last = schedule.split_items + (at + 1) * schedule.section_items.divisor >= schedule.items;
-  const patterns::FastDivide& count = last ? schedule.last_section : schedule.section;
-  const int back = count.quotient(index), problem = at * schedule.section.divisor + index - back * count.divisor;
-  return {problem, schedule.first_split + schedule.whole_tiles.divisor - 1 - back, -1};
+  const int in_sections = schedule.problems.divisor * schedule.section_tiles;
+  int first = 0, from = 0;  // problem of the section, tile
+  const patterns::FastDivide* count = &schedule.problems;
+  if (index < in_sections) {
+    const int at = schedule.section_items.quotient(index);
+    index -= at * schedule.section_items.divisor;
+    first = at * schedule.section.divisor;
+    count = first + schedule.section.divisor < schedule.problems.divisor ? &schedule.section : &schedule.last_section;
+  } else {
+    index -= in_sections;
+    from = schedule.section_tiles;
+  }
+  const int step = count->quotient(index), problem = first + index - step * count->divisor, tile = from + step;
+  return {problem, schedule.first_split + (schedule.first_rows_first ? tile : schedule.whole_tiles - 1 - tile), -1};
 }
 
 /// Rows n = residue, residue + residues, ... below count.

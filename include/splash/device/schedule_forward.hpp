@@ -112,7 +112,9 @@ inline collective::Schedule make_schedule(const AttentionInputs& in, const colle
   const int split_tiles = schedule.first_split + schedule.last_split, whole_tiles = schedule.row_tiles - split_tiles;
   schedule.splits = splits;
   schedule.split_tiles = std::max(split_tiles, 1);
-  schedule.whole_tiles = std::max(whole_tiles, 1);
+  schedule.whole_tiles = whole_tiles;
+  schedule.first_rows_first = key_major;
+  schedule.problems = std::max(problems, 1);
   schedule.split_items = problems * split_tiles * splits;
   schedule.items = schedule.split_items + problems * whole_tiles;
 
@@ -123,8 +125,12 @@ inline collective::Schedule make_schedule(const AttentionInputs& in, const colle
   const int most = in.uneven ? int(std::clamp<int64_t>((int64_t(24) << 20) / bytes, 1, std::max(problems, 1))) : 1;
   const int sections = std::max((problems + most - 1) / most, 1),
             section = std::max((problems + sections - 1) / sections, 1);
+  // Four pieces a running block at the end are enough for all to end together.
+  const int enough = (4 * blocks.running + problems - 1) / std::max(problems, 1);
+  const int last_tiles = in.uneven ? std::min(whole_tiles / 4, enough) : 0;
   schedule.section = section;
-  schedule.section_items = std::max(section * whole_tiles, 1);
+  schedule.section_tiles = whole_tiles - last_tiles;
+  schedule.section_items = std::max(section * schedule.section_tiles, 1);
   schedule.last_section = std::max(problems - (sections - 1) * section, 1);
   return schedule;
 }
