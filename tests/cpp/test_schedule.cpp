@@ -107,6 +107,24 @@ void check_call(const AttentionInputs& in, const device::Blocks& blocks, bool me
   }
 }
 
+/// Under causal patterns the long rows are the last queries and the first keys. Where rows are uneven, pieces begin
+/// with those, and the short ones of all problems come in the end, so that all blocks of threads end at a time.
+void check_order(const AttentionInputs& in, const device::Blocks& blocks, bool key_major) {
+  const collective::Geometry geometry = device::make_geometry(in, key_major, !key_major);
+  const collective::Schedule schedule = device::make_schedule(in, geometry, blocks, false);
+  const int problems = schedule.problems.divisor, whole = schedule.whole_tiles;
+  if (!in.uneven || problems * whole == 0) return;
+  const auto length_of = [&](int index) {  // the higher, the longer
+    const int tile = collective::item_of(schedule, index).tile;
+    return key_major ? whole - 1 - tile : tile;
+  };
+  check::that(length_of(0) == whole - 1, "the first piece is not the longest");
+  const int together = std::min(problems * (whole / 4), 4 * blocks.running);
+  for (int index = schedule.items - together; index < schedule.items; ++index)
+    check::that(length_of(index) == (schedule.items - 1 - index) / problems, "piece %d of %d is out of order", index,
+                schedule.items);
+}
+
 }  // namespace
 
 int main() {
@@ -115,7 +133,10 @@ int main() {
     const Call call = random_call(random);
     const device::Blocks blocks{64 * (1 + int(random() % 3)), 32 * (2 + int(random() % 3)), 1 + int(random() % 300)};
     const bool merges = random() % 4 != 0;
-    for (const bool key_major : {false, true}) check_call(call.in, blocks, merges, key_major);
+    for (const bool key_major : {false, true}) {
+      check_call(call.in, blocks, merges, key_major);
+      check_order(call.in, blocks, key_major);
+    }
   }
   return check::summary("schedule");
 }

@@ -51,16 +51,18 @@ struct Work {
   bool any, end;       ///< any tile to visit at all; no further work
 };
 
-/// All pieces in the order in which they begin: tiles that are split over their keys; then those of `section` problems
-/// after those of the section before, whose keys fit the L2 cache together, of all of them those rows first that are
-/// the longest under causal patterns: the last queries, the first keys.
+/// All pieces in the order in which they begin: tiles that are split over their columns; then those of `section`
+/// problems after those of the section before, whose columns fit the L2 cache together; then the last tiles of all
+/// problems. Tiles begin with the last rows, of keys with the first ones: under causal patterns these are the longest,
+/// and the short ones in the end let all blocks of threads end at a time.
 struct Schedule {
-  bool ascending = false;
   int row_tiles = 0;
   int first_split = 0, last_split = 0;  ///< row tiles at either end that are split
-  patterns::FastDivide splits{1}, split_tiles{1}, whole_tiles{1};
-  /// The first section may be a smaller one; the short pieces of the last one fill up the end.
-  patterns::FastDivide section_items{1}, section{1}, first_section{1};
+  int whole_tiles = 0;
+  int section_tiles = 0;  ///< of the whole tiles of a problem, those that are worked on in sections
+  bool first_rows_first = false;
+  patterns::FastDivide splits{1}, split_tiles{1}, problems{1};
+  patterns::FastDivide section_items{1}, section{1}, last_section{1};
   int split_items = 0, items = 0;
   int* counter = nullptr;  ///< next piece nobody works on yet; nullptr: pieces are dealt out beforehand
 };
@@ -78,13 +80,20 @@ SPLASH_HD Item item_of(const Schedule& schedule, int index) {
     return {problem, tile < schedule.first_split ? tile : last + tile, index - at * schedule.splits.divisor};
   }
   index -= schedule.split_items;
-  const int missing = schedule.section.divisor - schedule.first_section.divisor;
-  const int place = index + missing * schedule.whole_tiles.divisor, at = schedule.section_items.quotient(place);
-  if (at > 0) index = place - at * schedule.section_items.divisor;
-  const patterns::FastDivide& count = at > 0 ? schedule.section : schedule.first_section;
-  const int back = count.quotient(index), first = at > 0 ? at * schedule.section.divisor - missing : 0;
-  const int problem = first + index - back * count.divisor;
-  return {problem, schedule.first_split + (schedule.ascending ? back : schedule.whole_tiles.divisor - 1 - back), -1};
+  const int in_sections = schedule.problems.divisor * schedule.section_tiles;
+  int first = 0, from = 0;  // problem of the section, tile
+  const patterns::FastDivide* count = &schedule.problems;
+  if (index < in_sections) {
+    const int at = schedule.section_items.quotient(index);
+    index -= at * schedule.section_items.divisor;
+    first = at * schedule.section.divisor;
+    count = first + schedule.section.divisor < schedule.problems.divisor ? &schedule.section : &schedule.last_section;
+  } else {
+    index -= in_sections;
+    from = schedule.section_tiles;
+  }
+  const int step = count->quotient(index), problem = first + index - step * count->divisor, tile = from + step;
+  return {problem, schedule.first_split + (schedule.first_rows_first ? tile : schedule.whole_tiles - 1 - tile), -1};
 }
 
 /// Rows n = residue, residue + residues, ... below count.

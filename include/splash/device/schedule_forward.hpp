@@ -99,7 +99,6 @@ inline collective::Schedule make_schedule(const AttentionInputs& in, const colle
   const int64_t columns = ((key_major ? queries : keys) + step - 1) / step;
   const int64_t first_global = key_major ? in.first_global_columns : in.first_global_rows;
   const int64_t last_global = key_major ? in.last_global_columns : in.last_global_rows;
-  schedule.ascending = key_major;
   schedule.row_tiles = int((rows + blocks.rows - 1) / blocks.rows);
   const int problems = geometry.batches * geometry.problems_a_batch.divisor;
   const int key_tiles = int((columns + blocks.keys - 1) / blocks.keys);
@@ -124,23 +123,26 @@ inline collective::Schedule make_schedule(const AttentionInputs& in, const colle
   const int split_tiles = schedule.first_split + schedule.last_split, whole_tiles = schedule.row_tiles - split_tiles;
   schedule.splits = splits;
   schedule.split_tiles = std::max(split_tiles, 1);
-  schedule.whole_tiles = std::max(whole_tiles, 1);
+  schedule.whole_tiles = whole_tiles;
+  schedule.first_rows_first = key_major;
+  schedule.problems = std::max(problems, 1);
   schedule.split_items = problems * split_tiles * splits;
   schedule.items = schedule.split_items + problems * whole_tiles;
 
-  // Keys and values of a section's problems stay in half of the 50 MB of L2, unless those are few pieces for all blocks
-  // of threads. Rows that cost the same need no sections.
+  // Keys and values of a section's problems stay in half of the 50 MB of L2. Rows that cost the same need no sections.
   const int64_t tensors = 2 * 2 * columns * in.k.shape[3];
   const int64_t bytes =
       std::max<int64_t>(key_major ? tensors * geometry.group : tensors / geometry.group * geometry.pack(), 1);
-  const int64_t cached = (int64_t(24) << 20) / bytes,
-                filling = 2 * int64_t(blocks.running) / schedule.whole_tiles.divisor;
-  const int most = in.uneven ? int(std::clamp<int64_t>(std::max(cached, filling), 1, std::max(problems, 1))) : 1;
+  const int most = in.uneven ? int(std::clamp<int64_t>((int64_t(24) << 20) / bytes, 1, std::max(problems, 1))) : 1;
   const int sections = std::max((problems + most - 1) / most, 1),
             section = std::max((problems + sections - 1) / sections, 1);
+  // Four pieces a running block at the end are enough for all to end together.
+  const int enough = (4 * blocks.running + problems - 1) / std::max(problems, 1);
+  const int last_tiles = in.uneven ? std::min(whole_tiles / 4, enough) : 0;
   schedule.section = section;
-  schedule.section_items = std::max(section * whole_tiles, 1);
-  schedule.first_section = std::max(problems - (sections - 1) * section, 1);
+  schedule.section_tiles = whole_tiles - last_tiles;
+  schedule.section_items = std::max(section * schedule.section_tiles, 1);
+  schedule.last_section = std::max(problems - (sections - 1) * section, 1);
   return schedule;
 }
 

@@ -35,7 +35,6 @@ struct BackwardSm90 {
     for (auto& empty : shared.words_empty) empty.init(kReaders);
     shared.scrub.init(1);
     shared.query_ring = {};
-    shared.next_item = int(blockIdx.x);
     shared.rounds = 0;
     cutlass::arch::fence_barrier_init();
   }
