@@ -57,7 +57,7 @@ struct PatternInfo {
   bool list = false;  ///< its numbers are followed by the length of a list, and by the list
   /// Set where the pattern is a band of diagonals: writes its two sides, -1 for an unlimited one.
   void (*band)(const PatternTerm& term, int64_t (&sides)[2]) = nullptr;
-  bool simple = false;  ///< SimplePattern: its GPU instances can go on from the output of an earlier call
+  bool resumes = false;  ///< kIsPart: its GPU instances can go on from the output of an earlier call
   /// Set where a width of tiles serves a term best: that width, 0 where it does not matter.
   int (*block)(const PatternTerm& term) = nullptr;
   /// Set where a term may contradict the inputs: why it does, or nullptr.

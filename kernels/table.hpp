@@ -26,7 +26,7 @@ inline Instance row(Key key, Backward backward) { return {std::move(key), nullpt
 template <splash::patterns::TablePattern P>
 constexpr PatternInfo pattern(std::string_view name, int ints, int tensors) {
   PatternInfo info{name, ints, tensors};
-  info.simple = splash::patterns::SimplePattern<P>;
+  info.resumes = splash::patterns::kIsPart<P>;
   if constexpr (splash::patterns::Band<P>) {
     info.band = [](const PatternTerm& term, int64_t (&sides)[2]) {
       const splash::patterns::SlidingWindow window = P::from(term).band();

@@ -35,6 +35,7 @@ Call random_call(std::mt19937& random) {
   in.positions.q_start = in.positions.k_start + keys - queries + below(9) - 4;
   in.residues = below(3) ? 1 : 1 + below(20);
   in.uneven = below(2);
+  in.keeps_all = !in.uneven && below(2);
   if (below(3) == 0) in.first_global_rows = below(200), in.last_global_rows = below(100);
   if (below(3) == 0) in.first_global_columns = below(200), in.last_global_columns = below(100);
   if (below(3) == 0) {
@@ -67,7 +68,8 @@ void check_call(const AttentionInputs& in, const device::Blocks& blocks, bool me
   for (int index = 0; index < schedule.items; ++index) {
     collective::Work work;
     collective::make_work(work, geometry, schedule, blocks.rows, index);
-    check::that(work.partial == (index < schedule.split_items ? index : -1), "item %d: partial %d", index,
+    const int split = index - schedule.first_split_item;
+    check::that(work.partial == (split >= 0 && split < schedule.split_items ? split : -1), "item %d: partial %d", index,
                 work.partial);
     const int step = geometry.residues.divisor;
     check::that(work.frame.head % group == 0, "head %d is not the first of its group", work.frame.head);

@@ -79,8 +79,8 @@ SPLASH_HD bool keeps_self(const P& pattern, const Frame& frame) {
 template <class P>
 concept SimplePattern = Pattern<P> && bool(P::kSimple);
 
-/// Says by kPart = true that other patterns run as several of it (kernels/parts.hpp), so that its rows must be able to
-/// go on from what an earlier call found.
+/// Says by kPart = true that other patterns run as several calls of which a later one is of this pattern
+/// (kernels/parts.hpp), so that its rows must be able to go on from what an earlier call found.
 template <class P>
 inline constexpr bool kIsPart = requires { requires P::kPart; };
 
@@ -151,7 +151,8 @@ constexpr int64_t shorter_side(int64_t a, int64_t b) { return a < 0 ? b : (b < 0
 ///   parts(term, inputs, band, parts)    writes disjoint patterns whose union is just what the term and a band of sides
 ///                                       band[0] and band[1] keep together, the longest rows first, and returns how
 ///                                       many there are; 0 where no union serves better. Asked for on CUDA only.
-///   of_head(term, head, pattern)        what one query head keeps, as a term of another pattern of the list, whose name
+///   of_head(term, head, pattern)        what one query head keeps, as a term of another pattern of the list, whose
+///   name
 ///                                       is written. CUDA asks nothing else of such patterns, but in the backward where
 ///                                       heads of a group differ in no regular way.
 ///   residues(term, dilation, sides)     true where just the scores with (i - j) % dilation == 0 and -sides[1] <=
