@@ -134,8 +134,8 @@ bool resumes(const Instance& instance) {
 }
 
 /// Calls about disjoint keys of the same rows, each merged with those before it. What takes part in the denominator
-/// beside the keys comes in with the last of them. no_kernel where there are no instances for them; nothing was
-/// computed then.
+/// beside the keys comes in with the last of them. no_kernel where there are no instances for them; what was computed
+/// then means nothing.
 Status run_merged(ForwardArguments arguments, std::vector<AttentionInputs> calls, const NormalizerInfo& normalizer,
                   Arch arch, const Execution& execution) {
   const NormalizerInfo* keys_alone =

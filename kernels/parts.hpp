@@ -18,7 +18,7 @@ PatternSpec fold_bands(const PatternSpec& spec);
 std::vector<AttentionInputs> split_heads(const AttentionInputs& in);
 
 /// A pattern alone, or with bands, as calls about disjoint scores of the same rows: what belongs to several of them
-/// adds up once they share the rows' statistics. Each call covers all rows, those that keep the most keys come first.
+/// adds up once they share the rows' statistics. Each call covers all rows.
 /// Empty where the pattern is better left whole.
 std::vector<AttentionInputs> split_keys(const AttentionInputs& in);
 

@@ -8,7 +8,7 @@ SPLASH_NAMESPACE_BEGIN
 namespace patterns {
 
 struct BlockDiagonal {
-  static constexpr bool kSimple = true, kPart = true;
+  static constexpr bool kSimple = true;
 
   FastDivide size = 64;
   bool causal = false;

@@ -27,7 +27,7 @@ struct Fixed {
   /// Tiles narrower than what lies between two runs of summaries miss both.
   static int block(const PatternTerm& term) { return term.ints[0] - term.ints[1] >= kNarrow ? kNarrow : 0; }
 
-  /// The summaries of earlier blocks side by side, and the blocks on the diagonal.
+  /// The blocks on the diagonal, and the summaries of earlier blocks side by side.
   static int parts(const PatternTerm& term, const AttentionInputs& in, const int64_t (&band)[2],
                    Part (&parts)[kMaxParts]) {
     const Fixed fixed = from(term);
@@ -44,11 +44,11 @@ struct Fixed {
     const int64_t last = (p.kv_lengths ? p.k_start + keys : p.q_start + in.q.shape[2]) - 1;
     // Rows may stand behind a run that the tensor ends within.
     if (summary > 0 && first + runs * stride < keys && floor_div(int(last), fixed.stride) > start + runs) return 0;
+    parts[count++] = part_of("block_diagonal", {stride, 1});
     if (runs > 0) {
       parts[count] = part_of("staircase", {stride, summary, start});
       parts[count++].key_runs = {summary, stride, first, runs * summary};
     }
-    parts[count++] = part_of("block_diagonal", {stride, 1});
     return count;
   }
 
