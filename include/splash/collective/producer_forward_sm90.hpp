@@ -48,7 +48,7 @@ struct ProducerForwardSm90 {
   Ring<Config::kKeyStages> k_{};
   Ring<Config::kValueStages> v_{};
   Ring<Config::kWordSlots> words_{};
-  unsigned scrub_phase_ = 0;
+  unsigned scrub_phase_ = 0;  ///< bit 0: of scrub, 1: of row_scrub
   int sweeps_ = 0;
   View pattern_;
 
@@ -80,6 +80,8 @@ struct ProducerForwardSm90 {
     for (;;) {
       const int index = shared.next_item;
       work.end = index >= schedule.items;
+      if constexpr (Config::kAll)
+        for (unsigned& rows : shared.dead_rows) rows = 0;
       if (work.end) return;
       shared.next_item = successor();
       make_work(work, params.geometry, schedule, Config::kRows, index);
@@ -159,6 +161,7 @@ struct ProducerForwardSm90 {
       const bool any = !walk.done(), early = first && (!any || Config::kQueryBuffers > 1);
       if (early && warp == 0 && lane == 0) load_queries(work, any);
       if (!any) return;
+      if constexpr (Config::kAll) find_dead_rows(work);
       sweep(with_values, first && !early, walk, work);
       if (with_values) return;
       with_values = !hear();
@@ -209,11 +212,11 @@ struct ProducerForwardSm90 {
     shared.query_ring.advance();
     work.any = any;
     wait(shared.q_empty[q.slot()], q.phase() ^ 1);
-    auto& full = shared.q_full[q.slot()];
     if (!any) {
-      arrive(full);
+      arrive(shared.q_full[q.slot()]);
       return;
     }
+    auto& full = row_barrier(q.slot());
     const auto& maps = params.maps;
     const bool later = work.queries.inner >= maps.long_query_classes;
     full.arrive_and_expect_tx(Config::kRowTensors * Config::kBytesQ);
@@ -231,6 +234,65 @@ struct ProducerForwardSm90 {
           for (int c = 0; c < Config::kHeadDim; c += Config::kBoxColumns)
             SM90_TMA_LOAD_5D::PREFETCH::copy(&maps.out[later], c, inner, outer, row_head(work), batch_of(work));
     }
+  }
+
+  __device__ __forceinline__ cutlass::arch::ClusterTransactionBarrier& row_barrier(int slot) const {
+    if constexpr (Config::kAll)
+      if (any_dead_rows()) return shared.row_scrub;
+    return shared.q_full[slot];
+  }
+
+  /// Notes the rows of the piece that nobody keeps: 0 dS times NaN must not reach dQ. TMA zeroes what lies outside of
+  /// the tensor.
+  __device__ __forceinline__ void find_dead_rows(const Work& work) {
+    static_assert(Config::kRows == 32 * kWarps && Config::kQueryBuffers == 1, "a row a lane");
+    const Frame& frame = work.frame;
+    const int end = min(work.row_begin + Config::kRows, work.row_count);
+    if (!params.geometry.packed_sequences() && end <= frame.num_queries && pattern_.keeps_self(frame)) {
+      const int first = frame.i(work.row_begin) - frame.k_start, last = frame.i(end - 1) - frame.k_start;
+      if (first >= 0 && last < frame.num_keys) return;
+    }
+    const unsigned dead = __ballot_sync(~0u, nobody_keeps(work, work.row_begin + 32 * warp + lane));
+    if (lane == 0) shared.dead_rows[warp] = dead;
+    sync_producers();
+  }
+
+  __device__ __forceinline__ bool any_dead_rows() const {
+    unsigned all = 0;
+    for (const unsigned rows : shared.dead_rows) all |= rows;
+    return all != 0;
+  }
+
+  __device__ __forceinline__ bool nobody_keeps(const Work& work, int row) const {
+    const Frame& frame = work.frame;
+    if (row >= frame.num_queries) return params.geometry.packed_sequences() || row < work.row_count;
+    View pattern = pattern_;
+#pragma unroll 1
+    for (pattern.member = 0; pattern.member < params.geometry.group; ++pattern.member) {
+#pragma unroll 1
+      for (int column = 0;; ++column) {
+        column = pattern.next_column(frame, row, row + 1, column);
+        if (column >= frame.num_keys) break;
+        if (pattern.keep(frame, row, column)) return false;
+      }
+    }
+    return true;
+  }
+
+  /// Once the rows of the piece have landed.
+  __device__ __forceinline__ void zero_dead_rows() {
+    if (!any_dead_rows()) return;
+    wait_together(shared.row_scrub, scrub_phase_ >> 1);
+    scrub_phase_ ^= 2;
+    Tensor rows = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{});  // (64, D, tile)
+    if (shared.dead_rows[warp] >> lane & 1)
+#pragma unroll 1
+      for (int d = 0; d < Config::kHeadDim; d += 8)
+        *reinterpret_cast<uint4*>(&rows(32 * (warp & 1) + lane, d, Config::row_tile(0, 0, warp / 2))) =
+            make_uint4(0, 0, 0, 0);
+    cutlass::arch::fence_view_async_shared();
+    sync_producers();
+    if (warp == 0 && lane == 0) arrive(shared.q_full[0]);
   }
 
   __device__ __forceinline__ int row_head(const Work& work) const {
@@ -265,7 +327,7 @@ struct ProducerForwardSm90 {
     int head = Config::kKeyMajor ? frame.head : frame.head / params.geometry.group;
     while (!walk.done()) {
       const int begin = walk.begin();
-      const bool full = walk.state() == TileState::full && begin + Config::kKeys <= keys;
+      const bool full = walk.state() == TileState::full && begin + Config::kKeys <= keys && !padded_rows(work);
       const View pattern = pattern_;
       if constexpr (Config::kKeyMajor) head = frame.head + pattern.member;
       walk.advance();
@@ -287,6 +349,9 @@ struct ProducerForwardSm90 {
                             at.inner, at.outer, head * maps.fold_k_head, batch * maps.fold_k_batch);
         note.words = !full;
         note.last = walk.done();
+        if constexpr (Config::kAll)
+          note.query_tile = query_tiles(params.geometry, Config::kKeys).first(params.geometry, frame, head, work.keys) +
+                            begin / Config::kKeys;
       }
       if constexpr (Config::kColumnNumbers) write_numbers(numbers);
       if (full)
@@ -302,6 +367,7 @@ struct ProducerForwardSm90 {
       k_.advance();
 
       const bool send_queries = with_queries && warp == 0 && lane == 0;
+      [[maybe_unused]] const bool first_tile = with_queries;
       with_queries = false;
       if (!with_values) {
         if (send_queries) load_queries(work, true);
@@ -322,12 +388,19 @@ struct ProducerForwardSm90 {
         __syncwarp();
       }
       if (send_queries) load_queries(work, true);
+      if constexpr (Config::kAll)
+        if (first_tile) zero_dead_rows();
       if (scrub) {
         Tensor sV = make_tensor(make_smem_ptr(shared.v.begin()), typename Config::LayoutV{});  // (D, keys, stage)
         zero_columns(dead, shared.v_full[v_.slot()], [&](int c, int d) { return &sV(d, c, v_.slot()); });
       }
       v_.advance();
     }
+  }
+
+  /// What rows of padding give must not reach dQ.
+  __device__ __forceinline__ static bool padded_rows(const Work& work) {
+    return Config::kAll && work.row_begin + Config::kRows > work.frame.num_queries;
   }
 
   /// Chunks of padding alone let the tile pass.
@@ -362,7 +435,7 @@ struct ProducerForwardSm90 {
         const uint64_t wanted =
             w + 1 < Config::kWords || kLast == 64 ? ~uint64_t(0) : patterns::bits_between(0, kLast - 1);
         shared.words[words_.slot()][w][32 * chunk + lane] = kept;
-        all &= !real || kept == wanted;
+        all &= (!real && !Config::kAll) || kept == wanted;
         some |= kept != 0;
       }
       const bool keeps_all = __all_sync(~0u, all), keeps_some = __any_sync(~0u, some);
@@ -447,7 +520,7 @@ struct ProducerForwardSm90 {
   template <class At>
   __device__ __forceinline__ void zero_columns(unsigned dead, cutlass::arch::ClusterTransactionBarrier& full,
                                                const At& at) {
-    wait_together(shared.scrub, scrub_phase_);
+    wait_together(shared.scrub, scrub_phase_ & 1);
     scrub_phase_ ^= 1;
 #pragma unroll 1
     for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps, dead >>= 1)

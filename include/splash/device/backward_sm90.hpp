@@ -13,6 +13,7 @@
 #include "splash/kernel/backward_sm90.hpp"
 #include "splash/kernel/combine_gradients.hpp"
 #include "splash/kernel/prepare_backward.hpp"
+#include "splash/kernel/store_queries.hpp"
 #include "splash/kernel/sum_sinks.hpp"
 
 SPLASH_NAMESPACE_BEGIN
@@ -43,6 +44,7 @@ struct BackwardCall {
   float* dots;      ///< (B, Hq, Nq), or nullptr
   int* counters;    ///< of zeros, one for each sweep
   float* partial;   ///< of the sweep that runs
+  float4* queries;  ///< dQ in float32 where the sweeps are one, of zeros
 };
 
 /// One kernel of the backward: its pieces of work, and how much workspace their splits take.
@@ -109,7 +111,7 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
   params.producer.numbers = call.numbers;
   if (wants_counter(args.in, sweep.schedule, sweep.grid)) params.producer.schedule.counter = counter;
   params.consumer = {Normalizer::from(args.in.normalizer, scale.magnitude), float(scale.sign),
-                     !Config::kKeyMajor && call.dots};
+                     !Config::kKeyMajor && call.dots, call.queries};
   auto& output = params.output;
   if constexpr (!Config::kKeyMajor) {
     output.gradients[0] = gradient_tensor<Element>(args.grad_q, signed_scale);
@@ -142,6 +144,34 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
   return error == cudaSuccess ? Status{} : failure(error);
 }
 
+/// Of the fused sweep: float32 dQ, and its way to the tensor.
+template <class Config>
+struct FloatQueries {
+  collective::Geometry geometry;
+  collective::Schedule schedule;
+
+  FloatQueries() = default;
+  explicit FloatQueries(const AttentionInputs& in)
+      : geometry(make_geometry(in, false, false)),
+        schedule(make_schedule(in, geometry, {Config::kKeys, Config::kKeys, 1}, false)) {}
+
+  int64_t bytes() const {
+    if (schedule.items == 0) return 0;
+    return collective::query_tiles(geometry, Config::kKeys).count(geometry) * Config::kKeys * Config::kHeadDim * 4;
+  }
+
+  cudaError_t store(const BackwardCall& call) const {
+    using Element = typename Config::Element;
+    const BackwardArguments& args = call.args;
+    if (schedule.items == 0) return cudaSuccess;
+    const kernel::StoreQueriesParams<Element> params{gradient_tensor<Element>(args.grad_q, float(args.in.scale)),
+                                                     call.queries, geometry, schedule, int(args.in.q.shape[3])};
+    kernel::store_queries<Config><<<dim3(unsigned(schedule.items), Config::kConsumers), kernel::kStoreQueriesThreads, 0,
+                                    call.stream>>>(params);
+    return cudaGetLastError();
+  }
+};
+
 /// Rows of packed tensors that belong to no sequence get no gradient.
 inline cudaError_t clear_packed(const TensorView& view, cudaStream_t stream) {
   const size_t width = size_t(view.shape[3]) * 2, pitch = size_t(std::max(view.stride[2], view.shape[3])) * 2;
@@ -167,6 +197,9 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   using Keys = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
                                               kApart ? Gradients::keys : Gradients::keys_values>;
   using Values = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::values>;
+  constexpr bool kFuses = patterns::SimplePattern<Pattern> && tuning::fuses(HeadDim);
+  using All =
+      collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, kFuses ? Gradients::all : Keys::kPass>;
   const TensorView& q = args.in.q;
   if (Status status = can_run_backward_sm90(args, HeadDim); !status.ok()) return status;
   if (q.shape[0] == 0 || q.shape[1] == 0) return {};
@@ -180,19 +213,33 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   if (error == cudaSuccess) error = prepare(static_cast<const Keys*>(nullptr));
   if constexpr (kApart)
     if (error == cudaSuccess) error = prepare(static_cast<const Values*>(nullptr));
+  if constexpr (kFuses)
+    if (error == cudaSuccess) error = prepare(static_cast<const All*>(nullptr));
   if (error != cudaSuccess) return failure(error);
 
-  const Sweep<Queries> queries(args.in, multiprocessors);
-  const Sweep<Keys> keys(args.in, multiprocessors);
+  const bool learns_sink = args.in.normalizer.num_parameters > 0 && args.grad_parameters[0].data;
+  const bool fused = kFuses && !exec.deterministic && !learns_sink;
+  Sweep<Queries> queries;
+  Sweep<Keys> keys;
   Sweep<Values> values;
-  if constexpr (kApart) values = Sweep<Values>(args.in, multiprocessors);
+  Sweep<All> all;
+  FloatQueries<All> float_queries;
+  if (fused) {
+    all = Sweep<All>(args.in, multiprocessors);
+    float_queries = FloatQueries<All>(args.in);
+  } else {
+    queries = Sweep<Queries>(args.in, multiprocessors);
+    keys = Sweep<Keys>(args.in, multiprocessors);
+    if constexpr (kApart) values = Sweep<Values>(args.in, multiprocessors);
+  }
 
   const auto stream = static_cast<cudaStream_t>(exec.stream);
-  const bool learns_sink = args.in.normalizer.num_parameters > 0 && args.grad_parameters[0].data;
   const int64_t rows = q.shape[0] * q.shape[1] * q.shape[2];
-  const int64_t partial = std::max({queries.workspace_floats(), keys.workspace_floats(), values.workspace_floats()});
+  const int64_t partial = std::max(
+      {queries.workspace_floats(), keys.workspace_floats(), values.workspace_floats(), all.workspace_floats()});
   constexpr int64_t kCounters = 256;  // bytes
-  const Workspace workspace(exec, kCounters + rows * 8 + (learns_sink ? rows * 4 : 0) + partial * 4 + 16);
+  const int64_t sums = float_queries.bytes();
+  const Workspace workspace(exec, kCounters + sums + rows * 8 + (learns_sink ? rows * 4 : 0) + partial * 4 + 16);
   if (workspace.missing()) return {StatusCode::cuda_error, "out of memory for the workspace of a call"};
   char* next = workspace.data();
   const auto take = [&](int64_t bytes) {
@@ -201,11 +248,12 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
     return taken;
   };
   int* counters = reinterpret_cast<int*>(take(kCounters));
+  auto* sums_of_queries = reinterpret_cast<float4*>(take(sums));
   float* partials = reinterpret_cast<float*>(take((partial * 4 + 15) / 16 * 16));
-  BackwardCall call{args, stream, reinterpret_cast<float2*>(take(rows * 8)), nullptr, counters, partials};
+  BackwardCall call{args, stream, reinterpret_cast<float2*>(take(rows * 8)), nullptr, counters, partials, sums_of_queries};
   if (learns_sink) call.dots = reinterpret_cast<float*>(take(rows * 4));
 
-  error = cudaMemsetAsync(counters, 0, kCounters, stream);
+  error = cudaMemsetAsync(counters, 0, size_t(kCounters + sums), stream);
   if (args.in.positions.cu_queries) {
     for (const TensorView* view : {&args.grad_q, &args.grad_k, &args.grad_v})
       if (error == cudaSuccess) error = clear_packed(*view, stream);
@@ -231,6 +279,11 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   error = kernel::launch_prepare_backward(prepared, int(q.shape[0]), stream);
   if (error != cudaSuccess) return failure(error);
 
+  if (fused) {
+    if (Status status = launch_sweep<All>(pattern, call, all, counters); !status.ok()) return status;
+    if constexpr (kFuses) error = float_queries.store(call);
+    return error == cudaSuccess ? Status{} : failure(error);
+  }
   if (Status status = launch_sweep<Queries>(pattern, call, queries, counters); !status.ok()) return status;
   if (Status status = launch_sweep<Keys>(pattern, call, keys, counters + 16); !status.ok()) return status;
   if constexpr (kApart)

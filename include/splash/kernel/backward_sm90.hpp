@@ -33,6 +33,9 @@ struct BackwardSm90 {
     for (auto& empty : shared.v_empty) empty.init(kReaders);
     for (auto& empty : shared.words_empty) empty.init(kReaders);
     shared.scrub.init(1);
+    shared.row_scrub.init(1);
+    for (auto& full : shared.ds_full) full.init(kReaders);
+    for (auto& empty : shared.ds_empty) empty.init(kReaders);
     shared.query_ring = {};
     shared.next_item = int(blockIdx.x);
     shared.rounds = 0;
