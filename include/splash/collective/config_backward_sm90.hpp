@@ -37,7 +37,7 @@ struct ConfigBackwardSm90 {
   static constexpr tuning::Gradients kPass = Pass;
   static constexpr bool kKeyMajor = Pass != tuning::Gradients::queries;
   static constexpr bool kFirst = Pass != tuning::Gradients::values;  ///< out1, and so dP
-  static constexpr bool kAll = Pass == tuning::Gradients::all;  ///< dQ beside out1 and out2
+  static constexpr bool kAll = Pass == tuning::Gradients::all;       ///< dQ beside out1 and out2
   static constexpr bool kSecond = Pass == tuning::Gradients::keys_values || Pass == tuning::Gradients::values || kAll;
   static constexpr int kOutputs = int(kFirst) + int(kSecond);
 
@@ -129,8 +129,8 @@ struct ConfigBackwardSm90 {
 
   struct TileNote {
     unsigned char state[kChunks];
-    bool words;  ///< the tile has mask words, in the next slot of their ring
-    bool last;   ///< of the sweep
+    bool words;      ///< the tile has mask words, in the next slot of their ring
+    bool last;       ///< of the sweep
     int query_tile;  ///< of the float32 dQ, where kAll
   };
 
@@ -142,15 +142,14 @@ struct ConfigBackwardSm90 {
     alignas(16) float shift[kColumnNumbers ? kKeyStages : 1][kKeys];  ///< RowNumbers of the columns
     alignas(16) float delta[kColumnNumbers ? kKeyStages : 1][kKeys];
     uint64_t words[kWordSlots][kWords][kRows];
-    cutlass::arch::ClusterTransactionBarrier q_full[kQueryBuffers], k_full[kKeyStages], v_full[kValueStages], scrub,
-        row_scrub;
+    cutlass::arch::ClusterTransactionBarrier q_full[kQueryBuffers], k_full[kKeyStages], v_full[kValueStages], scrub;
     cutlass::arch::ClusterBarrier q_empty[kQueryBuffers], k_empty[kKeyStages], v_empty[kValueStages],
         words_empty[kWordSlots], swept, ds_full[kScoreBuffers], ds_empty[kScoreBuffers];
     Work work[kWorkSlots];  ///< of the consumers, and the one that the producers work on
     int next_item, rounds;
     Ring<kQueryBuffers> query_ring;  ///< of the producers
     TileNote note[kKeyStages];
-    unsigned dead_rows[kProducerWarps];  ///< of the piece, where kAll: a bit a row
+    unsigned dead_rows[kWorkSlots][kProducerWarps];  ///< of a piece, where kAll: a bit a row
     int votes[3];
   };
 

@@ -34,8 +34,8 @@ struct ConsumerBackwardSm90 {
 
   struct Params {
     Normalizer normalizer;
-    float sign;  ///< of the scale; raw scores are multiplied by it where it is not 1
-    bool dots;   ///< rows are queries: sum P dP of each is wanted
+    float sign;       ///< of the scale; raw scores are multiplied by it where it is not 1
+    bool dots;        ///< rows are queries: sum P dP of each is wanted
     float4* queries;  ///< where kAll: tiles of dQ, (part, 4 registers, thread) each
   };
 
@@ -132,7 +132,8 @@ struct ConsumerBackwardSm90 {
         // dS goes on in registers that P leaves: those of dP are for dQ.
         uint32_t* pairs = reinterpret_cast<uint32_t*>(ds.data());
         uint32_t* weights = reinterpret_cast<uint32_t*>(p.data());
-        for (int n = 0; n < Config::kKeys / 4; ++n) asm volatile("mov.b32 %0, %0; mov.b32 %1, %1;" : "+r"(pairs[n]), "+r"(weights[n]));
+        for (int n = 0; n < Config::kKeys / 4; ++n)
+          asm volatile("mov.b32 %0, %0; mov.b32 %1, %1;" : "+r"(pairs[n]), "+r"(weights[n]));
       }
     };
     auto finish = [&] {
@@ -156,10 +157,9 @@ struct ConsumerBackwardSm90 {
       start_scores();
       start_dp();
       form(note);
-      // dQ waits a tile for dS of the other group, and takes the registers of S meanwhile.
+      // dQ waits a tile for dS of the other group.
       int before = -1;
-      Tensor dq =
-          make_tensor(dp.data(), partition_shape_C(typename Config::MmaQueries{}, Shape<_64, Int<Config::kPartDim>>{}));
+      auto dq = partition_fragment_C(typename Config::MmaQueries{}, Shape<_64, Int<Config::kPartDim>>{});
       auto finish_all = [&] {
         start_queries(buffer, 2, before >= 0, dq);
         finish();
@@ -221,6 +221,19 @@ struct ConsumerBackwardSm90 {
       v_.advance();
       if (note.last) break;
     }
+  }
+
+  /// Of K, those that nobody keeps: 0 dS times NaN must not reach dQ. S of such rows is masked, so it may be under way;
+  /// dQ waits for what every warp publishes afterwards.
+  __device__ __forceinline__ void zero_dead_rows(int work, int buffer) const {
+    const unsigned dead = shared.dead_rows[work][2 * group + (thread >> 5 & 1)];
+    if (dead == 0) return;
+    Tensor rows = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{});  // (64, D, tile)
+    if (dead >> (thread & 31) & 1)
+#pragma unroll 1
+      for (int d = thread >> 6 << 3; d < Config::kHeadDim; d += 16)
+        *reinterpret_cast<uint4*>(&rows(thread & 63, d, Config::row_tile(0, buffer, group))) = make_uint4(0, 0, 0, 0);
+    cutlass::arch::fence_view_async_shared();
   }
 
   /// To be called once before the first piece of work.
@@ -310,9 +323,9 @@ struct ConsumerBackwardSm90 {
     const int key = 64 * group + (lane >> 5) * 16 + (lane & 15), query = (lane >> 4 & 1) * 8;
     CUTE_UNROLL
     for (int n = 0; n < Config::kKeys / 8; n += 2)
-      SM90_U32x4_STSM_N::copy(pairs[2 * n], pairs[2 * n + 1], pairs[2 * n + 2], pairs[2 * n + 3],
-                              *reinterpret_cast<uint128_t*>(
-                                  &tile(query + 8 * n % 64, key, slot * Config::kQueryParts + n / 8)));
+      SM90_U32x4_STSM_N::copy(
+          pairs[2 * n], pairs[2 * n + 1], pairs[2 * n + 2], pairs[2 * n + 3],
+          *reinterpret_cast<uint128_t*>(&tile(query + 8 * n % 64, key, slot * Config::kQueryParts + n / 8)));
     cutlass::arch::fence_view_async_shared();
     release(shared.ds_full[slot]);
     ds_written_.advance();
@@ -326,7 +339,8 @@ struct ConsumerBackwardSm90 {
     typename Config::MmaQueries mma;
     auto slice = mma.get_thread_slice(thread);
     int part = ds_slot(ahead) * Config::kQueryParts + (Config::kQueryParts > 1 ? group : 0);
-    int first = Config::row_tile(0, Config::kQueryBuffers > 1 ? buffer : 0, 0) * Config::kDimParts + (Config::kDimParts > 1 ? group : 0);
+    int first = Config::row_tile(0, Config::kQueryBuffers > 1 ? buffer : 0, 0) * Config::kDimParts +
+                (Config::kDimParts > 1 ? group : 0);
     asm volatile("" : "+r"(part), "+r"(first));
     if (any) wait(shared.ds_full[ds_slot(ahead)], ds_phase(ahead));
     Tensor a = slice.partition_fragment_A(tile(_, _, part));

@@ -48,7 +48,7 @@ struct ProducerForwardSm90 {
   Ring<Config::kKeyStages> k_{};
   Ring<Config::kValueStages> v_{};
   Ring<Config::kWordSlots> words_{};
-  unsigned scrub_phase_ = 0;  ///< bit 0: of scrub, 1: of row_scrub
+  unsigned scrub_phase_ = 0;
   int sweeps_ = 0;
   View pattern_;
 
@@ -81,7 +81,7 @@ struct ProducerForwardSm90 {
       const int index = shared.next_item;
       work.end = index >= schedule.items;
       if constexpr (Config::kAll)
-        for (unsigned& rows : shared.dead_rows) rows = 0;
+        for (unsigned& rows : shared.dead_rows[&work - shared.work]) rows = 0;
       if (work.end) return;
       shared.next_item = successor();
       make_work(work, params.geometry, schedule, Config::kRows, index);
@@ -152,6 +152,7 @@ struct ProducerForwardSm90 {
   }
 
   __device__ __forceinline__ void produce(Work& work) {
+    if constexpr (Config::kAll) find_dead_rows(work);
     bool with_values = !Config::kScoreSweeps;
     for (bool first = true;; first = false) {
       if constexpr (Config::kKeyMajor) pattern_.member = 0;
@@ -161,7 +162,6 @@ struct ProducerForwardSm90 {
       const bool any = !walk.done(), early = first && (!any || Config::kQueryBuffers > 1);
       if (early && warp == 0 && lane == 0) load_queries(work, any);
       if (!any) return;
-      if constexpr (Config::kAll) find_dead_rows(work);
       sweep(with_values, first && !early, walk, work);
       if (with_values) return;
       with_values = !hear();
@@ -212,11 +212,11 @@ struct ProducerForwardSm90 {
     shared.query_ring.advance();
     work.any = any;
     wait(shared.q_empty[q.slot()], q.phase() ^ 1);
+    auto& full = shared.q_full[q.slot()];
     if (!any) {
-      arrive(shared.q_full[q.slot()]);
+      arrive(full);
       return;
     }
-    auto& full = row_barrier(q.slot());
     const auto& maps = params.maps;
     const bool later = work.queries.inner >= maps.long_query_classes;
     full.arrive_and_expect_tx(Config::kRowTensors * Config::kBytesQ);
@@ -236,16 +236,10 @@ struct ProducerForwardSm90 {
     }
   }
 
-  __device__ __forceinline__ cutlass::arch::ClusterTransactionBarrier& row_barrier(int slot) const {
-    if constexpr (Config::kAll)
-      if (any_dead_rows()) return shared.row_scrub;
-    return shared.q_full[slot];
-  }
-
-  /// Notes the rows of the piece that nobody keeps: 0 dS times NaN must not reach dQ. TMA zeroes what lies outside of
-  /// the tensor.
+  /// Notes the rows of the piece that nobody keeps, which the consumers zero. TMA zeroes what lies outside of the
+  /// tensor.
   __device__ __forceinline__ void find_dead_rows(const Work& work) {
-    static_assert(Config::kRows == 32 * kWarps && Config::kQueryBuffers == 1, "a row a lane");
+    static_assert(Config::kRows == 32 * kWarps, "a row a lane");
     const Frame& frame = work.frame;
     const int end = min(work.row_begin + Config::kRows, work.row_count);
     if (!params.geometry.packed_sequences() && end <= frame.num_queries && pattern_.keeps_self(frame)) {
@@ -253,14 +247,8 @@ struct ProducerForwardSm90 {
       if (first >= 0 && last < frame.num_keys) return;
     }
     const unsigned dead = __ballot_sync(~0u, nobody_keeps(work, work.row_begin + 32 * warp + lane));
-    if (lane == 0) shared.dead_rows[warp] = dead;
+    if (lane == 0) shared.dead_rows[&work - shared.work][warp] = dead;
     sync_producers();
-  }
-
-  __device__ __forceinline__ bool any_dead_rows() const {
-    unsigned all = 0;
-    for (const unsigned rows : shared.dead_rows) all |= rows;
-    return all != 0;
   }
 
   __device__ __forceinline__ bool nobody_keeps(const Work& work, int row) const {
@@ -277,22 +265,6 @@ struct ProducerForwardSm90 {
       }
     }
     return true;
-  }
-
-  /// Once the rows of the piece have landed.
-  __device__ __forceinline__ void zero_dead_rows() {
-    if (!any_dead_rows()) return;
-    wait_together(shared.row_scrub, scrub_phase_ >> 1);
-    scrub_phase_ ^= 2;
-    Tensor rows = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{});  // (64, D, tile)
-    if (shared.dead_rows[warp] >> lane & 1)
-#pragma unroll 1
-      for (int d = 0; d < Config::kHeadDim; d += 8)
-        *reinterpret_cast<uint4*>(&rows(32 * (warp & 1) + lane, d, Config::row_tile(0, 0, warp / 2))) =
-            make_uint4(0, 0, 0, 0);
-    cutlass::arch::fence_view_async_shared();
-    sync_producers();
-    if (warp == 0 && lane == 0) arrive(shared.q_full[0]);
   }
 
   __device__ __forceinline__ int row_head(const Work& work) const {
@@ -367,7 +339,6 @@ struct ProducerForwardSm90 {
       k_.advance();
 
       const bool send_queries = with_queries && warp == 0 && lane == 0;
-      [[maybe_unused]] const bool first_tile = with_queries;
       with_queries = false;
       if (!with_values) {
         if (send_queries) load_queries(work, true);
@@ -388,8 +359,6 @@ struct ProducerForwardSm90 {
         __syncwarp();
       }
       if (send_queries) load_queries(work, true);
-      if constexpr (Config::kAll)
-        if (first_tile) zero_dead_rows();
       if (scrub) {
         Tensor sV = make_tensor(make_smem_ptr(shared.v.begin()), typename Config::LayoutV{});  // (D, keys, stage)
         zero_columns(dead, shared.v_full[v_.slot()], [&](int c, int d) { return &sV(d, c, v_.slot()); });
@@ -520,7 +489,7 @@ struct ProducerForwardSm90 {
   template <class At>
   __device__ __forceinline__ void zero_columns(unsigned dead, cutlass::arch::ClusterTransactionBarrier& full,
                                                const At& at) {
-    wait_together(shared.scrub, scrub_phase_ & 1);
+    wait_together(shared.scrub, scrub_phase_);
     scrub_phase_ ^= 1;
 #pragma unroll 1
     for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps, dead >>= 1)

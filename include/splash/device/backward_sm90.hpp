@@ -166,8 +166,8 @@ struct FloatQueries {
     if (schedule.items == 0) return cudaSuccess;
     const kernel::StoreQueriesParams<Element> params{gradient_tensor<Element>(args.grad_q, float(args.in.scale)),
                                                      call.queries, geometry, schedule, int(args.in.q.shape[3])};
-    kernel::store_queries<Config><<<dim3(unsigned(schedule.items), Config::kConsumers), kernel::kStoreQueriesThreads, 0,
-                                    call.stream>>>(params);
+    kernel::store_queries<Config>
+        <<<dim3(unsigned(schedule.items), Config::kConsumers), kernel::kStoreQueriesThreads, 0, call.stream>>>(params);
     return cudaGetLastError();
   }
 };
@@ -250,7 +250,8 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   int* counters = reinterpret_cast<int*>(take(kCounters));
   auto* sums_of_queries = reinterpret_cast<float4*>(take(sums));
   float* partials = reinterpret_cast<float*>(take((partial * 4 + 15) / 16 * 16));
-  BackwardCall call{args, stream, reinterpret_cast<float2*>(take(rows * 8)), nullptr, counters, partials, sums_of_queries};
+  BackwardCall call{args,     stream,         reinterpret_cast<float2*>(take(rows * 8)), nullptr, counters,
+                    partials, sums_of_queries};
   if (learns_sink) call.dots = reinterpret_cast<float*>(take(rows * 4));
 
   error = cudaMemsetAsync(counters, 0, size_t(kCounters + sums), stream);
