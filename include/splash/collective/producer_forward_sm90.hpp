@@ -288,27 +288,43 @@ struct ProducerForwardSm90 {
     return {run, begin - run * params.geometry.run_length.divisor};
   }
 
+  /// Where the maps have the columns of a piece.
+  struct Columns {
+    bool later;
+    int inner, outer, batch;
+  };
+  __device__ __forceinline__ Columns columns_of(const Work& work) const {
+    const int classes = params.maps.long_key_classes;
+    const bool later = work.keys.inner >= classes;
+    return {later, work.keys.inner - (later ? classes : 0), work.keys.outer, batch_of(work)};
+  }
+  /// Read anew for each tile, where registers are fewer still.
+  __device__ __forceinline__ Columns columns_again(const Work& work) const {
+    const Work* own = &work;
+    asm volatile("" : "+l"(own));
+    return columns_of(*own);
+  }
+
   /// One copy of the walk serves both kinds of sweeps: the patterns' code is long.
   __device__ __forceinline__ void sweep(bool with_values, bool with_queries, Walk& walk, Work& work) {
     const Frame& frame = work.frame;
     const auto& maps = params.maps;
-    const bool later = work.keys.inner >= maps.long_key_classes;
-    const int inner = work.keys.inner - (later ? maps.long_key_classes : 0);
-    const int outer = work.keys.outer, keys = frame.num_keys;  // shared memory is far for what each tile needs
-    const int batch = batch_of(work);
+    const int keys = frame.num_keys;  // shared memory is far for what each tile needs
+    const Columns columns = columns_of(work);
     int head = Config::kKeyMajor ? frame.head : frame.head / params.geometry.group;
     while (!walk.done()) {
       const int begin = walk.begin();
-      const bool full = walk.state() == TileState::full && begin + Config::kKeys <= keys && !padded_rows(work);
+      const bool full =
+          walk.state() == TileState::full && (Config::kAll ? whole(work, begin) : begin + Config::kKeys <= keys);
       const View pattern = pattern_;
       if constexpr (Config::kKeyMajor) head = frame.head + pattern.member;
       walk.advance();
       seek_member(walk, work);
-      [[maybe_unused]] float2 numbers{};
-      if constexpr (Config::kColumnNumbers) numbers = numbers_of(work, head, begin);
       unsigned dead = 0;
       if constexpr (Config::kScrubFirst)
         dead = full ? 0 : dead_columns(pattern, frame, begin, work.columns_inside, row_begin(work));
+      [[maybe_unused]] float2 numbers{};
+      if constexpr (Config::kColumnNumbers) numbers = numbers_of(work, head, begin);
 
       wait_together(shared.k_empty[k_.slot()], k_.phase() ^ 1);
       auto& note = shared.note[k_.slot()];
@@ -316,9 +332,10 @@ struct ProducerForwardSm90 {
       if (warp == 0 && cute::elect_one_sync()) {
         auto& landed = Config::kScrubFirst && dead ? shared.scrub : k_full;
         landed.arrive_and_expect_tx(Config::kBytesTile);
-        const Place at = place_of(outer, inner, begin);
-        load<Config::kKeys>(&maps.k[later], landed, shared.k.begin() + k_.slot() * Config::kKeys * Config::kHeadDim,
-                            at.inner, at.outer, head * maps.fold_k_head, batch * maps.fold_k_batch);
+        const Columns all = Config::kAll ? columns_again(work) : columns;
+        const Place at = place_of(all.outer, all.inner, begin);
+        load<Config::kKeys>(&maps.k[all.later], landed, shared.k.begin() + k_.slot() * Config::kKeys * Config::kHeadDim,
+                            at.inner, at.outer, head * maps.fold_k_head, all.batch * maps.fold_k_batch);
         note.words = !full;
         note.last = walk.done();
         if constexpr (Config::kAll)
@@ -336,6 +353,7 @@ struct ProducerForwardSm90 {
       }
       __syncwarp();
       if (lane == 0) arrive(k_full);
+      if constexpr (Config::kAll) v_ = k_;  // both rings are as long; registers are few
       k_.advance();
 
       const bool send_queries = with_queries && warp == 0 && lane == 0;
@@ -352,9 +370,11 @@ struct ProducerForwardSm90 {
         if (cute::elect_one_sync()) {
           auto& landed = scrub ? shared.scrub : shared.v_full[v_.slot()];
           landed.arrive_and_expect_tx(Config::kBytesTile);
-          const Place at = place_of(outer, inner, begin);
-          load<Config::kKeys>(&maps.v[later], landed, shared.v.begin() + v_.slot() * Config::kKeys * Config::kHeadDim,
-                              at.inner, at.outer, head * maps.fold_v_head, batch * maps.fold_v_batch);
+          const Columns all = Config::kAll ? columns_again(work) : columns;
+          const Place at = place_of(all.outer, all.inner, begin);
+          load<Config::kKeys>(&maps.v[all.later], landed,
+                              shared.v.begin() + v_.slot() * Config::kKeys * Config::kHeadDim, at.inner, at.outer,
+                              head * maps.fold_v_head, all.batch * maps.fold_v_batch);
         }
         __syncwarp();
       }
@@ -367,9 +387,11 @@ struct ProducerForwardSm90 {
     }
   }
 
-  /// What rows of padding give must not reach dQ.
-  __device__ __forceinline__ static bool padded_rows(const Work& work) {
-    return Config::kAll && work.row_begin + Config::kRows > work.frame.num_queries;
+  /// Whether no row or column of the tile is padding: what rows of padding give must not reach dQ, either.
+  __device__ __forceinline__ static bool whole(const Work& work, int begin) {
+    const Work* own = &work;
+    asm volatile("" : "+l"(own));
+    return begin + Config::kKeys <= own->frame.num_keys && own->row_begin + Config::kRows <= own->frame.num_queries;
   }
 
   /// Chunks of padding alone let the tile pass.

@@ -144,6 +144,38 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
   return error == cudaSuccess ? Status{} : failure(error);
 }
 
+/// Of the scores that a row keeps, about the mean over keys or over queries, whichever is less; counted no further than
+/// to twice `enough`.
+template <class Pattern>
+int64_t scores_a_row(const Pattern& pattern, const AttentionInputs& in, int enough) {
+  const Positions& at = in.positions;
+  const bool packed = at.cu_queries != nullptr;
+  const int step = int(in.residues);
+  Frame frame{};
+  frame.num_queries = int(packed ? std::min(at.max_queries, in.q.shape[2]) : in.q.shape[2]) / step;
+  frame.num_keys = int(packed ? std::min(at.max_keys, in.k.shape[2]) : in.k.shape[2]) / step;
+  frame.q_start = packed ? frame.num_keys - frame.num_queries : int(at.q_start - at.k_start) / step;
+  if (frame.num_queries == 0 || frame.num_keys == 0) return 0;
+  const Frame rows = transposed(frame);
+  const patterns::KeyMajor<Pattern> view{pattern};
+  constexpr int kSamples = 4, kWidth = 128;
+  int64_t sum = 0;
+  for (int sample = 0; sample < kSamples; ++sample) {
+    const int row = int((2 * sample + 1) * int64_t(frame.num_keys) / (2 * kSamples));
+    int64_t found = 0;
+    for (int column = 0; found < 2 * enough; column = column / kWidth * kWidth + kWidth) {
+      if (column < frame.num_queries) column = view.next_column(rows, row, row + 1, column);
+      if (column >= frame.num_queries) break;
+      const int begin = column / kWidth * kWidth, end = std::min(begin + kWidth, frame.num_queries);
+      const TileState state = view.classify(rows, {row, row + 1, begin, end});
+      found += state == TileState::full ? end - begin : (state == TileState::partial ? (end - begin) / 2 : 0);
+    }
+    sum += found;
+  }
+  const int64_t mean = sum / kSamples;
+  return std::min(mean, mean * frame.num_keys / frame.num_queries);
+}
+
 /// Of the fused sweep: float32 dQ, and its way to the tensor.
 template <class Config>
 struct FloatQueries {
@@ -185,9 +217,11 @@ inline cudaError_t clear_packed(const TensorView& view, cudaStream_t stream) {
   return cudaSuccess;
 }
 
-/// grad_q, grad_k, grad_v and the normalizer's gradients are written whole, the same bits in every run. Asynchronous on
-/// exec.stream. Beside the tensors it takes 8 bytes a query and head, 4 more where a sink logit learns, and float32
-/// tiles of rows that are split over their columns. Block is the forward's and means nothing here.
+/// grad_q, grad_k, grad_v and the normalizer's gradients are written whole. Long rows of simple patterns take one fused
+/// sweep, which adds dQ up in no fixed order; exec.deterministic, short rows and sink logits that learn take two, the
+/// same bits in every run. Asynchronous on exec.stream. Beside the tensors it takes 8 bytes a query and head, 4 more
+/// where a sink logit learns, float32 tiles of rows that are split over their columns, and for the fused sweep dQ in
+/// float32. Block is the forward's and means nothing here.
 template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
 Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, const Execution& exec) {
   static_assert(normalizers::kOneSweepGradient<Normalizer>, "the Hopper backward has one sweep");
@@ -218,7 +252,15 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   if (error != cudaSuccess) return failure(error);
 
   const bool learns_sink = args.in.normalizer.num_parameters > 0 && args.grad_parameters[0].data;
-  const bool fused = kFuses && !exec.deterministic && !learns_sink;
+  const bool fused = [&] {
+    if constexpr (kFuses) {
+      if (exec.deterministic || learns_sink || args.in.heads.count > 0 || args.in.key_runs.length > 0) return false;
+      if (args.in.positions.cu_queries && args.in.positions.sequences * All::kKeys > q.shape[2]) return false;
+      constexpr int kEnough = tuning::fused_scores(HeadDim);
+      return scores_a_row(pattern, args.in, kEnough) >= kEnough;
+    }
+    return false;
+  }();
   Sweep<Queries> queries;
   Sweep<Keys> keys;
   Sweep<Values> values;

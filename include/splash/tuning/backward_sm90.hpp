@@ -34,6 +34,9 @@ constexpr bool splits_keys_values(int head_dim) { return head_dim > 128; }
 /// Whether there is a kernel for all three gradients.
 constexpr bool fuses(int head_dim) { return head_dim == 32 || head_dim == 64 || head_dim == 128; }
 
+/// Kept scores a row from which on it pays: float32 dQ is zeroed, added to and read again.
+constexpr int fused_scores(int head_dim) { return head_dim == 128 ? 1536 : 896; }
+
 constexpr BackwardSm90 backward_sm90(int head_dim, Gradients pass, bool simple) {
   const int consumer = simple ? 224 : 208, producer = simple ? 56 : 88;
   const bool both = pass == Gradients::keys_values;
