@@ -93,7 +93,8 @@ void add_hints(AttentionInputs& in) {
   const auto& name = patterns()[in.pattern.terms[0].kind].name;
   const bool lists = one && (name == "block_mask" || name == "big_bird");
   const bool short_spans = block_of(in.pattern) == 64 && !lists;
-  in.uneven = !short_spans && !(one && keeps_everything(in.pattern.terms[0]));
+  in.keeps_all = one && keeps_everything(in.pattern.terms[0]);
+  in.uneven = !short_spans && !in.keeps_all;
 }
 
 /// The first of the keys decides the others, so the answer to it is remembered.

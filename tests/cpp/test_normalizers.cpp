@@ -105,7 +105,8 @@ void work(const N& n, const std::vector<float>& row, const std::vector<float>& d
   std::vector<Part> done;
   each_tile([&](Part& scores, Part&) {
     float rescale[1] = {1};
-    rows.weigh(n, scores, rescale, reduce);
+    if constexpr (N::kRescales) rows.meet(n, scores, rescale, reduce);
+    rows.weigh(n, scores);
     for (Part& earlier : done)
       for (float& weight : earlier.values) weight *= rescale[0];
     done.push_back(scores);
@@ -299,7 +300,8 @@ Partial attend(const N& n, const std::vector<float>& row, const std::vector<floa
   for (int begin = 0; begin < int(row.size()); begin += kTileColumns) {
     Part scores = part_of(row, begin, 0, 1);
     float rescale[1] = {1};
-    rows.weigh(n, scores, rescale, reduce);
+    rows.meet(n, scores, rescale, reduce);
+    rows.weigh(n, scores);
     output *= rescale[0];
     for (int c = 0; c < kTileColumns && begin + c < int(row.size()); ++c)
       output += scores.values[size_t(c)] * values[size_t(begin + c)];

@@ -62,9 +62,14 @@ struct Counting {
       return rows.refine(n.inner, reduce);
     }
     template <class Fragment, class Reduce>
-    void weigh(const Counting& n, Fragment& fragment, Value (&rescale)[R], const Reduce& reduce) {
+    void meet(const Counting& n, Fragment& fragment, Value (&rescale)[R], const Reduce& reduce) {
+      ++calls["meet"];
+      rows.meet(n.inner, fragment, rescale, reduce);
+    }
+    template <class Fragment>
+    void weigh(const Counting& n, Fragment& fragment) {
       ++calls["weigh"];
-      rows.weigh(n.inner, fragment, rescale, reduce);
+      rows.weigh(n.inner, fragment);
     }
     template <class Reduce>
     void finish(const Counting& n, const Reduce& reduce) {
@@ -118,6 +123,7 @@ void check_hooks(const char* name, double alpha) {
   std::vector<const char*> hooks = {"keep",  "classify", "next_column",   "from",
                                     "weigh", "finish",   "output_factor", "statistic"};
   if (Normalizer::kScoreSweeps) hooks.insert(hooks.end(), {"observe", "refine"});
+  if (Normalizer::kRescales) hooks.push_back("meet");
   if (Normalizer::kSaved > 0) hooks.push_back("saved");
   for (const char* hook : hooks) check::that(calls[hook] > 0, "%s forward never calls %s", name, hook);
 

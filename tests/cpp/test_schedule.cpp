@@ -35,6 +35,7 @@ Call random_call(std::mt19937& random) {
   in.positions.q_start = in.positions.k_start + keys - queries + below(9) - 4;
   in.residues = below(3) ? 1 : 1 + below(20);
   in.uneven = below(2);
+  in.keeps_all = !in.uneven && below(2);
   if (below(3) == 0) in.first_global_rows = below(200), in.last_global_rows = below(100);
   if (below(3) == 0) in.first_global_columns = below(200), in.last_global_columns = below(100);
   if (below(3) == 0) {
@@ -67,7 +68,8 @@ void check_call(const AttentionInputs& in, const device::Blocks& blocks, bool me
   for (int index = 0; index < schedule.items; ++index) {
     collective::Work work;
     collective::make_work(work, geometry, schedule, blocks.rows, index);
-    check::that(work.partial == (index < schedule.split_items ? index : -1), "item %d: partial %d", index,
+    const int split = index - schedule.first_split_item;
+    check::that(work.partial == (split >= 0 && split < schedule.split_items ? split : -1), "item %d: partial %d", index,
                 work.partial);
     const int step = geometry.residues.divisor;
     check::that(work.frame.head % group == 0, "head %d is not the first of its group", work.frame.head);
@@ -107,6 +109,24 @@ void check_call(const AttentionInputs& in, const device::Blocks& blocks, bool me
   }
 }
 
+/// Under causal patterns the long rows are the last queries and the first keys. Where rows are uneven, pieces begin
+/// with those, and the short ones of all problems come in the end, so that all blocks of threads end at a time.
+void check_order(const AttentionInputs& in, const device::Blocks& blocks, bool key_major) {
+  const collective::Geometry geometry = device::make_geometry(in, key_major, !key_major);
+  const collective::Schedule schedule = device::make_schedule(in, geometry, blocks, false);
+  const int problems = schedule.problems.divisor, whole = schedule.whole_tiles;
+  if (!in.uneven || problems * whole == 0) return;
+  const auto length_of = [&](int index) {  // the higher, the longer
+    const int tile = collective::item_of(schedule, index).tile;
+    return key_major ? whole - 1 - tile : tile;
+  };
+  check::that(length_of(0) == whole - 1, "the first piece is not the longest");
+  const int together = std::min(problems * (whole / 4), 4 * blocks.running);
+  for (int index = schedule.items - together; index < schedule.items; ++index)
+    check::that(length_of(index) == (schedule.items - 1 - index) / problems, "piece %d of %d is out of order", index,
+                schedule.items);
+}
+
 }  // namespace
 
 int main() {
@@ -115,7 +135,10 @@ int main() {
     const Call call = random_call(random);
     const device::Blocks blocks{64 * (1 + int(random() % 3)), 32 * (2 + int(random() % 3)), 1 + int(random() % 300)};
     const bool merges = random() % 4 != 0;
-    for (const bool key_major : {false, true}) check_call(call.in, blocks, merges, key_major);
+    for (const bool key_major : {false, true}) {
+      check_call(call.in, blocks, merges, key_major);
+      check_order(call.in, blocks, key_major);
+    }
   }
   return check::summary("schedule");
 }

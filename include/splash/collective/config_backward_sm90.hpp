@@ -145,11 +145,13 @@ struct ConfigBackwardSm90 {
     cutlass::arch::ClusterTransactionBarrier q_full[kQueryBuffers], k_full[kKeyStages], v_full[kValueStages], scrub;
     cutlass::arch::ClusterBarrier q_empty[kQueryBuffers], k_empty[kKeyStages], v_empty[kValueStages],
         words_empty[kWordSlots], swept, ds_full[kScoreBuffers], ds_empty[kScoreBuffers];
-    Work work[kWorkSlots];  ///< of the consumers, and the one that the producers work on
-    int next_item, rounds;
+    Work work[kWorkSlots];           ///< of the consumers, and the one that the producers work on
+    int rounds;                      ///< dealt out so far
     Ring<kQueryBuffers> query_ring;  ///< of the producers
     TileNote note[kKeyStages];
-    unsigned dead_rows[kWorkSlots][kProducerWarps];  ///< of a piece, where kAll: a bit a row
+    // Where kAll, of the producers: registers are few.
+    unsigned dead_rows[kWorkSlots][kProducerWarps];  ///< of a piece: a bit a row
+    unsigned scrub_phase[kProducerWarps];
     int votes[3];
   };
 

@@ -61,10 +61,14 @@ struct ConsumerForwardSm90 {
     typename Config::MmaOutput mma_output;
     auto thread_scores = mma_scores.get_thread_slice(thread);
     auto thread_output = mma_output.get_thread_slice(thread);
-    Tensor tSrQ = thread_scores.partition_fragment_A(sQ(_, _, query_buffer * Config::kConsumers + group));
+    // Descriptors (1, 1, D / 16) of the Q tile, made anew for each product: kept, they would be a register a step.
+    const auto tSrQ = [&] {
+      int tile = query_buffer * Config::kConsumers + group;
+      asm volatile("" : "+r"(tile));
+      return thread_scores.partition_fragment_A(sQ(_, _, tile));
+    };
     Tensor tSrK = thread_scores.partition_fragment_B(sK);  // descriptors (1, 1, D / 16, stage)
     Tensor tOrV = thread_output.partition_fragment_B(sV);  // descriptors (1, 1, keys / 16, stage)
-    CUTE_STATIC_ASSERT_V(size<2>(tSrQ) == Int<Config::kHeadDim / 16>{});
     CUTE_STATIC_ASSERT_V(size<2>(tSrK) == Int<Config::kHeadDim / 16>{});
     CUTE_STATIC_ASSERT_V(size<2>(tOrV) == Int<Config::kKeys / 16>{});
 
@@ -91,7 +95,7 @@ struct ConsumerForwardSm90 {
     if constexpr (Normalizer::kScoreSweeps) {
       do {
         for (Note note; next_live<false>(note);) {
-          multiply(mma_scores, tSrQ, tSrK(_, _, _, k_.slot()), scores, true);
+          multiply(mma_scores, tSrQ(), tSrK(_, _, _, k_.slot()), scores, true);
           warpgroup_wait<0>();
           finish_scores(note);
           rows.observe(normalizer, fragment);
@@ -106,29 +110,32 @@ struct ConsumerForwardSm90 {
     if constexpr (Normalizer::kScoreSweeps) under_product();
     for (Note note; next_live<true>(note);) {
       take_turn();
-      multiply(mma_scores, tSrQ, tSrK(_, _, _, k_.slot()), scores, true);
+      multiply(mma_scores, tSrQ(), tSrK(_, _, _, k_.slot()), scores, true);
       pass_turn();
       if (waiting) under_product();
       waiting = false;
       warpgroup_wait<0>();
       finish_scores(note);
-      rows.weigh(normalizer, fragment, rescale, reduce);
+      if constexpr (Normalizer::kRescales) rows.meet(normalizer, fragment, rescale, reduce);
+      rows.weigh(normalizer, fragment);
       rescale_rows(output, rescale);
       to_weights(scores, weights);
       bool last = note.last;
       for (; Config::kTuning.joined && !last && read_note(note); last = note.last) {
         take_turn();
-        multiply(mma_scores, tSrQ, tSrK(_, _, _, k_.slot()), scores, true);
+        multiply(mma_scores, tSrQ(), tSrK(_, _, _, k_.slot()), scores, true);
         wait(shared.v_full[v_.slot()], v_.phase());
         multiply(mma_output, weights, tOrV(_, _, _, v_.slot()), output, false);
         pass_turn();
         warpgroup_wait<1>();
         finish_scores(note);
-        rows.weigh(normalizer, fragment, rescale, reduce);
+        if constexpr (Normalizer::kRescales) rows.meet(normalizer, fragment, rescale, reduce);
+        stay_before_wait(rescale);
         warpgroup_wait<0>();
         warpgroup_fence_operand(output);
         release(shared.v_empty[v_.slot()]);
         v_.advance();
+        rows.weigh(normalizer, fragment);
         rescale_rows(output, rescale);
         to_weights(scores, weights);
       }
@@ -244,6 +251,13 @@ struct ConsumerForwardSm90 {
             scores(accumulator_register(r, w * 16 + c)) = -math::kInfinity<float>;
       }
     }
+  }
+
+  /// Left alone, ptxas moves the wait for products up to the start of its basic block, and what could run beside them
+  /// runs after them. An instruction that hangs on the factors, which are 1 at most, holds it back.
+  __device__ __forceinline__ static void stay_before_wait(const float (&rescale)[kFragmentRows]) {
+    if constexpr (Normalizer::kRescales)
+      if (rescale[0] + rescale[1] > 2.5f) asm volatile("nanosleep.u32 0;");
   }
 
   /// Most tiles leave the rows of most warps as they are.

@@ -50,10 +50,11 @@ struct ProducerForwardSm90 {
   Ring<Config::kWordSlots> words_{};
   unsigned scrub_phase_ = 0;
   int sweeps_ = 0;
+  int next_;  ///< of the thread that begins pieces
   View pattern_;
 
   __device__ __forceinline__ ProducerForwardSm90(const Params& params, SharedStorage& shared, int warp, int lane)
-      : params(params), shared(shared), warp(warp), lane(lane), pattern_{params.pattern} {}
+      : params(params), shared(shared), warp(warp), lane(lane), next_(int(blockIdx.x)), pattern_{params.pattern} {}
 
   /// By all threads of all producer warps. The piece that they work on lies in shared memory: registers are few here.
   __device__ __forceinline__ void run() {
@@ -73,21 +74,25 @@ struct ProducerForwardSm90 {
   }
 
  private:
-  /// By one thread: the next piece that has rows. Its successor is asked for early, since the answer takes a while. No
-  /// consumer reads the slot any more: the Q tile before last took the place of the one that came with it.
+  /// By one thread: the next piece that has rows. No consumer reads the slot any more: the Q tile before last took the
+  /// place of the one that came with it.
   __device__ __forceinline__ void begin_next(Work& work) {
     const Schedule& schedule = params.schedule;
-    for (;;) {
-      const int index = shared.next_item;
-      work.end = index >= schedule.items;
-      if constexpr (Config::kAll)
-        for (unsigned& rows : shared.dead_rows[&work - shared.work]) rows = 0;
+    if constexpr (Config::kAll)
+      for (unsigned& rows : shared.dead_rows[&work - shared.work]) rows = 0;
+    for (;; next_ = successor()) {
+      work.end = next_ >= schedule.items;
       if (work.end) return;
-      shared.next_item = successor();
-      make_work(work, params.geometry, schedule, Config::kRows, index);
+      make_work(work, params.geometry, schedule, Config::kRows, next_);
       if (work.row_begin < work.row_count) break;
     }
     clip_columns(work);
+  }
+
+  /// With the last tile of a piece: earlier, a block of threads would keep a piece from others that end before it; and
+  /// the answer takes a while.
+  __device__ __forceinline__ void claim_next() {
+    if (warp == 0 && lane == 0) next_ = successor();
   }
 
   /// Dealt out beforehand, the order turns round by round, so that whoever got the longest piece gets the shortest
@@ -161,7 +166,10 @@ struct ProducerForwardSm90 {
       // With one Q tile, it is still in use by the piece before; the first keys need not wait for it.
       const bool any = !walk.done(), early = first && (!any || Config::kQueryBuffers > 1);
       if (early && warp == 0 && lane == 0) load_queries(work, any);
-      if (!any) return;
+      if (!any) {
+        claim_next();
+        return;
+      }
       sweep(with_values, first && !early, walk, work);
       if (with_values) return;
       with_values = !hear();
@@ -320,6 +328,7 @@ struct ProducerForwardSm90 {
       if constexpr (Config::kKeyMajor) head = frame.head + pattern.member;
       walk.advance();
       seek_member(walk, work);
+      if (with_values && walk.done()) claim_next();
       unsigned dead = 0;
       if constexpr (Config::kScrubFirst)
         dead = full ? 0 : dead_columns(pattern, frame, begin, work.columns_inside, row_begin(work));
@@ -511,8 +520,14 @@ struct ProducerForwardSm90 {
   template <class At>
   __device__ __forceinline__ void zero_columns(unsigned dead, cutlass::arch::ClusterTransactionBarrier& full,
                                                const At& at) {
-    wait_together(shared.scrub, scrub_phase_);
-    scrub_phase_ ^= 1;
+    if constexpr (Config::kAll) {
+      const unsigned phase = shared.scrub_phase[warp];
+      wait_together(shared.scrub, phase);
+      if (lane == 0) shared.scrub_phase[warp] = phase ^ 1;
+    } else {
+      wait_together(shared.scrub, scrub_phase_);
+      scrub_phase_ ^= 1;
+    }
 #pragma unroll 1
     for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps, dead >>= 1)
       if (dead & 1)

@@ -48,16 +48,22 @@ struct Work {
   bool any, end;       ///< any tile to visit at all; no further work
 };
 
-/// All pieces in the order in which they begin: tiles that are split over their keys; then those of `section` problems
-/// after those of the section before, whose keys fit the L2 cache together, the last rows of all of them first, since
-/// under causal patterns these are the longest.
+/// All pieces in the order in which they begin: tiles that are split over their columns since they are long; then those
+/// of `section` problems after those of the section before, whose columns fit the L2 cache together; then the last
+/// tiles of all problems. Tiles begin with the last rows, of keys with the first ones: under causal patterns these are
+/// the longest, and the short ones in the end let all blocks of threads end at a time. Where all are long, the last
+/// ones are split instead.
 struct Schedule {
   int row_tiles = 0;
   int first_split = 0, last_split = 0;  ///< row tiles at either end that are split
-  patterns::FastDivide splits{1}, split_tiles{1}, whole_tiles{1};
+  int whole_tiles = 0;
+  int section_tiles = 0;  ///< of the whole tiles of a problem, those that are worked on in sections
+  bool first_rows_first = false;
+  patterns::FastDivide splits{1}, split_tiles{1}, problems{1};
   patterns::FastDivide section_items{1}, section{1}, last_section{1};
   int split_items = 0, items = 0;
-  int* counter = nullptr;  ///< next piece nobody works on yet; nullptr: pieces are dealt out beforehand
+  int first_split_item = 0;  ///< greater than 0: the last pieces are the split ones
+  int* counter = nullptr;    ///< next piece nobody works on yet; nullptr: pieces are dealt out beforehand
 };
 
 /// Which problem, row tile and key range a piece is.
@@ -65,20 +71,37 @@ struct Item {
   int problem, tile, split;
 };
 
-SPLASH_HD Item item_of(const Schedule& schedule, int index) {
-  if (index < schedule.split_items) {
-    const int at = schedule.splits.quotient(index), problem = schedule.split_tiles.quotient(at);
-    const int tile = at - problem * schedule.split_tiles.divisor;
-    const int last = schedule.row_tiles - schedule.split_tiles.divisor;
-    return {problem, tile < schedule.first_split ? tile : last + tile, index - at * schedule.splits.divisor};
+/// Of the tiles that are not long, the one whose turn it is.
+SPLASH_HD Item whole_item_of(const Schedule& schedule, int index) {
+  const int in_sections = schedule.problems.divisor * schedule.section_tiles;
+  int first = 0, from = 0;  // problem of the section, tile
+  const patterns::FastDivide* count = &schedule.problems;
+  if (index < in_sections) {
+    const int at = schedule.section_items.quotient(index);
+    index -= at * schedule.section_items.divisor;
+    first = at * schedule.section.divisor;
+    count = first + schedule.section.divisor < schedule.problems.divisor ? &schedule.section : &schedule.last_section;
+  } else {
+    index -= in_sections;
+    from = schedule.section_tiles;
   }
-  index -= schedule.split_items;
-  const int at = schedule.section_items.quotient(index);
-  index -= at * schedule.section_items.divisor;
-  const bool last = schedule.split_items + (at + 1) * schedule.section_items.divisor >= schedule.items;
-  const patterns::FastDivide& count = last ? schedule.last_section : schedule.section;
-  const int back = count.quotient(index), problem = at * schedule.section.divisor + index - back * count.divisor;
-  return {problem, schedule.first_split + schedule.whole_tiles.divisor - 1 - back, -1};
+  const int step = count->quotient(index), problem = first + index - step * count->divisor, tile = from + step;
+  return {problem, schedule.first_split + (schedule.first_rows_first ? tile : schedule.whole_tiles - 1 - tile), -1};
+}
+
+SPLASH_HD Item item_of(const Schedule& schedule, int index) {
+  const int first = schedule.first_split_item, split = index - first;
+  if (split < 0 || split >= schedule.split_items)
+    return whole_item_of(schedule, first > 0 ? index : index - schedule.split_items);
+  const int at = schedule.splits.quotient(split), range = split - at * schedule.splits.divisor;
+  if (first > 0) {
+    Item item = whole_item_of(schedule, first + at);
+    item.split = range;
+    return item;
+  }
+  const int problem = schedule.split_tiles.quotient(at), tile = at - problem * schedule.split_tiles.divisor;
+  const int last = schedule.row_tiles - schedule.split_tiles.divisor;
+  return {problem, tile < schedule.first_split ? tile : last + tile, range};
 }
 
 /// Rows n = residue, residue + residues, ... below count.
@@ -123,7 +146,7 @@ SPLASH_HD void make_work(Work& work, const Geometry& geometry, const Schedule& s
   work.keys = keys;
   work.columns_inside = class_count(geometry.num_columns(), keys.inner, residues) - keys.outer;
   if (geometry.keys_in_runs > 0) work.frame.num_keys = work.columns_inside = geometry.keys_in_runs;
-  work.partial = item.split < 0 ? -1 : index;
+  work.partial = item.split < 0 ? -1 : index - schedule.first_split_item;
   work.column_begin = item.split;  // the split, until the pattern says where the keys begin
 }
 

@@ -91,7 +91,8 @@ struct AttentionInputs {
   /// Rows at the start and at the end that see (nearly) all keys: a hint for the launch, which splits them.
   int64_t first_global_rows = 0, last_global_rows = 0;
   int64_t first_global_columns = 0, last_global_columns = 0;  ///< the same of keys that (nearly) all queries see
-  bool uneven = true;  ///< another hint: rows may differ much in how many keys they keep
+  bool uneven = true;      ///< another hint: rows may differ much in how many keys they keep
+  bool keeps_all = false;  ///< another: rows keep all keys
 };
 
 /// A body over [begin, end) run by whatever thread pool the caller has.

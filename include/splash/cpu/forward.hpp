@@ -206,7 +206,8 @@ class Forward {
       for (int v = 0; v < task.vectors(); ++v) {
         Scores fragment = column(task, tile, at, v);
         Value rescale[1] = {Value(Real(1))};
-        state[v].weigh(task.normalizer, fragment, rescale, LaneIsRow{});
+        if constexpr (Normalizer::kRescales) state[v].meet(task.normalizer, fragment, rescale, LaneIsRow{});
+        state[v].weigh(task.normalizer, fragment);
         rescale[0].store(task.scratch.row + v * W);
       }
       const int count = at.end() - at.begin();

@@ -241,7 +241,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   int multiprocessors = 0;
   const auto prepare = [&]<class Config>(const Config*) {
     using Kernel = kernel::BackwardSm90<Config>;
-    return prepare_launch(kernel::backward_sm90<Kernel>, int(sizeof(typename Config::SharedStorage)), multiprocessors);
+    return prepare_launch<kernel::backward_sm90<Kernel>>(int(sizeof(typename Config::SharedStorage)), multiprocessors);
   };
   cudaError_t error = prepare(static_cast<const Queries*>(nullptr));
   if (error == cudaSuccess) error = prepare(static_cast<const Keys*>(nullptr));

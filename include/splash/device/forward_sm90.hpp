@@ -84,27 +84,37 @@ cudaError_t launch_combine(const Params& params, cudaStream_t stream) {
 template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
 Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const Execution& exec) {
   using Config = collective::ConfigForwardSm90<Pattern, Normalizer, Element, HeadDim, Block>;
-  using Kernel = kernel::ForwardSm90<Config>;
+  using Params = typename kernel::ForwardSm90<Config, false>::Params;
+  constexpr bool kResumes = normalizers::kMerges<Normalizer> && patterns::kIsPart<Pattern>;
   constexpr int kBytes = int(sizeof(typename Config::SharedStorage));
   static_assert(kBytes <= 227 * 1024 / Config::kTuning.blocks_per_sm - (Config::kTuning.blocks_per_sm - 1) * 512,
                 "more shared memory than a multiprocessor has");
   const TensorView& q = args.in.q;
   if (Status status = can_run_forward_sm90(args, HeadDim); !status.ok()) return status;
-  if (args.accumulate && !Kernel::kResumes)
+  if (args.accumulate && !kResumes)
     return {StatusCode::no_kernel, "this pattern cannot go on from an earlier call's output"};
   if (!runs_fill_tiles(args.in.key_runs, Config::kKeys))
     return {StatusCode::no_kernel, "the runs of keys do not fill the tiles of the instance"};
   if (q.shape[0] == 0 || q.shape[1] == 0 || q.shape[2] == 0) return {};
 
-  const auto function = kernel::forward_sm90<Kernel>;
   const auto stream = static_cast<cudaStream_t>(exec.stream);
   int multiprocessors = 0;
-  if (cudaError_t error = prepare_launch(function, kBytes, multiprocessors); error != cudaSuccess)
-    return failure(error);
+  void (*function)(Params) = nullptr;
+  const auto prepare = [&]<bool Resumes>() {
+    constexpr auto kFunction = kernel::forward_sm90<kernel::ForwardSm90<Config, Resumes>>;
+    function = kFunction;
+    return prepare_launch<kFunction>(kBytes, multiprocessors);
+  };
+  cudaError_t error = cudaSuccess;
+  if constexpr (kResumes)
+    error = args.accumulate ? prepare.template operator()<true>() : prepare.template operator()<false>();
+  else
+    error = prepare.template operator()<false>();
+  if (error != cudaSuccess) return failure(error);
 
   const math::SignedScale scale = math::split_scale(args.in.scale);
   const TensorView& out = args.out;
-  typename Kernel::Params params{};
+  Params params{};
   collective::Geometry& geometry = params.producer.geometry;
   geometry = make_geometry(args.in);
   const Blocks blocks{Config::kRows, Config::kKeys, multiprocessors * Config::kTuning.blocks_per_sm};
@@ -142,11 +152,10 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
   params.output.partial_lse = params.output.partial + partial_rows * HeadDim;
   if (shared_counter) {
     schedule.counter = reinterpret_cast<int*>(params.output.partial_lse + partial_rows);
-    if (cudaError_t error = cudaMemsetAsync(schedule.counter, 0, 4, stream); error != cudaSuccess)
-      return failure(error);
+    error = cudaMemsetAsync(schedule.counter, 0, 4, stream);
+    if (error != cudaSuccess) return failure(error);
   }
 
-  cudaError_t error = cudaSuccess;
   if (grid > 0) {
     // What follows on a call of the same dispatch may begin while that one ends, but must not meet its workspace.
     params.beside = args.beside && workspace.data() == nullptr;

@@ -36,7 +36,7 @@ struct BackwardSm90 {
     for (auto& full : shared.ds_full) full.init(kReaders);
     for (auto& empty : shared.ds_empty) empty.init(kReaders);
     shared.query_ring = {};
-    shared.next_item = int(blockIdx.x);
+    for (unsigned& phase : shared.scrub_phase) phase = 0;
     shared.rounds = 0;
     cutlass::arch::fence_barrier_init();
   }

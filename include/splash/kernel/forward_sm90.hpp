@@ -11,25 +11,26 @@
 SPLASH_NAMESPACE_BEGIN
 namespace kernel {
 
-template <class Config_>
+template <class Config>
+struct ParamsForwardSm90 {
+  typename collective::ProducerForwardSm90<Config>::Params producer;
+  typename collective::ConsumerForwardSm90<Config>::Params consumer;
+  typename collective::EpilogueForwardSm90<Config>::Output output;
+  bool beside;  ///< the kernel before it on the stream has nothing to do with this one
+};
+
+/// Resumes: rows go on from an earlier output. A kernel of its own, since it takes registers.
+template <class Config_, bool Resumes>
 struct ForwardSm90 {
   using Config = Config_;
   using Producer = collective::ProducerForwardSm90<Config>;
   using Consumer = collective::ConsumerForwardSm90<Config>;
   using Epilogue = collective::EpilogueForwardSm90<Config>;
 
-  /// Whether rows can go on from an earlier output, which asks for the registers that simple patterns leave.
-  static constexpr bool kResumes =
-      normalizers::kMerges<typename Config::Normalizer> && patterns::SimplePattern<typename Config::Pattern>;
   /// An earlier output is on its way during the first product where registers hold both.
   static constexpr bool kFetchesEarly = Config::kHeadDim <= 128;
 
-  struct Params {
-    typename Producer::Params producer;
-    typename Consumer::Params consumer;
-    typename Epilogue::Output output;
-    bool beside;  ///< the kernel before it on the stream has nothing to do with this one
-  };
+  using Params = ParamsForwardSm90<Config>;
 
   static __device__ __forceinline__ void start(typename Config::SharedStorage& shared) {
     constexpr int kReaders = 4 * Config::kConsumers;  // warps
@@ -44,7 +45,6 @@ struct ForwardSm90 {
     shared.swept.init(1);
     for (int& slot : shared.votes) slot = 0;
     shared.query_ring = {};
-    shared.next_item = int(blockIdx.x);
     shared.rounds = 0;
     cutlass::arch::fence_barrier_init();
   }
@@ -72,17 +72,15 @@ struct ForwardSm90 {
       typename Consumer::Rows rows;
       collective::ResumeForwardSm90<Config> resume;
       const auto fetch = [&] { resume.fetch(params.output, work, packed, group, thread); };
-      const bool resumes = kResumes && params.output.accumulate;
-      if (kFetchesEarly && resumes) fetch();
+      if constexpr (Resumes && kFetchesEarly) fetch();
       const auto begin = [&] {
         if (kTwo && last) {
           if constexpr (kLater) store_statistics(*last, last_rows);
           Epilogue::finish(thread);
           consumer.release(shared.q_empty[q.slot() ^ 1]);
         }
-        if constexpr (kResumes) {
-          if (!resumes) return;
-          if (!kFetchesEarly) fetch();
+        if constexpr (Resumes) {
+          if constexpr (!kFetchesEarly) fetch();
           resume.put(thread, output, rows);
         }
       };
@@ -91,7 +89,7 @@ struct ForwardSm90 {
       } else {
         cute::clear(output);
         begin();
-        if constexpr (kResumes) rows.finish(params.consumer.normalizer, collective::QuadReduce{});
+        if constexpr (Resumes) rows.finish(params.consumer.normalizer, collective::QuadReduce{});
       }
       Epilogue::store(params.output, params.producer.maps, shared, params.consumer.normalizer, work, packed, q.slot(),
                       group, thread, output, rows);

@@ -22,8 +22,9 @@ namespace normalizers {
 /// Rows<Value, R> is the state of R rows in the forward:
 ///   observe(n, fragment)          a score sweep sees one tile (only where kScoreSweeps)
 ///   refine(n, reduce) -> bool     ends a score sweep; true where any row of this thread needs another one
-///   weigh(n, fragment, rescale, reduce)  output sweep: scores become weights in place; earlier output must be
-///                                 multiplied by rescale[r] (1 and unused unless kRescales)
+///   meet(n, fragment, rescale, reduce)  output sweep: before a tile is weighed; earlier output must be multiplied by
+///                                 rescale[r], 1 at most (only where kRescales)
+///   weigh(n, fragment)            scores become weights in place
 ///   finish(n, reduce)             ends the output sweep; then
 ///   output_factor(n, r)           multiplies the row of the output,
 ///   statistic(n, r), saved(r, s)  what the backward and the caller get, s < kSaved.

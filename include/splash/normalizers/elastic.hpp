@@ -133,8 +133,8 @@ struct Elastic {
       return false;
     }
 
-    template <class Fragment, class Reduce>
-    SPLASH_HD void weigh(const Elastic& n, Fragment& fragment, Value (&)[R], const Reduce&) {
+    template <class Fragment>
+    SPLASH_HD void weigh(const Elastic& n, Fragment& fragment) {
       SPLASH_UNROLL
       for (int c = 0; c < fragment.columns(); ++c) {
         SPLASH_UNROLL

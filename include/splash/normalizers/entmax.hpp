@@ -150,8 +150,8 @@ struct Entmax {
       return again && step < kMaxSteps;
     }
 
-    template <class Fragment, class Reduce>
-    SPLASH_HD void weigh(const Entmax& n, Fragment& fragment, Value (&)[R], const Reduce&) {
+    template <class Fragment>
+    SPLASH_HD void weigh(const Entmax& n, Fragment& fragment) {
       SPLASH_UNROLL
       for (int c = 0; c < fragment.columns(); ++c) {
         SPLASH_UNROLL

@@ -40,6 +40,8 @@ struct Softmax {
     Value max[R];  ///< of factor * raw score: the running maximum, or less than kSlack below it
     Value sum[R];  ///< this thread's share of sum exp2(. - max)
 
+    static constexpr int kChains = 2;  ///< a row: on a GPU one would wait for itself
+
     SPLASH_HD Rows() {
       SPLASH_UNROLL
       for (int r = 0; r < R; ++r) max[r] = Value(-math::kInfinity<Real>), sum[r] = Value(0);
@@ -53,22 +55,18 @@ struct Softmax {
     }
 
     template <class Fragment, class Reduce>
-    SPLASH_HD void weigh(const Softmax& n, Fragment& fragment, Value (&rescale)[R], const Reduce& reduce) {
-      // Two chains a row: on a GPU one would wait for itself.
-      constexpr int kChains = 2;
-      Value highest[R][kChains], sums[R][kChains];
+    SPLASH_HD void meet(const Softmax& n, const Fragment& fragment, Value (&rescale)[R], const Reduce& reduce) {
+      Value highest[R][kChains];
       SPLASH_UNROLL
       for (int r = 0; r < R; ++r) {
         SPLASH_UNROLL
-        for (int chain = 0; chain < kChains; ++chain)
-          highest[r][chain] = Value(-math::kInfinity<Real>), sums[r][chain] = Value(0);
+        for (int chain = 0; chain < kChains; ++chain) highest[r][chain] = Value(-math::kInfinity<Real>);
       }
       SPLASH_UNROLL
       for (int c = 0; c < fragment.columns(); ++c) {
         SPLASH_UNROLL
         for (int r = 0; r < R; ++r) highest[r][c % kChains] = math::max(highest[r][c % kChains], fragment.get(r, c));
       }
-      Value shift[R];
       SPLASH_UNROLL
       for (int r = 0; r < R; ++r) {
         SPLASH_UNROLL
@@ -76,11 +74,20 @@ struct Softmax {
         const Value found = reduce.max(highest[r][0]) * Value(n.factor);
         // Weights may pass 1 a little before it pays to rescale what is there (Flash Attention 4).
         const Value next = math::select(found > max[r] + Value(Real(kSlack)), found, max[r]);
-        // Rows that kept nothing so far: any finite shift turns -inf into weight 0 without a NaN.
-        shift[r] = math::select(next == Value(-math::kInfinity<Real>), Value(0), next);
-        rescale[r] = math::exp2(max[r] - shift[r]);
+        rescale[r] = math::exp2(max[r] - finite(next));
         sum[r] = sum[r] * rescale[r];
         max[r] = next;
+      }
+    }
+
+    template <class Fragment>
+    SPLASH_HD void weigh(const Softmax& n, Fragment& fragment) {
+      Value shift[R], sums[R][kChains];
+      SPLASH_UNROLL
+      for (int r = 0; r < R; ++r) {
+        shift[r] = finite(max[r]);
+        SPLASH_UNROLL
+        for (int chain = 0; chain < kChains; ++chain) sums[r][chain] = Value(0);
       }
       SPLASH_UNROLL
       for (int c = 0; c < fragment.columns(); ++c) {
@@ -96,6 +103,11 @@ struct Softmax {
         SPLASH_UNROLL
         for (int chain = 0; chain < kChains; ++chain) sum[r] = sum[r] + sums[r][chain];
       }
+    }
+
+    /// Rows that kept nothing so far: any finite shift turns -inf into weight 0 without a NaN.
+    static SPLASH_HD Value finite(Value max) {
+      return math::select(max == Value(-math::kInfinity<Real>), Value(0), max);
     }
 
     template <class Reduce>

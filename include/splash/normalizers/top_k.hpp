@@ -123,9 +123,15 @@ struct TopK : Inner {
     }
 
     template <class Fragment, class Reduce>
-    SPLASH_HD void weigh(const TopK& n, Fragment& fragment, Value (&rescale)[R], const Reduce& reduce) {
+    SPLASH_HD void meet(const TopK& n, Fragment& fragment, Value (&rescale)[R], const Reduce& reduce) {
       selection.drop_others(fragment);
-      Base::weigh(n, fragment, rescale, reduce);
+      Base::meet(n, fragment, rescale, reduce);
+    }
+
+    template <class Fragment>
+    SPLASH_HD void weigh(const TopK& n, Fragment& fragment) {
+      if constexpr (!Inner::kRescales) selection.drop_others(fragment);
+      Base::weigh(n, fragment);
     }
 
     SPLASH_HD Value saved(int r, int s) const {

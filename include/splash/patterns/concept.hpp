@@ -79,6 +79,11 @@ SPLASH_HD bool keeps_self(const P& pattern, const Frame& frame) {
 template <class P>
 concept SimplePattern = Pattern<P> && bool(P::kSimple);
 
+/// Says by kPart = true that other patterns run as several of it (kernels/parts.hpp), so that its rows must be able to
+/// go on from what an earlier call found.
+template <class P>
+inline constexpr bool kIsPart = requires { requires P::kPart; };
+
 /// Rows at the start and at the end of a problem's own rows.
 struct GlobalRows {
   int64_t first = 0, last = 0;

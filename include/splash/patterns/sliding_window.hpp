@@ -8,7 +8,7 @@ SPLASH_NAMESPACE_BEGIN
 namespace patterns {
 
 struct SlidingWindow {
-  static constexpr bool kSimple = true;  ///< a few integer instructions an answer
+  static constexpr bool kSimple = true, kPart = true;  ///< a few integer instructions an answer
 
   int left = kUnlimited;   ///< keys before the query, kUnlimited for all
   int right = kUnlimited;  ///< keys after it; negative: keys are kept only from so far before it on

@@ -11,7 +11,7 @@ namespace patterns {
 /// What rows see of earlier blocks through a few columns of each (Fixed), once those columns lie side by side. Columns
 /// are counted as they are, rows by their positions.
 struct Staircase {
-  static constexpr bool kSimple = true;
+  static constexpr bool kSimple = true, kPart = true;
 
   FastDivide stride = 64, step = 1;
   int start = 0;  ///< the stride that keeps nothing yet

@@ -44,7 +44,7 @@ constexpr ForwardSm90 forward_sm90(int head_dim, int block, ForwardTraits traits
       return {2, 128, 4, 4, 2, 2, 4, 1, consumer, producer, true};
     case 64:
       if (narrow) return {2, 64, 6, 6, 2, 2, 4, 1, consumer, producer, false};
-      if (traits.simple && !traits.sweeps) return {3, 128, 4, 4, 2, 2, 4, 1, 152, 56, true, false};
+      if (traits.simple && !traits.sweeps) return {3, 128, 4, 4, 2, 2, 4, 1, 152, 56, false, false};
       return {2, 128, 4, 4, 2, 2, 4, 1, consumer, producer, true};
     case 96:
       if (narrow) return {2, 64, 4, 4, 2, 2, 4, 1, consumer, producer, false};
