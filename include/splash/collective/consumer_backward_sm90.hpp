@@ -6,6 +6,9 @@
 // have let go of p and ds. A group
 // lets tiles pass of which its rows keep nothing; it holds no stage then. Registers of a consumer thread (D 128, 64
 // columns): out1 64, out2 64, S 32, dP 32, P and dS 16 each as S and dP go.
+// The fused pass (kAll). Both groups write their dS to shared memory, two tiles of it, and each multiplies half of dQ
+// of the tile before, 32 registers once S and dP are gone: dS of the other group is there by then, so neither waits for
+// it. No group lets a tile pass.
 #pragma once
 
 #include <cutlass/numeric_conversion.h>
@@ -129,7 +132,7 @@ struct ConsumerBackwardSm90 {
       if constexpr (Config::kFirst) to_elements(dp, ds);
       if constexpr (Config::kAll) {
         publish(ds);
-        // dS goes on in registers that P leaves: those of dP are for dQ.
+        // Moves that ptxas does not see through: it would place P and dS where dQ needs 32 registers in a row.
         uint32_t* pairs = reinterpret_cast<uint32_t*>(ds.data());
         uint32_t* weights = reinterpret_cast<uint32_t*>(p.data());
         for (int n = 0; n < Config::kKeys / 4; ++n)
