@@ -88,6 +88,39 @@ def test_deterministic_gradients_repeat_bit_for_bit(case, device):
         assert_same_bits(answer(case, tensors, pattern, grad_statistic, parameters), want, "run again")
 
 
+# Rows of many scores, whose dq is added up in no fixed order where nobody asks for one.
+LONG = {
+    "full": PATTERNS["full"],
+    "causal": PATTERNS["causal"],
+    "window1900": sa.SlidingWindow(1900, 0),
+    "around1000": sa.SlidingWindow(1000, 950),
+    "diagonal2000": sa.BlockDiagonal(2000),
+    "streaming4+1800": sa.Streaming(4, 1800),
+}
+FUSED = [
+    *(
+        drawn("fused", name, LONG[name], dim=dim, heads=heads, batch=2, queries=size, keys=size, alpha=1)
+        for (name, dim), (heads, size) in zip(
+            itertools.product(LONG, (32, 56, 64, 128)),
+            itertools.cycle((((2, 1), 3971), ((2, 2), 3585), ((4, 1), 4100), ((3, 3), 3712), ((6, 2), 3649))),
+        )
+    ),
+    *(
+        drawn("fused", name, LONG[name], 1, dim=dim, heads=(2, 1), queries=2500, keys=4500, alpha=1, q_start=q_start)
+        for name, dim, q_start in itertools.product(("full", "causal", "around1000"), (64, 128), (1000, 3000))
+    ),
+    *(
+        drawn("fused", name, LONG[name], dim=dim, heads=(2, 1), queries=4000, lengths=(3900, 2050, 130), alpha=1)
+        for name, dim in itertools.product(("full", "causal"), (64, 128))
+    ),
+]
+
+
+@pytest.mark.parametrize("case, device", on_devices(FUSED, cpu_scores=0, backward=True))
+def test_long_rows(case, device, record_error):
+    check_backward(case, device, record_error)
+
+
 SOME = [
     drawn("some", name, PATTERNS[name], 0, heads=heads, batch=2, queries=queries, keys=keys, dim=dim, layout="bhnd")
     for (name, dim), (heads, queries, keys) in itertools.product(

@@ -5,7 +5,8 @@
 //   S = A1 B1^T   dP = A2 B2^T   P = weights(S)   dS = P (dP - delta)   out1 += dS B1   out2 += P B2
 //   rows are queries: A1 = Q, A2 = dO, B1 = K, B2 = V, out1 = dQ
 //   rows are keys:    A1 = K, A2 = V, B1 = Q, B2 = dO, out1 = dK, out2 = dV
-// So nothing is added up in global memory: gradients repeat bit for bit.
+// So nothing is added up in global memory: gradients repeat bit for bit. One more kernel saves two of the seven
+// products for long rows, in no fixed order: rows are keys, and dS^T K of each tile is added to dQ in float32.
 #pragma once
 
 #include "splash/collective/config_forward_sm90.hpp"
@@ -36,7 +37,8 @@ struct ConfigBackwardSm90 {
   static constexpr tuning::Gradients kPass = Pass;
   static constexpr bool kKeyMajor = Pass != tuning::Gradients::queries;
   static constexpr bool kFirst = Pass != tuning::Gradients::values;  ///< out1, and so dP
-  static constexpr bool kSecond = Pass == tuning::Gradients::keys_values || Pass == tuning::Gradients::values;
+  static constexpr bool kAll = Pass == tuning::Gradients::all;       ///< dQ beside out1 and out2
+  static constexpr bool kSecond = Pass == tuning::Gradients::keys_values || Pass == tuning::Gradients::values || kAll;
   static constexpr int kOutputs = int(kFirst) + int(kSecond);
 
   static constexpr tuning::BackwardSm90 kTuning =
@@ -100,6 +102,26 @@ struct ConfigBackwardSm90 {
       cute::GMMA::rs_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<HeadDim>, cute::Int<kKeys>>,
                                  cute::GMMA::Major::K, cute::GMMA::Major::MN>()));
 
+  // dQ of a tile is dS^T K, (queries, D) in halves, one a group: of 64 queries by columns of D, of 128 by queries.
+  // dS (64 queries, keys, half tile and buffer), queries contiguous; K (columns of D, 64 keys, tile of rows and part).
+  static constexpr int kQueryParts = kAll ? kKeys / 64 : 1, kDimParts = kAll ? kConsumers / kQueryParts : 1;
+  static constexpr int kPartDim = HeadDim / kDimParts;
+  static constexpr int kScoreBuffers = 2;
+  static_assert(!kAll || (kKeys % 64 == 0 && kQueryParts * kDimParts == kConsumers && kPartDim % kBoxColumns == 0));
+  using AtomS = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::MN, Element, cute::_64,
+                                                                             cute::Int<kRows>>());
+  using LayoutS = decltype(cute::tile_to_shape(
+      AtomS{}, cute::Shape<cute::_64, cute::Int<kRows>, cute::Int<kQueryParts * kScoreBuffers>>{}));
+  using AtomPart = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::MN, Element,
+                                                                                cute::Int<kPartDim>, cute::_64>());
+  using LayoutPart = decltype(cute::tile_to_shape(
+      AtomPart{}, cute::Shape<cute::Int<kPartDim>, cute::_64, cute::Int<kConsumers * kQueryBuffers * kDimParts>>{},
+      cute::Step<cute::_2, cute::_1, cute::_3>{}));
+  using MmaQueries = decltype(cute::make_tiled_mma(
+      cute::GMMA::ss_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<kPartDim>, cute::Int<kRows>>,
+                                 cute::GMMA::Major::MN, cute::GMMA::Major::MN>()));
+  static constexpr int kScoreElements = kAll ? int(cute::cosize_v<LayoutS>) : 8;
+
   static constexpr int kWords = (kKeys + 63) / 64;
   static constexpr int kWordSlots = kTuning.word_slots;
   enum ChunkState : unsigned char { kEmpty = 0, kPartial = 1, kFull = 2 };
@@ -107,24 +129,29 @@ struct ConfigBackwardSm90 {
 
   struct TileNote {
     unsigned char state[kChunks];
-    bool words;  ///< the tile has mask words, in the next slot of their ring
-    bool last;   ///< of the sweep
+    bool words;      ///< the tile has mask words, in the next slot of their ring
+    bool last;       ///< of the sweep
+    int query_tile;  ///< of the float32 dQ, where kAll
   };
 
   struct SharedStorage {
     alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutQ>> q;
     alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutK>> k;
     alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutV>> v;
+    alignas(1024) cute::ArrayEngine<Element, kScoreElements> ds;
     alignas(16) float shift[kColumnNumbers ? kKeyStages : 1][kKeys];  ///< RowNumbers of the columns
     alignas(16) float delta[kColumnNumbers ? kKeyStages : 1][kKeys];
     uint64_t words[kWordSlots][kWords][kRows];
     cutlass::arch::ClusterTransactionBarrier q_full[kQueryBuffers], k_full[kKeyStages], v_full[kValueStages], scrub;
     cutlass::arch::ClusterBarrier q_empty[kQueryBuffers], k_empty[kKeyStages], v_empty[kValueStages],
-        words_empty[kWordSlots], swept;
+        words_empty[kWordSlots], swept, ds_full[kScoreBuffers], ds_empty[kScoreBuffers];
     Work work[kWorkSlots];           ///< of the consumers, and the one that the producers work on
     int rounds;                      ///< dealt out so far
     Ring<kQueryBuffers> query_ring;  ///< of the producers
     TileNote note[kKeyStages];
+    // Where kAll, of the producers: registers are few.
+    unsigned dead_rows[kWorkSlots][kProducerWarps];  ///< of a piece: a bit a row
+    unsigned scrub_phase[kProducerWarps];
     int votes[3];
   };
 

@@ -67,7 +67,7 @@ struct ConfigForwardSm90 {
   // What the producers ask.
   using View = const Pattern&;
   using Maps = MapsForwardSm90;
-  static constexpr bool kKeyMajor = false, kScoreSweeps = Normalizer::kScoreSweeps;
+  static constexpr bool kKeyMajor = false, kAll = false, kScoreSweeps = Normalizer::kScoreSweeps;
   static constexpr bool kScrubFirst = false, kScrubSecond = true;  ///< 0 * NaN: of K and V, the one that weights meet
   static constexpr bool kColumnNumbers = false;
   static constexpr int kRowTensors = 1;
@@ -157,7 +157,7 @@ __device__ __forceinline__ void arrive(Barrier& barrier) {
 }
 
 /// Named barriers of a thread block; 0 is __syncthreads.
-enum NamedBarrier : int { kVote = 0, kProducers = 1, kStore = 2, kTurn = 5 };  // of 8
+enum NamedBarrier : int { kVote = 0, kConsumersDone = 0, kProducers = 1, kStore = 2, kTurn = 5 };  // of 8
 
 }  // namespace collective
 SPLASH_NAMESPACE_END

@@ -6,6 +6,9 @@
 // have let go of p and ds. A group
 // lets tiles pass of which its rows keep nothing; it holds no stage then. Registers of a consumer thread (D 128, 64
 // columns): out1 64, out2 64, S 32, dP 32, P and dS 16 each as S and dP go.
+// The fused pass (kAll). Both groups write their dS to shared memory, two tiles of it, and each multiplies half of dQ
+// of the tile before, 32 registers once S and dP are gone: dS of the other group is there by then, so neither waits for
+// it. No group lets a tile pass.
 #pragma once
 
 #include <cutlass/numeric_conversion.h>
@@ -34,8 +37,9 @@ struct ConsumerBackwardSm90 {
 
   struct Params {
     Normalizer normalizer;
-    float sign;  ///< of the scale; raw scores are multiplied by it where it is not 1
-    bool dots;   ///< rows are queries: sum P dP of each is wanted
+    float sign;       ///< of the scale; raw scores are multiplied by it where it is not 1
+    bool dots;        ///< rows are queries: sum P dP of each is wanted
+    float4* queries;  ///< where kAll: tiles of dQ, (part, 4 registers, thread) each
   };
 
   const Params& params;
@@ -45,6 +49,7 @@ struct ConsumerBackwardSm90 {
   Ring<Config::kKeyStages> k_{};
   Ring<Config::kValueStages> v_{};
   Ring<Config::kWordSlots> words_{};
+  Ring<Config::kScoreBuffers> ds_written_{};  ///< where kAll
 
   __device__ __forceinline__ ConsumerBackwardSm90(const Params& params, SharedStorage& shared, int group, int thread)
       : params(params), shared(shared), group(group), thread(thread) {}
@@ -68,7 +73,7 @@ struct ConsumerBackwardSm90 {
     auto thread_output = mma_output.get_thread_slice(thread);
     // Descriptors (1, 1, D / 16) of a tile of rows, made anew each time: kept, they would be a register a step.
     const auto rows_of = [&](int tensor) {
-      int tile = Config::row_tile(tensor, buffer, group);
+      int tile = Config::row_tile(tensor, Config::kQueryBuffers > 1 ? buffer : 0, group);
       asm volatile("" : "+r"(tile));
       return thread_scores.partition_fragment_A(sRows(_, _, tile));
     };
@@ -106,7 +111,7 @@ struct ConsumerBackwardSm90 {
       pass_turn();
       if (params.sign != 1.0f)
         for (int e = 0; e < size(scores); ++e) scores(e) *= params.sign;
-      const bool masked = note.words && note.state == Config::kPartial;
+      const bool masked = note.words && note.state != Config::kFull;
       if (masked) mask(scores, -math::kInfinity<float>);
       each_score(own.shift, shared.shift,
                  [&](int at, float shift) { scores(at) = params.normalizer.weight_of(scores(at), shift); });
@@ -125,6 +130,14 @@ struct ConsumerBackwardSm90 {
       }
       if constexpr (Config::kSecond) to_elements(scores, p);
       if constexpr (Config::kFirst) to_elements(dp, ds);
+      if constexpr (Config::kAll) {
+        publish(ds);
+        // Moves that ptxas does not see through: it would place P and dS where dQ needs 32 registers in a row.
+        uint32_t* pairs = reinterpret_cast<uint32_t*>(ds.data());
+        uint32_t* weights = reinterpret_cast<uint32_t*>(p.data());
+        for (int n = 0; n < Config::kKeys / 4; ++n)
+          asm volatile("mov.b32 %0, %0; mov.b32 %1, %1;" : "+r"(pairs[n]), "+r"(weights[n]));
+      }
     };
     auto finish = [&] {
       if constexpr (Config::kSecond) multiply(mma_output, p, tB2t(_, _, _, v_.slot()), out2, false);
@@ -140,6 +153,45 @@ struct ConsumerBackwardSm90 {
 
     if constexpr (Config::kFirst) clear(out1);
     if constexpr (Config::kSecond) clear(out2);
+    if constexpr (Config::kAll) {
+      Note note;
+      read_note(note);
+      take_turn();
+      start_scores();
+      start_dp();
+      form(note);
+      // dQ waits a tile for dS of the other group.
+      int before = -1;
+      auto dq = partition_fragment_C(typename Config::MmaQueries{}, Shape<_64, Int<Config::kPartDim>>{});
+      auto finish_all = [&] {
+        start_queries(buffer, 2, before >= 0, dq);
+        finish();
+        warpgroup_wait<1>();
+        warpgroup_fence_operand(dq);
+        add_queries(before, 2, dq);
+        warpgroup_wait<0>();
+        drained(k_, v_);
+        k_.advance();
+        v_.advance();
+        before = note.query_tile;
+      };
+      while (!note.last) {
+        take_turn();
+        finish_all();
+        read_note(note);
+        start_scores();
+        start_dp();
+        form(note);
+      }
+      finish_all();
+      start_queries(buffer, 1, true, dq);
+      warpgroup_wait<0>();
+      warpgroup_fence_operand(dq);
+      add_queries(before, 1, dq);
+      // Rows are not free for the epilogue before both groups have read them.
+      cutlass::arch::NamedBarrier::sync(128 * Config::kConsumers, kConsumersDone);
+      return;
+    }
     for (Note note; next_live(note);) {
       take_turn();
       start_scores();
@@ -174,6 +226,19 @@ struct ConsumerBackwardSm90 {
     }
   }
 
+  /// Of K, those that nobody keeps: 0 dS times NaN must not reach dQ. S of such rows is masked, so it may be under way;
+  /// dQ waits for what every warp publishes afterwards.
+  __device__ __forceinline__ void zero_dead_rows(int work, int buffer) const {
+    const unsigned dead = shared.dead_rows[work][2 * group + (thread >> 5 & 1)];
+    if (dead == 0) return;
+    Tensor rows = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{});  // (64, D, tile)
+    if (dead >> (thread & 31) & 1)
+#pragma unroll 1
+      for (int d = thread >> 6 << 3; d < Config::kHeadDim; d += 16)
+        *reinterpret_cast<uint4*>(&rows(thread & 63, d, Config::row_tile(0, buffer, group))) = make_uint4(0, 0, 0, 0);
+    cutlass::arch::fence_view_async_shared();
+  }
+
   /// To be called once before the first piece of work.
   __device__ __forceinline__ void start_turns() const {
     if (group == Config::kConsumers - 1) pass_turn();
@@ -190,6 +255,7 @@ struct ConsumerBackwardSm90 {
   struct Note {
     int state = 0;
     bool words = false, last = false;
+    int query_tile = 0;
   };
 
   /// Waits for the tile in a K stage, the current one; whether it has scores for this group.
@@ -206,6 +272,7 @@ struct ConsumerBackwardSm90 {
     note.state = first == second ? first : int(Config::kPartial);
     note.words = sent.words;
     note.last = sent.last;
+    if constexpr (Config::kAll) note.query_tile = sent.query_tile;
     return note.state != Config::kEmpty;
   }
 
@@ -240,6 +307,75 @@ struct ConsumerBackwardSm90 {
       cutlass::arch::NamedBarrier::arrive(256, kTurn + (group + 1 == Config::kConsumers ? 0 : group + 1));
   }
 
+  /// Of the dS that was written `ahead` of the next one, 1 or 2.
+  __device__ __forceinline__ int ds_slot(int ahead) const { return ds_written_.slot() ^ (ahead & 1); }
+  __device__ __forceinline__ unsigned ds_phase(int ahead) const {
+    return ds_written_.phase() ^ (ahead > ds_written_.slot());
+  }
+
+  /// dS of the group's 64 keys, for both groups.
+  template <class Scores>
+  __device__ __forceinline__ void publish(const Scores& ds) {
+    const int slot = ds_written_.slot();
+    wait(shared.ds_empty[slot], ds_written_.phase() ^ 1);
+    // (64 queries, keys, part of the tile); rows of four 8 x 8 matrices as in stage_rows().
+    Tensor tile = make_tensor(make_smem_ptr(shared.ds.begin()), typename Config::LayoutS{});
+    const uint32_t* pairs = reinterpret_cast<const uint32_t*>(ds.data());
+    int lane = thread;
+    asm volatile("" : "+r"(lane));
+    const int key = 64 * group + (lane >> 5) * 16 + (lane & 15), query = (lane >> 4 & 1) * 8;
+    CUTE_UNROLL
+    for (int n = 0; n < Config::kKeys / 8; n += 2)
+      SM90_U32x4_STSM_N::copy(
+          pairs[2 * n], pairs[2 * n + 1], pairs[2 * n + 2], pairs[2 * n + 3],
+          *reinterpret_cast<uint128_t*>(&tile(query + 8 * n % 64, key, slot * Config::kQueryParts + n / 8)));
+    cutlass::arch::fence_view_async_shared();
+    release(shared.ds_full[slot]);
+    ds_written_.advance();
+  }
+
+  /// This group's part of dQ of the oldest tile that has not had it; of nothing where there is none.
+  template <class Output>
+  __device__ __forceinline__ void start_queries(int buffer, int ahead, bool any, Output& dq) {
+    Tensor tile = make_tensor(make_smem_ptr(shared.ds.begin()), typename Config::LayoutS{});
+    Tensor keys = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutPart{});
+    typename Config::MmaQueries mma;
+    auto slice = mma.get_thread_slice(thread);
+    int part = ds_slot(ahead) * Config::kQueryParts + (Config::kQueryParts > 1 ? group : 0);
+    int first = Config::row_tile(0, Config::kQueryBuffers > 1 ? buffer : 0, 0) * Config::kDimParts +
+                (Config::kDimParts > 1 ? group : 0);
+    asm volatile("" : "+r"(part), "+r"(first));
+    if (any) wait(shared.ds_full[ds_slot(ahead)], ds_phase(ahead));
+    Tensor a = slice.partition_fragment_A(tile(_, _, part));
+    warpgroup_fence_operand(dq);
+    warpgroup_arrive();
+    mma.accumulate_ = GMMA::ScaleOut::Zero;
+    CUTE_UNROLL
+    for (int rows = 0; rows < Config::kConsumers; ++rows) {
+      Tensor b = slice.partition_fragment_B(keys(_, _, first + rows * Config::kDimParts));
+      CUTE_UNROLL
+      for (int n = 0; n < 4; ++n) {
+        cute::gemm(mma, a(_, _, 4 * rows + n), b(_, _, n), dq);
+        mma.accumulate_ = GMMA::ScaleOut::One;
+      }
+    }
+    warpgroup_commit_batch();
+  }
+
+  /// Once that product has ended. Every instruction of a warp adds to 512 bytes in a row.
+  template <class Output>
+  __device__ __forceinline__ void add_queries(int query_tile, int ahead, const Output& dq) {
+    if (query_tile < 0) return;
+    release(shared.ds_empty[ds_slot(ahead)]);
+    constexpr int kQuads = decltype(size(dq))::value / 4;
+    float4* to = params.queries + ((int64_t(query_tile) * Config::kConsumers + group) * kQuads) * 128 + thread;
+    CUTE_UNROLL
+    for (int n = 0; n < kQuads; ++n)
+      asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to + n * 128), "f"(dq(4 * n)),
+                   "f"(dq(4 * n + 1)), "f"(dq(4 * n + 2)), "f"(dq(4 * n + 3))
+                   : "memory");
+  }
+
   /// c += a b, or = a b; in flight until the batch that it is committed with has been waited for.
   template <class Mma, class A, class B, class C>
   __device__ __forceinline__ static void multiply(Mma& mma, const A& a, const B& b, C& c, bool zero) {
@@ -262,7 +398,7 @@ struct ConsumerBackwardSm90 {
     for (int n = 0; n < Config::kKeys / 8; ++n) {
       float2 columns{};
       if constexpr (Config::kKeyMajor) {
-        if (n % 4 == 0) asm volatile("" ::: "memory");
+        if (n % (Config::kAll ? 2 : 4) == 0) asm volatile("" ::: "memory");
         columns = *reinterpret_cast<const float2*>(&numbers[k_.slot()][8 * n + 2 * (thread & 3)]);
       }
       CUTE_UNROLL

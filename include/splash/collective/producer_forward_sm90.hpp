@@ -78,6 +78,8 @@ struct ProducerForwardSm90 {
   /// place of the one that came with it.
   __device__ __forceinline__ void begin_next(Work& work) {
     const Schedule& schedule = params.schedule;
+    if constexpr (Config::kAll)
+      for (unsigned& rows : shared.dead_rows[&work - shared.work]) rows = 0;
     for (;; next_ = successor()) {
       work.end = next_ >= schedule.items;
       if (work.end) return;
@@ -155,6 +157,7 @@ struct ProducerForwardSm90 {
   }
 
   __device__ __forceinline__ void produce(Work& work) {
+    if constexpr (Config::kAll) find_dead_rows(work);
     bool with_values = !Config::kScoreSweeps;
     for (bool first = true;; first = false) {
       if constexpr (Config::kKeyMajor) pattern_.member = 0;
@@ -244,6 +247,37 @@ struct ProducerForwardSm90 {
     }
   }
 
+  /// Notes the rows of the piece that nobody keeps, which the consumers zero. TMA zeroes what lies outside of the
+  /// tensor.
+  __device__ __forceinline__ void find_dead_rows(const Work& work) {
+    static_assert(Config::kRows == 32 * kWarps, "a row a lane");
+    const Frame& frame = work.frame;
+    const int end = min(work.row_begin + Config::kRows, work.row_count);
+    if (!params.geometry.packed_sequences() && end <= frame.num_queries && pattern_.keeps_self(frame)) {
+      const int first = frame.i(work.row_begin) - frame.k_start, last = frame.i(end - 1) - frame.k_start;
+      if (first >= 0 && last < frame.num_keys) return;
+    }
+    const unsigned dead = __ballot_sync(~0u, nobody_keeps(work, work.row_begin + 32 * warp + lane));
+    if (lane == 0) shared.dead_rows[&work - shared.work][warp] = dead;
+    sync_producers();
+  }
+
+  __device__ __forceinline__ bool nobody_keeps(const Work& work, int row) const {
+    const Frame& frame = work.frame;
+    if (row >= frame.num_queries) return params.geometry.packed_sequences() || row < work.row_count;
+    View pattern = pattern_;
+#pragma unroll 1
+    for (pattern.member = 0; pattern.member < params.geometry.group; ++pattern.member) {
+#pragma unroll 1
+      for (int column = 0;; ++column) {
+        column = pattern.next_column(frame, row, row + 1, column);
+        if (column >= frame.num_keys) break;
+        if (pattern.keep(frame, row, column)) return false;
+      }
+    }
+    return true;
+  }
+
   __device__ __forceinline__ int row_head(const Work& work) const {
     return Config::kKeyMajor ? work.frame.head / params.geometry.group : query_of(work.frame.head);
   }
@@ -264,28 +298,44 @@ struct ProducerForwardSm90 {
     return key_place(params.geometry, {outer, inner}, begin);
   }
 
+  /// Where the maps have the columns of a piece.
+  struct Columns {
+    bool later;
+    int inner, outer, batch;
+  };
+  __device__ __forceinline__ Columns columns_of(const Work& work) const {
+    const int classes = params.maps.long_key_classes;
+    const bool later = work.keys.inner >= classes;
+    return {later, work.keys.inner - (later ? classes : 0), work.keys.outer, batch_of(work)};
+  }
+  /// Read anew for each tile, where registers are fewer still.
+  __device__ __forceinline__ Columns columns_again(const Work& work) const {
+    const Work* own = &work;
+    asm volatile("" : "+l"(own));
+    return columns_of(*own);
+  }
+
   /// One copy of the walk serves both kinds of sweeps: the patterns' code is long.
   __device__ __forceinline__ void sweep(bool with_values, bool with_queries, Walk& walk, Work& work) {
     const Frame& frame = work.frame;
     const auto& maps = params.maps;
-    const bool later = work.keys.inner >= maps.long_key_classes;
-    const int inner = work.keys.inner - (later ? maps.long_key_classes : 0);
-    const int outer = work.keys.outer, keys = frame.num_keys;  // shared memory is far for what each tile needs
-    const int batch = batch_of(work);
+    const int keys = frame.num_keys;  // shared memory is far for what each tile needs
+    const Columns columns = columns_of(work);
     int head = Config::kKeyMajor ? frame.head : frame.head / params.geometry.group;
     while (!walk.done()) {
       const int begin = walk.begin();
-      const bool full = walk.state() == TileState::full && begin + Config::kKeys <= keys;
+      const bool full =
+          walk.state() == TileState::full && (Config::kAll ? whole(work, begin) : begin + Config::kKeys <= keys);
       const View pattern = pattern_;
       if constexpr (Config::kKeyMajor) head = frame.head + pattern.member;
       walk.advance();
       seek_member(walk, work);
       if (with_values && walk.done()) claim_next();
-      [[maybe_unused]] float2 numbers{};
-      if constexpr (Config::kColumnNumbers) numbers = numbers_of(work, head, begin);
       unsigned dead = 0;
       if constexpr (Config::kScrubFirst)
         dead = full ? 0 : dead_columns(pattern, frame, begin, work.columns_inside, row_begin(work));
+      [[maybe_unused]] float2 numbers{};
+      if constexpr (Config::kColumnNumbers) numbers = numbers_of(work, head, begin);
 
       wait_together(shared.k_empty[k_.slot()], k_.phase() ^ 1);
       auto& note = shared.note[k_.slot()];
@@ -293,11 +343,15 @@ struct ProducerForwardSm90 {
       if (warp == 0 && cute::elect_one_sync()) {
         auto& landed = Config::kScrubFirst && dead ? shared.scrub : k_full;
         landed.arrive_and_expect_tx(Config::kBytesTile);
-        const Place at = place_of(outer, inner, begin);
-        load<Config::kKeys>(&maps.k[later], landed, shared.k.begin() + k_.slot() * Config::kKeys * Config::kHeadDim,
-                            at.inner, at.outer, head * maps.fold_k_head, batch * maps.fold_k_batch);
+        const Columns all = Config::kAll ? columns_again(work) : columns;
+        const Place at = place_of(all.outer, all.inner, begin);
+        load<Config::kKeys>(&maps.k[all.later], landed, shared.k.begin() + k_.slot() * Config::kKeys * Config::kHeadDim,
+                            at.inner, at.outer, head * maps.fold_k_head, all.batch * maps.fold_k_batch);
         note.words = !full;
         note.last = walk.done();
+        if constexpr (Config::kAll)
+          note.query_tile = query_tiles(params.geometry, Config::kKeys).first(params.geometry, frame, head, work.keys) +
+                            begin / Config::kKeys;
       }
       if constexpr (Config::kColumnNumbers) write_numbers(numbers);
       if (full)
@@ -310,6 +364,7 @@ struct ProducerForwardSm90 {
       }
       __syncwarp();
       if (lane == 0) arrive(k_full);
+      if constexpr (Config::kAll) v_ = k_;  // both rings are as long; registers are few
       k_.advance();
 
       const bool send_queries = with_queries && warp == 0 && lane == 0;
@@ -326,9 +381,11 @@ struct ProducerForwardSm90 {
         if (cute::elect_one_sync()) {
           auto& landed = scrub ? shared.scrub : shared.v_full[v_.slot()];
           landed.arrive_and_expect_tx(Config::kBytesTile);
-          const Place at = place_of(outer, inner, begin);
-          load<Config::kKeys>(&maps.v[later], landed, shared.v.begin() + v_.slot() * Config::kKeys * Config::kHeadDim,
-                              at.inner, at.outer, head * maps.fold_v_head, batch * maps.fold_v_batch);
+          const Columns all = Config::kAll ? columns_again(work) : columns;
+          const Place at = place_of(all.outer, all.inner, begin);
+          load<Config::kKeys>(&maps.v[all.later], landed,
+                              shared.v.begin() + v_.slot() * Config::kKeys * Config::kHeadDim, at.inner, at.outer,
+                              head * maps.fold_v_head, all.batch * maps.fold_v_batch);
         }
         __syncwarp();
       }
@@ -339,6 +396,13 @@ struct ProducerForwardSm90 {
       }
       v_.advance();
     }
+  }
+
+  /// Whether no row or column of the tile is padding: what rows of padding give must not reach dQ, either.
+  __device__ __forceinline__ static bool whole(const Work& work, int begin) {
+    const Work* own = &work;
+    asm volatile("" : "+l"(own));
+    return begin + Config::kKeys <= own->frame.num_keys && own->row_begin + Config::kRows <= own->frame.num_queries;
   }
 
   /// Chunks of padding alone let the tile pass.
@@ -373,7 +437,7 @@ struct ProducerForwardSm90 {
         const uint64_t wanted =
             w + 1 < Config::kWords || kLast == 64 ? ~uint64_t(0) : patterns::bits_between(0, kLast - 1);
         shared.words[words_.slot()][w][32 * chunk + lane] = kept;
-        all &= !real || kept == wanted;
+        all &= (!real && !Config::kAll) || kept == wanted;
         some |= kept != 0;
       }
       const bool keeps_all = __all_sync(~0u, all), keeps_some = __any_sync(~0u, some);
@@ -458,8 +522,14 @@ struct ProducerForwardSm90 {
   template <class At>
   __device__ __forceinline__ void zero_columns(unsigned dead, cutlass::arch::ClusterTransactionBarrier& full,
                                                const At& at) {
-    wait_together(shared.scrub, scrub_phase_);
-    scrub_phase_ ^= 1;
+    if constexpr (Config::kAll) {
+      const unsigned phase = shared.scrub_phase[warp];
+      wait_together(shared.scrub, phase);
+      if (lane == 0) shared.scrub_phase[warp] = phase ^ 1;
+    } else {
+      wait_together(shared.scrub, scrub_phase_);
+      scrub_phase_ ^= 1;
+    }
 #pragma unroll 1
     for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps, dead >>= 1)
       if (dead & 1)

@@ -180,5 +180,25 @@ SPLASH_HD int64_t query_at(const Geometry& geometry, const Frame& frame, int hea
          int64_t(place.outer + n) * geometry.residues.divisor + place.inner;
 }
 
+/// Tiles of so many queries of float32 dQ: those of a problem follow each other, and no two problems share one. Packed
+/// sequences begin anywhere, so each has a tile more than its queries need.
+struct QueryTiles {
+  int rows, each;  ///< of a tile; tiles of a head's class
+  SPLASH_HD int64_t count(const Geometry& geometry) const {
+    const int batches = geometry.packed_sequences() ? 1 : geometry.batches;
+    return int64_t(batches) * geometry.heads * geometry.residues.divisor * each;
+  }
+  SPLASH_HD int first(const Geometry& geometry, const Frame& frame, int head, const Place& place) const {
+    const bool packed = geometry.packed_sequences();
+    const int line = (packed ? 0 : frame.batch) * geometry.heads + head;
+    return (line * geometry.residues.divisor + place.inner) * each + (packed ? place.outer / rows + frame.batch : 0);
+  }
+};
+
+SPLASH_HD QueryTiles query_tiles(const Geometry& geometry, int rows) {
+  const int step = geometry.residues.divisor, longest = (geometry.num_queries + step - 1) / step;
+  return {rows, geometry.packed_sequences() ? longest / rows + geometry.batches + 1 : (longest + rows - 1) / rows};
+}
+
 }  // namespace collective
 SPLASH_NAMESPACE_END

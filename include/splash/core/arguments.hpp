@@ -106,7 +106,7 @@ struct Parallel {
 struct Execution {
   void* stream = nullptr;  ///< cudaStream_t on CUDA
   Parallel parallel;       ///< on the CPU
-  bool deterministic = false;
+  bool deterministic = false;  ///< gradients repeat bit for bit, at the cost of time on CUDA
 
   /// Device memory, 256-byte aligned, for what the call launches on the stream; nullptr where there is none left. A
   /// call that consists of several asks for each of them. Without an allocator it comes from the stream's memory pool.

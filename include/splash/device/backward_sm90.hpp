@@ -13,6 +13,7 @@
 #include "splash/kernel/backward_sm90.hpp"
 #include "splash/kernel/combine_gradients.hpp"
 #include "splash/kernel/prepare_backward.hpp"
+#include "splash/kernel/store_queries.hpp"
 #include "splash/kernel/sum_sinks.hpp"
 
 SPLASH_NAMESPACE_BEGIN
@@ -47,6 +48,7 @@ struct BackwardCall {
   float* dots;      ///< (B, Hq, Nq), or nullptr
   int* counters;    ///< of zeros, one for each sweep
   float* partial;   ///< of the sweep that runs
+  float4* queries;  ///< dQ in float32 where the sweeps are one, of zeros
 };
 
 /// One kernel of the backward: its pieces of work, and how much workspace their splits take.
@@ -126,7 +128,7 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
   params.producer.numbers = call.numbers;
   if (sweep.counted) params.producer.schedule.counter = counter;
   params.consumer = {Normalizer::from(args.in.normalizer, scale.magnitude), float(scale.sign),
-                     !Config::kKeyMajor && call.dots};
+                     !Config::kKeyMajor && call.dots, call.queries};
   auto& output = params.output;
   if constexpr (!Config::kKeyMajor) {
     output.gradients[0] = gradient_tensor<Element>(args.grad_q, signed_scale);
@@ -160,6 +162,66 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
   return error == cudaSuccess ? Status{} : failure(error);
 }
 
+/// Of the scores that a row keeps, about the mean over keys or over queries, whichever is less; counted no further than
+/// to twice `enough`.
+template <class Pattern>
+int64_t scores_a_row(const Pattern& pattern, const AttentionInputs& in, int enough) {
+  const Positions& at = in.positions;
+  const bool packed = at.cu_queries != nullptr;
+  const int step = int(in.residues);
+  Frame frame{};
+  frame.num_queries = int(packed ? std::min(at.max_queries, in.q.shape[2]) : in.q.shape[2]) / step;
+  frame.num_keys = int(packed ? std::min(at.max_keys, in.k.shape[2]) : in.k.shape[2]) / step;
+  frame.q_start = packed ? frame.num_keys - frame.num_queries : int(at.q_start - at.k_start) / step;
+  if (frame.num_queries == 0 || frame.num_keys == 0) return 0;
+  const Frame rows = transposed(frame);
+  const patterns::KeyMajor<Pattern> view{pattern};
+  constexpr int kSamples = 4, kWidth = 128;
+  int64_t sum = 0;
+  for (int sample = 0; sample < kSamples; ++sample) {
+    const int row = int((2 * sample + 1) * int64_t(frame.num_keys) / (2 * kSamples));
+    int64_t found = 0;
+    for (int column = 0; found < 2 * enough; column = column / kWidth * kWidth + kWidth) {
+      if (column < frame.num_queries) column = view.next_column(rows, row, row + 1, column);
+      if (column >= frame.num_queries) break;
+      const int begin = column / kWidth * kWidth, end = std::min(begin + kWidth, frame.num_queries);
+      const TileState state = view.classify(rows, {row, row + 1, begin, end});
+      found += state == TileState::full ? end - begin : (state == TileState::partial ? (end - begin) / 2 : 0);
+    }
+    sum += found;
+  }
+  const int64_t mean = sum / kSamples;
+  return std::min(mean, mean * frame.num_keys / frame.num_queries);
+}
+
+/// Of the fused sweep: float32 dQ, and its way to the tensor.
+template <class Config>
+struct FloatQueries {
+  collective::Geometry geometry;
+  collective::Schedule schedule;
+
+  FloatQueries() = default;
+  explicit FloatQueries(const AttentionInputs& in)
+      : geometry(make_geometry(in, false, false)),
+        schedule(make_schedule(in, geometry, {Config::kKeys, Config::kKeys, 1}, false)) {}
+
+  int64_t bytes() const {
+    if (schedule.items == 0) return 0;
+    return collective::query_tiles(geometry, Config::kKeys).count(geometry) * Config::kKeys * Config::kHeadDim * 4;
+  }
+
+  cudaError_t store(const BackwardCall& call) const {
+    using Element = typename Config::Element;
+    const BackwardArguments& args = call.args;
+    if (schedule.items == 0) return cudaSuccess;
+    const kernel::StoreQueriesParams<Element> params{gradient_tensor<Element>(args.grad_q, float(args.in.scale)),
+                                                     call.queries, geometry, schedule, int(args.in.q.shape[3])};
+    kernel::store_queries<Config>
+        <<<dim3(unsigned(schedule.items), Config::kConsumers), kernel::kStoreQueriesThreads, 0, call.stream>>>(params);
+    return cudaGetLastError();
+  }
+};
+
 /// Rows of packed tensors that belong to no sequence get no gradient.
 inline cudaError_t clear_packed(const TensorView& view, cudaStream_t stream) {
   const size_t width = size_t(view.shape[3]) * 2, pitch = size_t(std::max(view.stride[2], view.shape[3])) * 2;
@@ -174,9 +236,10 @@ inline cudaError_t clear_packed(const TensorView& view, cudaStream_t stream) {
 }
 
 /// grad_q, grad_k, grad_v and the normalizer's gradients are written whole, but for heads and keys that the call is not
-/// about; the same bits in every run. Asynchronous on exec.stream. Beside the tensors it takes 8 bytes a query and
-/// head, 4 more where a sink logit learns, and float32 tiles of rows that are split over their columns. Block is the
-/// forward's and means nothing here.
+/// about. Long rows of simple patterns take one fused sweep, which adds dQ up in no fixed order; exec.deterministic,
+/// short rows and sink logits that learn take two, the same bits in every run. Asynchronous on exec.stream. Beside the
+/// tensors it takes 8 bytes a query and head, 4 more where a sink logit learns, float32 tiles of rows that are split
+/// over their columns, and for the fused sweep dQ in float32. Block is the forward's and means nothing here.
 template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
 Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, const Execution& exec) {
   static_assert(normalizers::kOneSweepGradient<Normalizer>, "the Hopper backward has one sweep");
@@ -186,6 +249,9 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   using Keys = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
                                               kApart ? Gradients::keys : Gradients::keys_values>;
   using Values = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::values>;
+  constexpr bool kFuses = patterns::SimplePattern<Pattern> && tuning::fuses(HeadDim);
+  using All =
+      collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, kFuses ? Gradients::all : Keys::kPass>;
   const TensorView& q = args.in.q;
   if (Status status = can_run_backward_sm90(args, HeadDim); !status.ok()) return status;
   if (q.shape[0] == 0 || q.shape[1] == 0) return {};
@@ -199,20 +265,42 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   if (error == cudaSuccess) error = prepare(static_cast<const Keys*>(nullptr));
   if constexpr (kApart)
     if (error == cudaSuccess) error = prepare(static_cast<const Values*>(nullptr));
+  if constexpr (kFuses)
+    if (error == cudaSuccess) error = prepare(static_cast<const All*>(nullptr));
   if (error != cudaSuccess) return failure(error);
 
-  const Sweep<Queries> queries(args.in, multiprocessors);
-  const Sweep<Keys> keys(args.in, multiprocessors);
+  const bool learns_sink = args.in.normalizer.num_parameters > 0 && args.grad_parameters[0].data;
+  const bool fused = [&] {
+    if constexpr (kFuses) {
+      if (exec.deterministic || learns_sink || args.adds_queries) return false;
+      if (args.in.heads.count > 0 || args.in.key_runs.length > 0) return false;
+      if (args.in.positions.cu_queries && args.in.positions.sequences * All::kKeys > q.shape[2]) return false;
+      constexpr int kEnough = tuning::fused_scores(HeadDim);
+      return scores_a_row(pattern, args.in, kEnough) >= kEnough;
+    }
+    return false;
+  }();
+  Sweep<Queries> queries;
+  Sweep<Keys> keys;
   Sweep<Values> values;
-  if constexpr (kApart) values = Sweep<Values>(args.in, multiprocessors);
+  Sweep<All> all;
+  FloatQueries<All> float_queries;
+  if (fused) {
+    all = Sweep<All>(args.in, multiprocessors);
+    float_queries = FloatQueries<All>(args.in);
+  } else {
+    queries = Sweep<Queries>(args.in, multiprocessors);
+    keys = Sweep<Keys>(args.in, multiprocessors);
+    if constexpr (kApart) values = Sweep<Values>(args.in, multiprocessors);
+  }
 
   const auto stream = static_cast<cudaStream_t>(exec.stream);
-  const bool learns_sink = args.in.normalizer.num_parameters > 0 && args.grad_parameters[0].data;
   const int64_t rows = q.shape[0] * q.shape[1] * q.shape[2];
-  const int64_t partial = std::max({queries.workspace_floats(), keys.workspace_floats(), values.workspace_floats()});
+  const int64_t partial = std::max(
+      {queries.workspace_floats(), keys.workspace_floats(), values.workspace_floats(), all.workspace_floats()});
   constexpr int64_t kCounters = 256;  // bytes
-  const int64_t own_numbers = args.numbers ? 0 : rows * 8;
-  const Workspace workspace(exec, kCounters + own_numbers + (learns_sink ? rows * 4 : 0) + partial * 4 + 16);
+  const int64_t sums = float_queries.bytes(), own_numbers = args.numbers ? 0 : rows * 8;
+  const Workspace workspace(exec, kCounters + sums + own_numbers + (learns_sink ? rows * 4 : 0) + partial * 4 + 16);
   if (workspace.missing()) return {StatusCode::cuda_error, "out of memory for the workspace of a call"};
   char* next = workspace.data();
   const auto take = [&](int64_t bytes) {
@@ -221,12 +309,15 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
     return taken;
   };
   int* counters = reinterpret_cast<int*>(take(kCounters));
+  auto* sums_of_queries = reinterpret_cast<float4*>(take(sums));
   float* partials = reinterpret_cast<float*>(take((partial * 4 + 15) / 16 * 16));
-  BackwardCall call{args, stream, false, static_cast<float2*>(args.numbers), nullptr, counters, partials};
+  BackwardCall call{args,    stream,   false,    static_cast<float2*>(args.numbers),
+                    nullptr, counters, partials, sums_of_queries};
   if (!call.numbers) call.numbers = reinterpret_cast<float2*>(take(own_numbers));
   if (learns_sink) call.dots = reinterpret_cast<float*>(take(rows * 4));
 
-  if (queries.counted || keys.counted || values.counted) error = cudaMemsetAsync(counters, 0, kCounters, stream);
+  const bool counted = queries.counted || keys.counted || values.counted || all.counted;
+  if (counted || sums > 0) error = cudaMemsetAsync(counters, 0, size_t(kCounters + sums), stream);
   if (args.in.positions.cu_queries) {
     if (args.first)
       for (const TensorView* view : {&args.grad_q, &args.grad_k, &args.grad_v})
@@ -253,6 +344,11 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   if (args.first || !args.numbers) error = kernel::launch_prepare_backward(prepared, int(q.shape[0]), stream);
   if (error != cudaSuccess) return failure(error);
 
+  if (fused) {
+    if (Status status = launch_sweep<All>(pattern, call, all, counters); !status.ok()) return status;
+    if constexpr (kFuses) error = float_queries.store(call);
+    return error == cudaSuccess ? Status{} : failure(error);
+  }
   // Sweeps fill each other's tails where neither reads or adds to what the other writes: never results of its own call,
   // nor, with a workspace that is not shared, those of a call about other rows.
   call.beside = !args.first && args.numbers && !args.adds_queries;

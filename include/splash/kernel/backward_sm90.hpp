@@ -34,7 +34,10 @@ struct BackwardSm90 {
     for (auto& empty : shared.v_empty) empty.init(kReaders);
     for (auto& empty : shared.words_empty) empty.init(kReaders);
     shared.scrub.init(1);
+    for (auto& full : shared.ds_full) full.init(kReaders);
+    for (auto& empty : shared.ds_empty) empty.init(kReaders);
     shared.query_ring = {};
+    for (unsigned& phase : shared.scrub_phase) phase = 0;
     shared.rounds = 0;
     cutlass::arch::fence_barrier_init();
   }
@@ -68,6 +71,7 @@ struct BackwardSm90 {
         own.delta[r] = numbers.y;
       }
       if (work.any) {
+        if constexpr (Config::kAll) consumer.zero_dead_rows(slot.slot(), q.slot());
         consumer.consume(q.slot(), own, out1, out2, dots);
       } else {
         cute::clear(out1);

@@ -10,6 +10,7 @@ enum class Gradients : int {
   keys_values,  ///< dK and dV
   keys,         ///< dK, where accumulators of both are too many registers
   values,       ///< dV
+  all,          ///< dK and dV, and what the keys add to dQ in memory
 };
 
 struct BackwardSm90 {
@@ -30,9 +31,18 @@ struct BackwardSm90 {
 /// Whether dK and dV need a kernel each: accumulators of 64 rows times D, twice, beside S and dP.
 constexpr bool splits_keys_values(int head_dim) { return head_dim > 128; }
 
+/// Whether there is a kernel for all three gradients.
+constexpr bool fuses(int head_dim) { return head_dim == 32 || head_dim == 64 || head_dim == 128; }
+
+/// Kept scores a row from which on it pays: float32 dQ is zeroed, added to and read again.
+constexpr int fused_scores(int head_dim) { return head_dim == 128 ? 1536 : 896; }
+
 constexpr BackwardSm90 backward_sm90(int head_dim, Gradients pass, bool simple) {
   const int consumer = simple ? 224 : 208, producer = simple ? 56 : 88;
   const bool both = pass == Gradients::keys_values;
+  if (pass == Gradients::all)
+    return head_dim == 128 ? BackwardSm90{2, 64, 3, 3, 1, 2, 4, 1, 224, 56, true, false}
+                           : BackwardSm90{2, 128, 3, 3, 1, 2, 4, 1, 224, 56, true, false};
   // Accumulators of 64 rows leave least where there are two of D 128: tiles are narrower then.
   const int narrow = simple || !both ? 64 : 48;
   switch (head_dim) {
