@@ -55,7 +55,7 @@ struct ConfigForwardSm90 {
                          Pattern::kBlockLists;
                        }, .simple = patterns::SimplePattern<Pattern>, .sweeps = Normalizer::kScoreSweeps});
   static constexpr int kHeadDim = HeadDim;
-  static constexpr int kConsumers = kTuning.consumers;
+  static constexpr int kTeams = 1, kConsumers = kTuning.consumers;
   static constexpr int kRows = 64 * kConsumers;
   static constexpr int kKeys = kTuning.tile_keys;
   static constexpr int kKeyStages = kTuning.key_stages, kValueStages = kTuning.value_stages;
@@ -134,8 +134,8 @@ struct ConfigForwardSm90 {
     cutlass::arch::ClusterBarrier q_empty[kQueryBuffers], k_empty[kKeyStages], v_empty[kValueStages],
         words_empty[kWordSlots], swept;
     Work work[kWorkSlots];  ///< of the consumers, and the one that the producers work on
-    int next_item, rounds;
-    Ring<kQueryBuffers> query_ring;  ///< of the producers
+    int next_item, first_item, rounds, work_slot;  ///< of the producers
+    Ring<kQueryBuffers> query_ring;    ///< of the producers
     TileNote note[kKeyStages];
     int votes[3];  ///< of the last sweep, this one and the next
   };

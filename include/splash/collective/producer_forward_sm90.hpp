@@ -27,7 +27,6 @@ struct ProducerForwardSm90 {
   using Pattern = typename Config::Pattern;
   using SharedStorage = typename Config::SharedStorage;
   using View = typename Config::View;  ///< of the pattern: a reference to it, or its transpose
-  using Walk = WarpWalk<cute::remove_cvref_t<View>>;
 
   struct Params {
     typename Config::Maps maps;
@@ -35,6 +34,7 @@ struct ProducerForwardSm90 {
     Geometry geometry;
     Schedule schedule;
     const float2* numbers;  ///< (B, Hq, Nq) where Config::kColumnNumbers
+    float shift_factor;     ///< from shifts to raw scores where Config::kPreset
     bool accumulate;        ///< the consumers read the output of an earlier call
   };
 
@@ -44,6 +44,9 @@ struct ProducerForwardSm90 {
   const Params& params;
   SharedStorage& shared;
   int warp, lane;
+
+  /// Rings of one size that move together: the value's place is then kept only while it is needed.
+  static constexpr bool kOneRing = Config::kTeams > 1 && Config::kKeyStages == Config::kValueStages;
 
   Ring<Config::kKeyStages> k_{};
   Ring<Config::kValueStages> v_{};
@@ -57,11 +60,11 @@ struct ProducerForwardSm90 {
 
   /// By all threads of all producer warps. The piece that they work on lies in shared memory: registers are few here.
   __device__ __forceinline__ void run() {
-    for (Ring<Config::kWorkSlots> slot;; slot.advance()) {
-      Work& work = shared.work[slot.slot()];
+    for (;;) {
       sync_producers();
-      if (warp == 0 && lane == 0) begin_next(work);
+      if (warp == 0 && lane == 0) begin_next();
       sync_producers();
+      Work& work = shared.work[shared.work_slot];
       if (work.end) break;
       produce(work);
     }
@@ -75,7 +78,9 @@ struct ProducerForwardSm90 {
  private:
   /// By one thread: the next piece that has rows. Its successor is asked for early, since the answer takes a while. No
   /// consumer reads the slot any more: the Q tile before last took the place of the one that came with it.
-  __device__ __forceinline__ void begin_next(Work& work) {
+  __device__ __forceinline__ void begin_next() {
+    shared.work_slot = shared.work_slot + 1 == Config::kWorkSlots ? 0 : shared.work_slot + 1;
+    Work& work = shared.work[shared.work_slot];
     const Schedule& schedule = params.schedule;
     for (;;) {
       const int index = shared.next_item;
@@ -91,20 +96,25 @@ struct ProducerForwardSm90 {
   /// Dealt out beforehand, the order turns round by round, so that whoever got the longest piece gets the shortest
   /// next.
   __device__ __forceinline__ int successor() {
-    const int all = int(gridDim.x), own = int(blockIdx.x);
+    const int all = int(gridDim.x) * Config::kTeams, own = shared.first_item;
     if (params.schedule.counter) return atomicAdd(params.schedule.counter, 1) + all;
     const int round = ++shared.rounds;
     return round * all + (round & 1 ? all - 1 - own : own);
   }
 
-  __device__ __forceinline__ static void sync_producers() {
+  __device__ __forceinline__ int barrier() const {
+    if constexpr (Config::kTeams > 1) return shared.producer_barrier;
+    return kProducers;
+  }
+
+  __device__ __forceinline__ void sync_producers() const {
     if constexpr (kWarps > 1)
-      cutlass::arch::NamedBarrier::sync(32 * kWarps, kProducers);
+      cutlass::arch::NamedBarrier::sync(32 * kWarps, barrier());
     else
       __syncwarp();
   }
 
-  __device__ __forceinline__ static bool any_producer(bool mine) {
+  __device__ __forceinline__ bool any_producer(bool mine) const {
     if constexpr (kWarps == 1) return __any_sync(~0u, mine);
     int any;
     asm volatile(
@@ -115,7 +125,7 @@ struct ProducerForwardSm90 {
         "selp.s32 %0, 1, 0, q;\n"
         "}"
         : "=r"(any)
-        : "r"(int(mine)), "n"(int(kProducers) + cutlass::arch::NamedBarrier::ReservedNamedBarrierCount),
+        : "r"(int(mine)), "r"(barrier() + int(cutlass::arch::NamedBarrier::ReservedNamedBarrierCount)),
           "n"(32 * kWarps)
         : "memory");
     return any;
@@ -135,12 +145,33 @@ struct ProducerForwardSm90 {
     return min(query_of(work.row_begin + Config::kRows), work.frame.num_queries);
   }
 
-  __device__ __forceinline__ Walk walk_of(const Work& work) const {
-    return Walk(pattern_, work.frame, row_begin(work), row_end(work), work.column_end, Config::kKeys,
-                work.column_begin);
+  /// Makes walks along the columns of a piece of work.
+  struct Walks {
+    using Viewed = cute::remove_cvref_t<View>;
+    static constexpr bool kBits = patterns::TileBitsPattern<Viewed>;
+    const ProducerForwardSm90& producer;
+    const Work& work;
+
+    __device__ __forceinline__ bool has_bits() const {
+      return producer.pattern_.has_tile_bits(work.frame, Config::kKeys);
+    }
+    template <WalkBy By>
+    __device__ __forceinline__ WarpWalk<Viewed, By> walk(int from) const {
+      return {producer.pattern_,        work.frame,      producer.row_begin(work),
+              producer.row_end(work), work.column_end, Config::kKeys,            from};
+    }
+  };
+
+  __device__ __forceinline__ auto walk_of(const Work& work) const {
+    const Walks walks{*this, work};
+    if constexpr (Config::kTeams > 1)
+      return BatchedWalk(walks, work.column_begin);
+    else
+      return walks.template walk<WalkBy::either>(work.column_begin);
   }
 
   /// Key-major, the query heads of a group follow each other: on to the first tile of the next one that has any.
+  template <class Walk>
   __device__ __forceinline__ void seek_member(Walk& walk, const Work& work) {
     if constexpr (Config::kKeyMajor)
       while (walk.done() && pattern_.member + 1 < params.geometry.group) {
@@ -153,7 +184,7 @@ struct ProducerForwardSm90 {
     bool with_values = !Config::kScoreSweeps;
     for (bool first = true;; first = false) {
       if constexpr (Config::kKeyMajor) pattern_.member = 0;
-      Walk walk = walk_of(work);
+      auto walk = walk_of(work);
       seek_member(walk, work);
       // With one Q tile, it is still in use by the piece before; the first keys need not wait for it.
       const bool any = !walk.done(), early = first && (!any || Config::kQueryBuffers > 1);
@@ -247,21 +278,32 @@ struct ProducerForwardSm90 {
                              head, batch);
   }
 
+  /// Where the maps have the columns of a piece of work.
+  struct Origin {
+    bool later;
+    int inner, outer, batch;
+  };
+  __device__ __forceinline__ Origin origin_of(const Work& work) const {
+    const bool later = work.keys.inner >= params.maps.long_key_classes;
+    return {later, work.keys.inner - (later ? params.maps.long_key_classes : 0), work.keys.outer, batch_of(work)};
+  }
+
   /// Where the maps have the tile of keys that begins at column `begin`.
-  __device__ __forceinline__ Place place_of(int outer, int inner, int begin) const {
-    if (params.geometry.keys_in_runs == 0) return {outer + begin, inner};
+  __device__ __forceinline__ Place place_of(const Origin& origin, int begin) const {
+    if (params.geometry.keys_in_runs == 0) return {origin.outer + begin, origin.inner};
     const int run = params.geometry.run_length.quotient(begin);
     return {run, begin - run * params.geometry.run_length.divisor};
   }
 
   /// One copy of the walk serves both kinds of sweeps: the patterns' code is long.
+  template <class Walk>
   __device__ __forceinline__ void sweep(bool with_values, bool with_queries, Walk& walk, Work& work) {
     const Frame& frame = work.frame;
     const auto& maps = params.maps;
-    const bool later = work.keys.inner >= maps.long_key_classes;
-    const int inner = work.keys.inner - (later ? maps.long_key_classes : 0);
-    const int outer = work.keys.outer, keys = frame.num_keys;  // shared memory is far for what each tile needs
-    const int batch = batch_of(work);
+    const int keys = frame.num_keys;
+    // Shared memory is far for what each tile needs, but registers of teams are few.
+    const Origin origin_kept = origin_of(work);
+    const auto origin = [&] { return Config::kTeams > 1 ? origin_of(work) : origin_kept; };
     int head = Config::kKeyMajor ? frame.head : frame.head / params.geometry.group;
     while (!walk.done()) {
       const int begin = walk.begin();
@@ -270,11 +312,16 @@ struct ProducerForwardSm90 {
       if constexpr (Config::kKeyMajor) head = frame.head + pattern.member;
       walk.advance();
       seek_member(walk, work);
-      [[maybe_unused]] float2 numbers{};
+      [[maybe_unused]] Numbers numbers;
       if constexpr (Config::kColumnNumbers) numbers = numbers_of(work, head, begin);
       unsigned dead = 0;
-      if constexpr (Config::kScrubFirst)
-        dead = full ? 0 : dead_columns(pattern, frame, begin, work.columns_inside, row_begin(work));
+      const auto find_dead = [&] {
+        if constexpr (Config::kColumnNumbers)
+          return dead_columns(numbers, begin, work.columns_inside);
+        else
+          return dead_columns(pattern, frame, begin, work.columns_inside, row_begin(work));
+      };
+      if constexpr (Config::kScrubFirst) dead = full ? 0 : find_dead();
 
       wait_together(shared.k_empty[k_.slot()], k_.phase() ^ 1);
       auto& note = shared.note[k_.slot()];
@@ -282,9 +329,10 @@ struct ProducerForwardSm90 {
       if (warp == 0 && cute::elect_one_sync()) {
         auto& landed = Config::kScrubFirst && dead ? shared.scrub : k_full;
         landed.arrive_and_expect_tx(Config::kBytesTile);
-        const Place at = place_of(outer, inner, begin);
-        load<Config::kKeys>(&maps.k[later], landed, shared.k.begin() + k_.slot() * Config::kKeys * Config::kHeadDim,
-                            at.inner, at.outer, head * maps.fold_k_head, batch * maps.fold_k_batch);
+        const Origin from = origin();
+        const Place at = place_of(from, begin);
+        load<Config::kKeys>(&maps.k[from.later], landed, shared.k.begin() + k_.slot() * Config::kKeys * Config::kHeadDim,
+                            at.inner, at.outer, head * maps.fold_k_head, from.batch * maps.fold_k_batch);
         note.words = !full;
         note.last = walk.done();
       }
@@ -299,6 +347,7 @@ struct ProducerForwardSm90 {
       }
       __syncwarp();
       if (lane == 0) arrive(k_full);
+      if constexpr (kOneRing) v_ = k_;
       k_.advance();
 
       const bool send_queries = with_queries && warp == 0 && lane == 0;
@@ -307,17 +356,17 @@ struct ProducerForwardSm90 {
         if (send_queries) load_queries(work, true);
         continue;
       }
-      if constexpr (Config::kScrubSecond && !Config::kScrubFirst)
-        dead = full ? 0 : dead_columns(pattern, frame, begin, work.columns_inside, row_begin(work));
+      if constexpr (Config::kScrubSecond && !Config::kScrubFirst) dead = full ? 0 : find_dead();
       const bool scrub = Config::kScrubSecond && dead;
       if (warp == kValueWarp) {
         wait_together(shared.v_empty[v_.slot()], v_.phase() ^ 1);
         if (cute::elect_one_sync()) {
           auto& landed = scrub ? shared.scrub : shared.v_full[v_.slot()];
           landed.arrive_and_expect_tx(Config::kBytesTile);
-          const Place at = place_of(outer, inner, begin);
-          load<Config::kKeys>(&maps.v[later], landed, shared.v.begin() + v_.slot() * Config::kKeys * Config::kHeadDim,
-                              at.inner, at.outer, head * maps.fold_v_head, batch * maps.fold_v_batch);
+          const Origin from = origin();
+          const Place at = place_of(from, begin);
+          load<Config::kKeys>(&maps.v[from.later], landed, shared.v.begin() + v_.slot() * Config::kKeys * Config::kHeadDim,
+                              at.inner, at.outer, head * maps.fold_v_head, from.batch * maps.fold_v_batch);
         }
         __syncwarp();
       }
@@ -393,19 +442,41 @@ struct ProducerForwardSm90 {
     return word;
   }
 
-  static_assert(!Config::kColumnNumbers || Config::kKeys <= 32 * kWarps, "a column a lane");
+  /// Of the columns 32 (n kWarps + warp) + lane.
+  struct Numbers {
+    float2 of[(Config::kKeys + 32 * kWarps - 1) / (32 * kWarps)];
+  };
 
-  /// Key-major: what the forward left of this lane's column, a query. Asked for early, since it takes a while.
-  __device__ __forceinline__ float2 numbers_of(const Work& work, int head, int begin) const {
-    const int column = 32 * warp + lane;
-    if (column >= Config::kKeys || begin + column >= work.frame.num_keys) return Config::kNoNumbers;
-    return params.numbers[query_at(params.geometry, work.frame, head, work.keys, begin + column)];
+  /// Key-major: what the forward left of this lane's columns, which are queries. Asked for early, since it takes a
+  /// while.
+  __device__ __forceinline__ Numbers numbers_of(const Work& work, int head, int begin) const {
+    Numbers numbers;
+    int column = 32 * warp + lane;
+    CUTE_UNROLL
+    for (float2& own : numbers.of) {
+      own = Config::kNoNumbers;
+      if (column < Config::kKeys && begin + column < work.frame.num_keys)
+        own = params.numbers[query_at(params.geometry, work.frame, head, work.keys, begin + column)];
+      column += 32 * kWarps;
+    }
+    return numbers;
   }
-  __device__ __forceinline__ void write_numbers(float2 numbers) const {
-    const int column = 32 * warp + lane;
-    if (column >= Config::kKeys) return;
-    shared.shift[k_.slot()][column] = numbers.x;
-    shared.delta[k_.slot()][column] = numbers.y;
+  __device__ __forceinline__ void write_numbers(const Numbers& numbers) const {
+    int column = 32 * warp + lane;
+    CUTE_UNROLL
+    for (const float2& own : numbers.of) {
+      if (column >= Config::kKeys) break;
+      float *const shift = shared.shift[k_.slot()], *const delta = shared.delta[k_.slot()];
+      if constexpr (Config::kPreset) {
+        const int at = 2 * column - (column & 1);  // of two columns first the one row, then the other
+        shift[at] = shift[at + 2] = own.x * params.shift_factor;
+        delta[at] = delta[at + 2] = -own.y;
+      } else {
+        shift[column] = own.x;
+        delta[column] = own.y;
+      }
+      column += 32 * kWarps;
+    }
   }
 
   /// The columns of the tile before `inside`, where the tensor ends, that no row of the problem keeps: bit n of a lane
@@ -422,6 +493,19 @@ struct ProducerForwardSm90 {
 #pragma unroll 1
     for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps, bit <<= 1)
       if (dead(pattern, frame, begin + c, inside, row)) found |= bit;
+    return any_producer(found != 0) ? found | 1u << 31 : 0;
+  }
+
+  /// The same of queries: the forward's results tell which of them keep nothing.
+  __device__ __forceinline__ unsigned dead_columns(const Numbers& numbers, int begin, int inside) const {
+    unsigned found = 0, bit = 1;
+    int column = begin + 32 * warp + lane;
+    CUTE_UNROLL
+    for (const float2& own : numbers.of) {
+      if (column < min(begin + Config::kKeys, inside) && own.x == Config::kNoNumbers.x) found |= bit;
+      column += 32 * kWarps;
+      bit <<= 1;
+    }
     return any_producer(found != 0) ? found | 1u << 31 : 0;
   }
 

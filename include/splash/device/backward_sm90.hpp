@@ -54,9 +54,9 @@ struct Sweep {
 
   Sweep() = default;
   Sweep(const AttentionInputs& in, int multiprocessors) : geometry(make_geometry(in, Config::kKeyMajor, false)) {
-    const Blocks blocks{Config::kRows, Config::kKeys, multiprocessors * Config::kTuning.blocks_per_sm};
-    schedule = make_schedule(in, geometry, blocks, true);
-    grid = std::min(schedule.items, blocks.running);
+    const int most = multiprocessors * Config::kTuning.blocks_per_sm;
+    schedule = make_schedule(in, geometry, {Config::kRows, Config::kKeys, most * Config::kTeams}, true);
+    grid = std::min((schedule.items + Config::kTeams - 1) / Config::kTeams, most);
   }
 
   int64_t partial_rows() const { return int64_t(schedule.split_items) * Config::kRows; }
@@ -96,7 +96,7 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
   using Kernel = kernel::BackwardSm90<Config>;
   using Element = typename Config::Element;
   using Normalizer = typename Config::Normalizer;
-  constexpr int kBytes = int(sizeof(typename Config::SharedStorage));
+  constexpr int kBytes = kernel::shared_bytes<Config>;
   static_assert(kBytes <= 227 * 1024 / Config::kTuning.blocks_per_sm - (Config::kTuning.blocks_per_sm - 1) * 512,
                 "more shared memory than a multiprocessor has");
   const BackwardArguments& args = call.args;
@@ -107,9 +107,13 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
   params.producer.geometry = sweep.geometry;
   params.producer.schedule = sweep.schedule;
   params.producer.numbers = call.numbers;
-  if (wants_counter(args.in, sweep.schedule, sweep.grid)) params.producer.schedule.counter = counter;
+  if (wants_counter(args.in, sweep.schedule, sweep.grid * Config::kTeams)) params.producer.schedule.counter = counter;
   params.consumer = {Normalizer::from(args.in.normalizer, scale.magnitude), float(scale.sign),
                      !Config::kKeyMajor && call.dots};
+  if constexpr (Config::kPreset) {
+    if (scale.sign == 0) params.consumer.sign = 0x1p-90f;  // what is preset must not be multiplied by 0
+    params.producer.shift_factor = params.consumer.normalizer.shift_factor() / params.consumer.sign;
+  }
   auto& output = params.output;
   if constexpr (!Config::kKeyMajor) {
     output.gradients[0] = gradient_tensor<Element>(args.grad_q, signed_scale);
@@ -157,16 +161,16 @@ inline cudaError_t clear_packed(const TensorView& view, cudaStream_t stream) {
 
 /// grad_q, grad_k, grad_v and the normalizer's gradients are written whole, the same bits in every run. Asynchronous on
 /// exec.stream. Beside the tensors it takes 8 bytes a query and head, 4 more where a sink logit learns, and float32
-/// tiles of rows that are split over their columns. Block is the forward's and means nothing here.
+/// tiles of rows that are split over their columns. Block: as the forward's.
 template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
 Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, const Execution& exec) {
   static_assert(normalizers::kOneSweepGradient<Normalizer>, "the Hopper backward has one sweep");
   using tuning::Gradients;
-  using Queries = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::queries>;
+  using Queries = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::queries, Block>;
   constexpr bool kApart = tuning::splits_keys_values(HeadDim);
   using Keys = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
-                                              kApart ? Gradients::keys : Gradients::keys_values>;
-  using Values = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::values>;
+                                              kApart ? Gradients::keys : Gradients::keys_values, Block>;
+  using Values = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::values, Block>;
   const TensorView& q = args.in.q;
   if (Status status = can_run_backward_sm90(args, HeadDim); !status.ok()) return status;
   if (q.shape[0] == 0 || q.shape[1] == 0) return {};
@@ -174,7 +178,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   int multiprocessors = 0;
   const auto prepare = [&]<class Config>(const Config*) {
     using Kernel = kernel::BackwardSm90<Config>;
-    return prepare_launch(kernel::backward_sm90<Kernel>, int(sizeof(typename Config::SharedStorage)), multiprocessors);
+    return prepare_launch(kernel::backward_sm90<Kernel>, kernel::shared_bytes<Config>, multiprocessors);
   };
   cudaError_t error = prepare(static_cast<const Queries*>(nullptr));
   if (error == cudaSuccess) error = prepare(static_cast<const Keys*>(nullptr));

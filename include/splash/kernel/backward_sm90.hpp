@@ -23,7 +23,7 @@ struct BackwardSm90 {
     typename Epilogue::Output output;
   };
 
-  static __device__ __forceinline__ void start(typename Config::SharedStorage& shared) {
+  static __device__ __forceinline__ void start(typename Config::SharedStorage& shared, int team) {
     constexpr int kReaders = 4 * Config::kConsumers;  // warps
     for (auto& full : shared.q_full) full.init(1);
     for (auto& full : shared.k_full) full.init(1 + Config::kProducerWarps);
@@ -34,8 +34,12 @@ struct BackwardSm90 {
     for (auto& empty : shared.words_empty) empty.init(kReaders);
     shared.scrub.init(1);
     shared.query_ring = {};
-    shared.next_item = int(blockIdx.x);
+    shared.work_slot = Config::kWorkSlots - 1;
+    shared.next_item = int(blockIdx.x) * Config::kTeams + team;
     shared.rounds = 0;
+    // A second team takes a barrier of consumers who take turns, which teams do not.
+    shared.producer_barrier = team ? collective::kTurn : collective::kProducers;
+    shared.first_item = shared.next_item;
     cutlass::arch::fence_barrier_init();
   }
 
@@ -81,26 +85,34 @@ struct BackwardSm90 {
   }
 };
 
+template <class Config>
+inline constexpr int shared_bytes = Config::kTeams * int(sizeof(typename Config::SharedStorage));
+
 template <class Kernel>
 __global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTuning.blocks_per_sm)
     backward_sm90(const __grid_constant__ typename Kernel::Params params) {
   using Config = typename Kernel::Config;
   extern __shared__ __align__(1024) unsigned char bytes[];
-  auto& shared = *reinterpret_cast<typename Config::SharedStorage*>(bytes);
+  auto* const teams = reinterpret_cast<typename Config::SharedStorage*>(bytes);
 
   // The same value in all lanes, so that the role is one branch a warp.
   const int warp = __shfl_sync(~0u, int(threadIdx.x) / 32, 0);
-  constexpr int kFirstProducer = 4 * Config::kConsumers;
-  if (warp == 0 && cute::elect_one_sync()) Kernel::start(shared);
+  constexpr int kConsumerWarps = 4 * Config::kConsumers, kFirstProducer = Config::kTeams * kConsumerWarps;
+  if (warp < Config::kTeams && cute::elect_one_sync()) Kernel::start(teams[warp], warp);
   __syncthreads();
 
   if (warp >= kFirstProducer) {
-    cutlass::arch::warpgroup_reg_dealloc<Config::kTuning.producer_registers>();
-    typename Kernel::Producer producer{params.producer, shared, warp - kFirstProducer, int(threadIdx.x) & 31};
+    if constexpr (Config::kTuning.producer_registers)
+      cutlass::arch::warpgroup_reg_dealloc<Config::kTuning.producer_registers>();
+    const int own = warp - kFirstProducer, team = own / Config::kProducerWarps;
+    typename Kernel::Producer producer{params.producer, teams[team], own - team * Config::kProducerWarps,
+                                       int(threadIdx.x) & 31};
     producer.run();
   } else {
-    cutlass::arch::warpgroup_reg_alloc<Config::kTuning.consumer_registers>();
-    Kernel::consume(params, shared, warp / 4, int(threadIdx.x) & 127);
+    if constexpr (Config::kTuning.consumer_registers)
+      cutlass::arch::warpgroup_reg_alloc<Config::kTuning.consumer_registers>();
+    const int team = warp / kConsumerWarps;
+    Kernel::consume(params, teams[team], (warp - team * kConsumerWarps) / 4, int(threadIdx.x) & 127);
   }
 }
 

@@ -44,8 +44,10 @@ struct ForwardSm90 {
     shared.swept.init(1);
     for (int& slot : shared.votes) slot = 0;
     shared.query_ring = {};
+    shared.work_slot = Config::kWorkSlots - 1;
     shared.next_item = int(blockIdx.x);
     shared.rounds = 0;
+    shared.first_item = shared.next_item;
     cutlass::arch::fence_barrier_init();
   }
 
