@@ -68,7 +68,6 @@ struct ConfigBackwardSm90 {
   static constexpr bool kColumnNumbers = kKeyMajor;
   /// S and dP begin as the numbers of their columns instead of 0, so that these take no registers of their own.
   static constexpr bool kPreset = kKeyMajor && kBlocks;
-  static constexpr int kNumbers = kPreset ? 2 * kKeys : kKeys;  ///< preset, as a thread's accumulators follow each other
   static constexpr float2 kNoNumbers = {math::kInfinity<float>, 0.0f};  ///< of a query that is not there
   static constexpr int kRowTensors = kFirst ? 2 : 1;
   /// Where a tile of 64 rows lies: of A1 or A2, and of out1 or out2 when they leave.
@@ -122,8 +121,8 @@ struct ConfigBackwardSm90 {
     alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutQ>> q;
     alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutK>> k;
     alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutV>> v;
-    alignas(16) float shift[kColumnNumbers ? kKeyStages : 1][kNumbers];  ///< RowNumbers of the columns
-    alignas(16) float delta[kColumnNumbers ? kKeyStages : 1][kNumbers];
+    alignas(16) float shift[kColumnNumbers ? kKeyStages : 1][kKeys];  ///< RowNumbers of the columns
+    alignas(16) float delta[kColumnNumbers ? kKeyStages : 1][kKeys];
     uint64_t words[kWordSlots][kWords][kRows];
     cutlass::arch::ClusterTransactionBarrier q_full[kQueryBuffers], k_full[kKeyStages], v_full[kValueStages], scrub;
     cutlass::arch::ClusterBarrier q_empty[kQueryBuffers], k_empty[kKeyStages], v_empty[kValueStages],

@@ -260,8 +260,9 @@ struct ConsumerBackwardSm90 {
   __device__ __forceinline__ void preset(Scores& scores, const Columns& numbers) const {
     CUTE_UNROLL
     for (int n = 0; n < Config::kKeys / 8; ++n) {
-      const float4 four = *reinterpret_cast<const float4*>(&numbers[k_.slot()][16 * n + 4 * (thread & 3)]);
-      scores(4 * n) = four.x, scores(4 * n + 1) = four.y, scores(4 * n + 2) = four.z, scores(4 * n + 3) = four.w;
+      const float2 columns = *reinterpret_cast<const float2*>(&numbers[k_.slot()][8 * n + 2 * (thread & 3)]);
+      CUTE_UNROLL
+      for (int r = 0; r < kFragmentRows; ++r) scores(4 * n + 2 * r) = columns.x, scores(4 * n + 2 * r + 1) = columns.y;
     }
   }
 

@@ -466,15 +466,8 @@ struct ProducerForwardSm90 {
     CUTE_UNROLL
     for (const float2& own : numbers.of) {
       if (column >= Config::kKeys) break;
-      float *const shift = shared.shift[k_.slot()], *const delta = shared.delta[k_.slot()];
-      if constexpr (Config::kPreset) {
-        const int at = 2 * column - (column & 1);  // of two columns first the one row, then the other
-        shift[at] = shift[at + 2] = own.x * params.shift_factor;
-        delta[at] = delta[at + 2] = -own.y;
-      } else {
-        shift[column] = own.x;
-        delta[column] = own.y;
-      }
+      shared.shift[k_.slot()][column] = Config::kPreset ? own.x * params.shift_factor : own.x;
+      shared.delta[k_.slot()][column] = Config::kPreset ? -own.y : own.y;
       column += 32 * kWarps;
     }
   }
