@@ -39,7 +39,7 @@ struct ConfigBackwardSm90 {
   static constexpr bool kSecond = Pass == tuning::Gradients::keys_values || Pass == tuning::Gradients::values;
   static constexpr int kOutputs = int(kFirst) + int(kSecond);
 
-  static constexpr bool kBlocks = Block == 64 && requires { Pattern::kBlockLists; };
+  static constexpr bool kBlocks = Block > 0;  ///< the instance is made for lists of blocks, or for short spans
   static constexpr tuning::BackwardSm90 kTuning =
       kBlocks ? tuning::backward_blocks_sm90(HeadDim, Pass)
               : tuning::backward_sm90(HeadDim, Pass, patterns::SimplePattern<Pattern>);
@@ -129,7 +129,7 @@ struct ConfigBackwardSm90 {
         words_empty[kWordSlots], swept;
     Work work[kWorkSlots];  ///< of the consumers, and the one that the producers work on
     int next_item, first_item, rounds, work_slot, producer_barrier;  ///< of the producers
-    Ring<kQueryBuffers> query_ring;    ///< of the producers
+    Ring<kQueryBuffers> query_ring;                                  ///< of the producers
     TileNote note[kKeyStages];
     int votes[3];
   };

@@ -133,9 +133,9 @@ struct ConfigForwardSm90 {
     cutlass::arch::ClusterTransactionBarrier q_full[kQueryBuffers], k_full[kKeyStages], v_full[kValueStages], scrub;
     cutlass::arch::ClusterBarrier q_empty[kQueryBuffers], k_empty[kKeyStages], v_empty[kValueStages],
         words_empty[kWordSlots], swept;
-    Work work[kWorkSlots];  ///< of the consumers, and the one that the producers work on
+    Work work[kWorkSlots];                         ///< of the consumers, and the one that the producers work on
     int next_item, first_item, rounds, work_slot;  ///< of the producers
-    Ring<kQueryBuffers> query_ring;    ///< of the producers
+    Ring<kQueryBuffers> query_ring;                ///< of the producers
     TileNote note[kKeyStages];
     int votes[3];  ///< of the last sweep, this one and the next
   };

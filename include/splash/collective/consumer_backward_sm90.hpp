@@ -87,14 +87,12 @@ struct ConsumerBackwardSm90 {
     auto ds = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<Config::kKeys / 16>>{});
 
     auto start_scores = [&] {
-      if constexpr (Config::kPreset) preset(scores, shared.shift);
       multiply(mma_scores, rows_of(0), tB1(_, _, _, k_.slot()), scores, !Config::kPreset);
       warpgroup_commit_batch();
     };
     auto start_dp = [&] {
       wait(shared.v_full[v_.slot()], v_.phase());
       if constexpr (!Config::kFirst) return;
-      if constexpr (Config::kPreset) preset(dp, shared.delta);
       multiply(mma_scores, rows_of(1), tB2(_, _, _, v_.slot()), dp, !Config::kPreset);
       warpgroup_commit_batch();
     };
@@ -145,6 +143,8 @@ struct ConsumerBackwardSm90 {
     if constexpr (Config::kSecond) clear(out2);
     for (Note note; next_live(note);) {
       take_turn();
+      preset(scores, shared.shift);
+      preset(dp, shared.delta);
       start_scores();
       start_dp();
       form(note);
@@ -160,9 +160,11 @@ struct ConsumerBackwardSm90 {
         const auto v = v_;
         k_.advance();
         v_.advance();
+        preset(scores, shared.shift);
         start_scores();
         if constexpr (Config::kTuning.joined) warpgroup_wait<1>();
         drained(k, v);
+        preset(dp, shared.delta);
         start_dp();
         form(next);
         if constexpr (!kTurns) finish();
@@ -257,7 +259,8 @@ struct ConsumerBackwardSm90 {
   }
 
   template <class Columns, class Scores>
-  __device__ __forceinline__ void preset(Scores& scores, const Columns& numbers) const {
+  __device__ __forceinline__ void preset([[maybe_unused]] Scores& scores, const Columns& numbers) const {
+    if constexpr (!Config::kPreset) return;
     CUTE_UNROLL
     for (int n = 0; n < Config::kKeys / 8; ++n) {
       const float2 columns = *reinterpret_cast<const float2*>(&numbers[k_.slot()][8 * n + 2 * (thread & 3)]);
@@ -317,8 +320,7 @@ struct ConsumerBackwardSm90 {
           const uint32_t bits = reinterpret_cast<const uint32_t*>(&word)[half] >> shift;
           CUTE_UNROLL
           for (int c = 0; c < 8 && w * 16 + half * 8 + c < kColumns; ++c)
-            if (!(bits >> ((c >> 1) * 8 + (c & 1)) & 1))
-              scores(accumulator_register(r, w * 16 + half * 8 + c)) = value;
+            if (!(bits >> ((c >> 1) * 8 + (c & 1)) & 1)) scores(accumulator_register(r, w * 16 + half * 8 + c)) = value;
         }
       }
     }

@@ -125,8 +125,7 @@ struct ProducerForwardSm90 {
         "selp.s32 %0, 1, 0, q;\n"
         "}"
         : "=r"(any)
-        : "r"(int(mine)), "r"(barrier() + int(cutlass::arch::NamedBarrier::ReservedNamedBarrierCount)),
-          "n"(32 * kWarps)
+        : "r"(int(mine)), "r"(barrier() + int(cutlass::arch::NamedBarrier::ReservedNamedBarrierCount)), "n"(32 * kWarps)
         : "memory");
     return any;
   }
@@ -157,8 +156,8 @@ struct ProducerForwardSm90 {
     }
     template <WalkBy By>
     __device__ __forceinline__ WarpWalk<Viewed, By> walk(int from) const {
-      return {producer.pattern_,        work.frame,      producer.row_begin(work),
-              producer.row_end(work), work.column_end, Config::kKeys,            from};
+      return {producer.pattern_, work.frame, producer.row_begin(work), producer.row_end(work), work.column_end,
+              Config::kKeys,     from};
     }
   };
 
@@ -300,13 +299,14 @@ struct ProducerForwardSm90 {
   __device__ __forceinline__ void sweep(bool with_values, bool with_queries, Walk& walk, Work& work) {
     const Frame& frame = work.frame;
     const auto& maps = params.maps;
-    const int keys = frame.num_keys;
-    // Shared memory is far for what each tile needs, but registers of teams are few.
+    // Shared memory is far for what each tile needs, but registers are few where columns have numbers.
     const Origin origin_kept = origin_of(work);
-    const auto origin = [&] { return Config::kTeams > 1 ? origin_of(work) : origin_kept; };
+    const int keys_kept = frame.num_keys;
+    const auto origin = [&] { return Config::kColumnNumbers ? origin_of(work) : origin_kept; };
     int head = Config::kKeyMajor ? frame.head : frame.head / params.geometry.group;
     while (!walk.done()) {
       const int begin = walk.begin();
+      const int keys = Config::kColumnNumbers ? frame.num_keys : keys_kept;
       const bool full = walk.state() == TileState::full && begin + Config::kKeys <= keys;
       const View pattern = pattern_;
       if constexpr (Config::kKeyMajor) head = frame.head + pattern.member;
@@ -331,8 +331,9 @@ struct ProducerForwardSm90 {
         landed.arrive_and_expect_tx(Config::kBytesTile);
         const Origin from = origin();
         const Place at = place_of(from, begin);
-        load<Config::kKeys>(&maps.k[from.later], landed, shared.k.begin() + k_.slot() * Config::kKeys * Config::kHeadDim,
-                            at.inner, at.outer, head * maps.fold_k_head, from.batch * maps.fold_k_batch);
+        load<Config::kKeys>(&maps.k[from.later], landed,
+                            shared.k.begin() + k_.slot() * Config::kKeys * Config::kHeadDim, at.inner, at.outer,
+                            head * maps.fold_k_head, from.batch * maps.fold_k_batch);
         note.words = !full;
         note.last = walk.done();
       }
@@ -346,14 +347,14 @@ struct ProducerForwardSm90 {
         zero_columns(dead, k_full, [&](int c, int d) { return &sK(c, d, k_.slot()); });
       }
       __syncwarp();
-      if (lane == 0) arrive(k_full);
+      if (cute::elect_one_sync()) arrive(k_full);
       if constexpr (kOneRing) v_ = k_;
       k_.advance();
 
-      const bool send_queries = with_queries && warp == 0 && lane == 0;
+      const bool send_queries = with_queries && warp == 0;
       with_queries = false;
       if (!with_values) {
-        if (send_queries) load_queries(work, true);
+        if (send_queries && cute::elect_one_sync()) load_queries(work, true);
         continue;
       }
       if constexpr (Config::kScrubSecond && !Config::kScrubFirst) dead = full ? 0 : find_dead();
@@ -365,12 +366,13 @@ struct ProducerForwardSm90 {
           landed.arrive_and_expect_tx(Config::kBytesTile);
           const Origin from = origin();
           const Place at = place_of(from, begin);
-          load<Config::kKeys>(&maps.v[from.later], landed, shared.v.begin() + v_.slot() * Config::kKeys * Config::kHeadDim,
-                              at.inner, at.outer, head * maps.fold_v_head, from.batch * maps.fold_v_batch);
+          load<Config::kKeys>(&maps.v[from.later], landed,
+                              shared.v.begin() + v_.slot() * Config::kKeys * Config::kHeadDim, at.inner, at.outer,
+                              head * maps.fold_v_head, from.batch * maps.fold_v_batch);
         }
         __syncwarp();
       }
-      if (send_queries) load_queries(work, true);
+      if (send_queries && cute::elect_one_sync()) load_queries(work, true);
       if (scrub) {
         Tensor sV = make_tensor(make_smem_ptr(shared.v.begin()), typename Config::LayoutV{});  // (D, keys, stage)
         zero_columns(dead, shared.v_full[v_.slot()], [&](int c, int d) { return &sV(d, c, v_.slot()); });
@@ -382,7 +384,7 @@ struct ProducerForwardSm90 {
   /// Chunks of padding alone let the tile pass.
   __device__ __forceinline__ void write_full(typename Config::TileNote& note, const Work& work) const {
     const int real = work.frame.num_queries << params.geometry.log2_pack;
-    if (lane == 0)
+    if (cute::elect_one_sync())
       for (int chunk = warp; chunk < Config::kChunks; chunk += kWarps)
         note.state[chunk] = work.row_begin + 32 * chunk < real ? Config::kFull : Config::kEmpty;
   }
@@ -442,6 +444,11 @@ struct ProducerForwardSm90 {
     return word;
   }
 
+  /// Of the lanes of all warps together each column has one.
+  __device__ __forceinline__ static bool in_tile(int column) {
+    return Config::kKeys % (32 * kWarps) == 0 || column < Config::kKeys;
+  }
+
   /// Of the columns 32 (n kWarps + warp) + lane.
   struct Numbers {
     float2 of[(Config::kKeys + 32 * kWarps - 1) / (32 * kWarps)];
@@ -455,7 +462,7 @@ struct ProducerForwardSm90 {
     CUTE_UNROLL
     for (float2& own : numbers.of) {
       own = Config::kNoNumbers;
-      if (column < Config::kKeys && begin + column < work.frame.num_keys)
+      if (in_tile(column) && begin + column < work.frame.num_keys)
         own = params.numbers[query_at(params.geometry, work.frame, head, work.keys, begin + column)];
       column += 32 * kWarps;
     }
@@ -465,7 +472,7 @@ struct ProducerForwardSm90 {
     int column = 32 * warp + lane;
     CUTE_UNROLL
     for (const float2& own : numbers.of) {
-      if (column >= Config::kKeys) break;
+      if (!in_tile(column)) break;
       shared.shift[k_.slot()][column] = Config::kPreset ? own.x * params.shift_factor : own.x;
       shared.delta[k_.slot()][column] = Config::kPreset ? -own.y : own.y;
       column += 32 * kWarps;
@@ -492,10 +499,10 @@ struct ProducerForwardSm90 {
   /// The same of queries: the forward's results tell which of them keep nothing.
   __device__ __forceinline__ unsigned dead_columns(const Numbers& numbers, int begin, int inside) const {
     unsigned found = 0, bit = 1;
-    int column = begin + 32 * warp + lane;
+    int column = 32 * warp + lane;
     CUTE_UNROLL
     for (const float2& own : numbers.of) {
-      if (column < min(begin + Config::kKeys, inside) && own.x == Config::kNoNumbers.x) found |= bit;
+      if (in_tile(column) && begin + column < inside && own.x == Config::kNoNumbers.x) found |= bit;
       column += 32 * kWarps;
       bit <<= 1;
     }

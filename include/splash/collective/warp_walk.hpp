@@ -107,8 +107,8 @@ class WarpWalk {
 };
 
 /// The same walk, 32 tiles at a time, which lie in one register of the lanes until they are wanted: where a walk's own
-/// registers are too many beside those of what is done with its tiles. source.walk<By>(from): the WarpWalk from a column
-/// on; source.has_bits().
+/// registers are too many beside those of what is done with its tiles. source.walk<By>(from): the WarpWalk from a
+/// column on; source.has_bits().
 template <class Source>
 class BatchedWalk {
  public:
@@ -141,7 +141,7 @@ class BatchedWalk {
   }
 
   Source source_;
-  int own_ = 0;           ///< column where the tile begins, an even number; + 1 where it is full
+  int own_ = 0;  ///< column where the tile begins, an even number; + 1 where it is full
   int at_ = 0, count_ = 0;
   int next_ = kEnd;  ///< column of the first tile after these
 };

@@ -112,8 +112,9 @@ __global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTun
     if constexpr (Config::kTuning.consumer_registers)
       cutlass::arch::warpgroup_reg_alloc<Config::kTuning.consumer_registers>();
     const int team = warp / kConsumerWarps;
-    // A shuffle, since the compiler would read the special register anew for each tile.
-    const int thread = __shfl_sync(~0u, int(threadIdx.x) & 127, int(threadIdx.x) & 31);
+    // Teams have a register for it; the compiler would read the special register anew for each tile.
+    int thread = int(threadIdx.x) & 127;
+    if constexpr (Config::kTeams > 1) thread = __shfl_sync(~0u, thread, int(threadIdx.x) & 31);
     Kernel::consume(params, teams[team], (warp - team * kConsumerWarps) / 4, thread);
   }
 }

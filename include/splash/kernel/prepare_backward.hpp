@@ -28,31 +28,55 @@ struct PrepareParams {
   int heads, num_queries, head_dim, row_tiles;
 };
 
+/// Rows of a thread, all of whose loads are under way together: with one row a thread the launch of threads is slower
+/// than the memory.
+inline constexpr int kPrepareRows = 2;
+
 /// rowsum(dO * O), by `Lanes` neighbouring lanes a row. One block of threads a tile of rows of one head.
 template <int Lanes, class Element, class Normalizer>
 __global__ void prepare_backward(const __grid_constant__ PrepareParams<Element, Normalizer> params) {
   constexpr int kEach = 16 / int(sizeof(Element));
+  static_assert(kPrepareRows <= Lanes, "a lane a row at the end");
   const int line = int(blockIdx.x) / params.row_tiles, tile = int(blockIdx.x) - line * params.row_tiles;
-  const int row = (tile * int(blockDim.x) + int(threadIdx.x)) / Lanes, lane = int(threadIdx.x) % Lanes;
+  const int rows = int(blockDim.x) / Lanes, lane = int(threadIdx.x) % Lanes;
+  const int first = tile * rows * kPrepareRows + int(threadIdx.x) / Lanes;
   const int batch = line / params.heads, head = line - batch * params.heads;
-  float dot = 0;
-  if (row < params.num_queries) {
-    const Element *out = params.out.at(batch, head, row), *grad = params.grad_out.at(batch, head, row);
-    for (int d = lane * kEach; d < params.head_dim; d += Lanes * kEach) {
-      const uint4 a = *reinterpret_cast<const uint4*>(out + d), b = *reinterpret_cast<const uint4*>(grad + d);
-      const auto* x = reinterpret_cast<const Element*>(&a);
-      const auto* y = reinterpret_cast<const Element*>(&b);
+  // Lane n of a row's lanes ends the work on row n.
+  const int own = first + lane * rows;
+  const bool ends = lane < kPrepareRows && own < params.num_queries;
+  const int64_t at = int64_t(line) * params.num_queries + own;
+  const float statistic = ends ? params.statistic[at] : 0;
+  const float dstatistic = ends && params.grad_statistic ? params.grad_statistic[at] : 0;
+
+  float dots[kPrepareRows] = {};
+#pragma unroll 1
+  for (int d = lane * kEach; d < params.head_dim; d += Lanes * kEach) {
+    uint4 a[kPrepareRows], b[kPrepareRows];
 #pragma unroll
-      for (int n = 0; n < kEach; ++n) dot += float(x[n]) * float(y[n]);
+    for (int r = 0; r < kPrepareRows; ++r) {
+      const int row = first + r * rows;
+      a[r] = b[r] = make_uint4(0, 0, 0, 0);
+      if (row >= params.num_queries) continue;
+      a[r] = *reinterpret_cast<const uint4*>(params.out.at(batch, head, row) + d);
+      b[r] = *reinterpret_cast<const uint4*>(params.grad_out.at(batch, head, row) + d);
+    }
+#pragma unroll
+    for (int r = 0; r < kPrepareRows; ++r) {
+      const auto* x = reinterpret_cast<const Element*>(&a[r]);
+      const auto* y = reinterpret_cast<const Element*>(&b[r]);
+#pragma unroll
+      for (int n = 0; n < kEach; ++n) dots[r] += float(x[n]) * float(y[n]);
     }
   }
+  float dot = 0;
 #pragma unroll
-  for (int step = Lanes / 2; step > 0; step /= 2) dot += __shfl_xor_sync(~0u, dot, step);
-  if (row >= params.num_queries || lane != 0) return;
-  const int64_t at = int64_t(line) * params.num_queries + row;
-  const auto numbers =
-      normalizers::of_head(params.normalizer, head)
-          .row_numbers(params.statistic[at], dot, params.grad_statistic ? params.grad_statistic[at] : 0);
+  for (int r = 0; r < kPrepareRows; ++r) {
+#pragma unroll
+    for (int step = Lanes / 2; step > 0; step /= 2) dots[r] += __shfl_xor_sync(~0u, dots[r], step);
+    if (lane == r) dot = dots[r];
+  }
+  if (!ends) return;
+  const auto numbers = normalizers::of_head(params.normalizer, head).row_numbers(statistic, dot, dstatistic);
   params.numbers[at] = make_float2(numbers.shift, numbers.delta);
 }
 
@@ -60,7 +84,7 @@ template <class Element, class Normalizer>
 cudaError_t launch_prepare_backward(PrepareParams<Element, Normalizer> params, int batches, cudaStream_t stream) {
   constexpr int kThreads = 256;
   const auto launch = [&]<int Lanes>() {
-    constexpr int kRows = kThreads / Lanes;
+    constexpr int kRows = kThreads / Lanes * kPrepareRows;
     params.row_tiles = (params.num_queries + kRows - 1) / kRows;
     const unsigned grid = unsigned(params.row_tiles) * unsigned(params.heads) * unsigned(batches);
     if (grid == 0) return;

@@ -37,7 +37,7 @@ struct BigBird {
   }
 
   /// The drawn blocks lie apart from each other.
-  static int block(const PatternTerm& term) { return term.ints[0] % (2 * kNarrow) ? kNarrow : 0; }
+  static int block(const PatternTerm& term) { return term.ints[0] % (2 * kNarrow) ? kNarrow : 2 * kNarrow; }
 
   /// Where it is causal, the first rows see little more than themselves.
   static GlobalRows global_rows(const PatternTerm& term, const AttentionInputs& in) {
@@ -87,23 +87,6 @@ struct BigBird {
     if (causal) {  // tiles up to the last row's, full ones before the first row's
       bits.kept &= uint32_t(bits_to(size.quotient(last) - 32 * word));
       bits.full &= uint32_t(bits_to(size.quotient(first + 1) - 1 - 32 * word));
-    }
-    return bits;
-  }
-
-  SPLASH_HD bool has_row_tile_bits(const Frame& frame, int tile) const {
-    return tile == size.divisor && frame.q_start == 0;
-  }
-
-  SPLASH_HD TileBits row_tile_bits(const Frame& frame, int column_begin, int column_end, int word) const {
-    const int j0 = frame.j(column_begin), j1 = frame.j(column_end - 1);
-    const int first = most(j0, 0), last = least(j1, length - 1);
-    if (first > last) return {0, 0};
-    TileBits bits = by_column.tile_bits(frame, size.quotient(first), size.quotient(last), word);
-    if (j0 < 0 || j1 >= length) bits.full = 0;
-    if (causal) {  // tiles from the first column's on, full ones from the last column on
-      bits.kept &= uint32_t(bits_from(size.quotient(first) - 32 * word));
-      bits.full &= uint32_t(bits_from(size.quotient(last + size.divisor - 1) - 32 * word));
     }
     return bits;
   }
