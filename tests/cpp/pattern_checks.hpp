@@ -140,6 +140,9 @@ void check_key_major(const char* name, const P& pattern, const Frame& frame, int
   const Frame other{frame.batch,   frame.head - member, frame.num_keys,     frame.num_queries,
                     frame.k_start, frame.q_start,       frame.first_column, frame.first_row};
   check::that(view.keeps_self(other) == keeps_self(pattern, frame), "%s: keeps_self of keys for rows", name);
+  if constexpr (TileBitsPattern<KeyMajor<P>>)
+    for (const int size : {16, 48, 64})
+      check_tiles(name, view, other, frame.num_keys, frame.num_queries, 64, size, Exact::no);
   for (int row = 0; row < frame.num_queries; row += 7)
     for (int column = 0; column < frame.num_keys; column += 5) {
       const int row_end = row + 7 < frame.num_queries ? row + 7 : frame.num_queries;

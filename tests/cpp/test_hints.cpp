@@ -264,7 +264,7 @@ void check_blocks() {
   wants("LongformerTokens", LongformerTokens::block(term_of({1024, 1, 0})), 64);
   wants("BigBird", BigBird::block(term_of({64, 0, 1, 1})), 64);
   wants("BigBird", BigBird::block(term_of({192, 0, 1, 1})), 64);
-  wants("BigBird", BigBird::block(term_of({256, 0, 1, 1})), 0);
+  wants("BigBird", BigBird::block(term_of({256, 0, 1, 1})), 128);
   wants("BlockMask", BlockMask::block(term_of({64, 128})), 128);
 }
 

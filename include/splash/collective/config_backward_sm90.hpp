@@ -28,7 +28,7 @@ struct MapsBackwardSm90 {
 };
 
 template <patterns::Pattern Pattern_, normalizers::Normalizer Normalizer_, class Element_, int HeadDim,
-          tuning::Gradients Pass>
+          tuning::Gradients Pass, int Block = 0>
 struct ConfigBackwardSm90 {
   using Pattern = Pattern_;
   using Normalizer = Normalizer_;
@@ -41,9 +41,12 @@ struct ConfigBackwardSm90 {
   static constexpr bool kSecond = Pass == tuning::Gradients::keys_values || Pass == tuning::Gradients::values || kAll;
   static constexpr int kOutputs = int(kFirst) + int(kSecond);
 
+  static constexpr bool kBlocks = Block > 0;  ///< the instance is made for lists of blocks, or for short spans
   static constexpr tuning::BackwardSm90 kTuning =
-      tuning::backward_sm90(HeadDim, Pass, patterns::SimplePattern<Pattern>);
+      kBlocks ? tuning::backward_blocks_sm90(HeadDim, Pass)
+              : tuning::backward_sm90(HeadDim, Pass, patterns::SimplePattern<Pattern>);
   static constexpr int kHeadDim = HeadDim;
+  static constexpr int kTeams = kTuning.teams;  ///< the rest is of one team
   static constexpr int kConsumers = kTuning.consumers;
   static constexpr int kRows = 64 * kConsumers;
   static constexpr int kKeys = kTuning.tile_columns;  ///< columns of a tile, keys or queries
@@ -51,12 +54,13 @@ struct ConfigBackwardSm90 {
   static constexpr int kQueryBuffers = kTuning.row_buffers;
   static constexpr int kWorkSlots = kQueryBuffers + 1;
   static constexpr int kProducerWarps = kTuning.producer_warps;
-  static constexpr int kThreads = 128 * kConsumers + 32 * kProducerWarps;
+  static constexpr int kThreads = kTeams * (128 * kConsumers + 32 * kProducerWarps);
   static_assert(HeadDim % 16 == 0 && kKeys % 16 == 0, "wgmma steps 16 deep");
   static constexpr int kLaunchRegisters = 65536 / kTuning.blocks_per_sm / kThreads / 8 * 8;
-  static_assert(kConsumers * kTuning.consumer_registers + kTuning.producer_registers <=
-                    kLaunchRegisters * (kConsumers + 1),
+  static_assert(kTeams * kConsumers * kTuning.consumer_registers + kTuning.producer_registers <=
+                    kLaunchRegisters * (kTeams * kConsumers + 1),
                 "setmaxnreg asks for more registers than the launch gave the thread block");
+  static_assert(kTuning.consumer_registers == 0 || kTeams * kProducerWarps == 4, "setmaxnreg takes whole warp groups");
 
   // What the producers ask.
   using View = cute::conditional_t<kKeyMajor, patterns::KeyMajor<Pattern>, const Pattern&>;
@@ -64,6 +68,8 @@ struct ConfigBackwardSm90 {
   static constexpr bool kScoreSweeps = false;
   static constexpr bool kScrubFirst = kFirst, kScrubSecond = kSecond;  ///< 0 * NaN
   static constexpr bool kColumnNumbers = kKeyMajor;
+  /// S and dP begin as the numbers of their columns instead of 0, so that these take no registers of their own.
+  static constexpr bool kPreset = kKeyMajor && kBlocks;
   static constexpr float2 kNoNumbers = {math::kInfinity<float>, 0.0f};  ///< of a query that is not there
   static constexpr int kRowTensors = kFirst ? 2 : 1;
   /// Where a tile of 64 rows lies: of A1 or A2, and of out1 or out2 when they leave.
@@ -146,7 +152,9 @@ struct ConfigBackwardSm90 {
     cutlass::arch::ClusterBarrier q_empty[kQueryBuffers], k_empty[kKeyStages], v_empty[kValueStages],
         words_empty[kWordSlots], swept, ds_full[kScoreBuffers], ds_empty[kScoreBuffers];
     Work work[kWorkSlots];           ///< of the consumers, and the one that the producers work on
-    int rounds;                      ///< dealt out so far
+    int work_slot;                   ///< the latter
+    int first_item, rounds;          ///< of the producers: their first piece, rounds dealt out so far
+    int producer_barrier;            ///< of this team
     Ring<kQueryBuffers> query_ring;  ///< of the producers
     TileNote note[kKeyStages];
     // Where kAll, of the producers: registers are few.
@@ -154,6 +162,8 @@ struct ConfigBackwardSm90 {
     unsigned scrub_phase[kProducerWarps];
     int votes[3];
   };
+
+  static_assert(kTeams == 1 || (kTeams == 2 && kConsumers == 1), "named barriers");
 
   static constexpr int kBytesQ = kRows * HeadDim * int(sizeof(Element));
   static constexpr int kBytesTile = kKeys * HeadDim * int(sizeof(Element));

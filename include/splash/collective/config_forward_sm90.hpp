@@ -55,7 +55,7 @@ struct ConfigForwardSm90 {
                          Pattern::kBlockLists;
                        }, .simple = patterns::SimplePattern<Pattern>, .sweeps = Normalizer::kScoreSweeps});
   static constexpr int kHeadDim = HeadDim;
-  static constexpr int kConsumers = kTuning.consumers;
+  static constexpr int kTeams = 1, kConsumers = kTuning.consumers;
   static constexpr int kRows = 64 * kConsumers;
   static constexpr int kKeys = kTuning.tile_keys;
   static constexpr int kKeyStages = kTuning.key_stages, kValueStages = kTuning.value_stages;
@@ -134,6 +134,7 @@ struct ConfigForwardSm90 {
     cutlass::arch::ClusterBarrier q_empty[kQueryBuffers], k_empty[kKeyStages], v_empty[kValueStages],
         words_empty[kWordSlots], swept;
     Work work[kWorkSlots];           ///< of the consumers, and the one that the producers work on
+    int work_slot;                   ///< the latter
     int rounds;                      ///< dealt out so far
     Ring<kQueryBuffers> query_ring;  ///< of the producers
     TileNote note[kKeyStages];

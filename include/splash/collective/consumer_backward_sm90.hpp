@@ -92,13 +92,13 @@ struct ConsumerBackwardSm90 {
     auto ds = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<Config::kKeys / 16>>{});
 
     auto start_scores = [&] {
-      multiply(mma_scores, rows_of(0), tB1(_, _, _, k_.slot()), scores, true);
+      multiply(mma_scores, rows_of(0), tB1(_, _, _, k_.slot()), scores, !Config::kPreset);
       warpgroup_commit_batch();
     };
     auto start_dp = [&] {
       wait(shared.v_full[v_.slot()], v_.phase());
       if constexpr (!Config::kFirst) return;
-      multiply(mma_scores, rows_of(1), tB2(_, _, _, v_.slot()), dp, true);
+      multiply(mma_scores, rows_of(1), tB2(_, _, _, v_.slot()), dp, !Config::kPreset);
       warpgroup_commit_batch();
     };
     // S and dP of the tile are in flight; p and ds are what becomes of them.
@@ -118,12 +118,13 @@ struct ConsumerBackwardSm90 {
       if constexpr (Config::kFirst) {
         warpgroup_wait<0>();
         warpgroup_fence_operand(dp);
+        // Where nothing is kept dP may be NaN, and so may a row's own delta.
+        if (Config::kPreset && masked) mask(dp, 0.0f);
         each_score(own.delta, shared.delta,
                    [&](int at, float delta) { dp(at) = params.normalizer.dscore_of(scores(at), dp(at), delta); });
         if (!Config::kKeyMajor && params.dots) sum_dots(own, scores, dp, dots);
+        if (!Config::kPreset && masked) mask(dp, 0.0f);
       }
-      // Where nothing is kept dP may be NaN.
-      if (Config::kFirst && masked) mask(dp, 0.0f);
       if (note.words) {
         release(shared.words_empty[words_.slot()]);
         words_.advance();
@@ -194,6 +195,8 @@ struct ConsumerBackwardSm90 {
     }
     for (Note note; next_live(note);) {
       take_turn();
+      preset(scores, shared.shift);
+      preset(dp, shared.delta);
       start_scores();
       start_dp();
       form(note);
@@ -209,9 +212,11 @@ struct ConsumerBackwardSm90 {
         const auto v = v_;
         k_.advance();
         v_.advance();
+        preset(scores, shared.shift);
         start_scores();
         if constexpr (Config::kTuning.joined) warpgroup_wait<1>();
         drained(k, v);
+        preset(dp, shared.delta);
         start_dp();
         form(next);
         if constexpr (!kTurns) finish();
@@ -389,6 +394,17 @@ struct ConsumerBackwardSm90 {
     }
   }
 
+  template <class Columns, class Scores>
+  __device__ __forceinline__ void preset([[maybe_unused]] Scores& scores, const Columns& numbers) const {
+    if constexpr (!Config::kPreset) return;
+    CUTE_UNROLL
+    for (int n = 0; n < Config::kKeys / 8; ++n) {
+      const float2 columns = *reinterpret_cast<const float2*>(&numbers[k_.slot()][8 * n + 2 * (thread & 3)]);
+      CUTE_UNROLL
+      for (int r = 0; r < kFragmentRows; ++r) scores(4 * n + 2 * r) = columns.x, scores(4 * n + 2 * r + 1) = columns.y;
+    }
+  }
+
   /// f(register, number of its query) for all scores of this thread. `numbers`: of the columns, by stage, where these
   /// are queries; own: of the rows otherwise. Few columns at a time, since all of their numbers are too many registers.
   template <class Columns, class F>
@@ -397,7 +413,7 @@ struct ConsumerBackwardSm90 {
     CUTE_UNROLL
     for (int n = 0; n < Config::kKeys / 8; ++n) {
       float2 columns{};
-      if constexpr (Config::kKeyMajor) {
+      if constexpr (Config::kKeyMajor && !Config::kPreset) {
         if (n % (Config::kAll ? 2 : 4) == 0) asm volatile("" ::: "memory");
         columns = *reinterpret_cast<const float2*>(&numbers[k_.slot()][8 * n + 2 * (thread & 3)]);
       }
@@ -433,11 +449,15 @@ struct ConsumerBackwardSm90 {
     for (int r = 0; r < kFragmentRows; ++r) {
       CUTE_UNROLL
       for (int w = 0; w < Config::kWords; ++w) {
-        // Bit 8 n + e is now that of this lane's column 8 n + 2 (lane % 4) + e.
-        const uint64_t bits = shared.words[words_.slot()][w][64 * group + accumulator_row(thread, r)] >> shift;
+        const uint64_t& word = shared.words[words_.slot()][w][64 * group + accumulator_row(thread, r)];
         CUTE_UNROLL
-        for (int c = 0; c < 16 && w * 16 + c < kColumns; ++c)
-          if (!(bits >> ((c >> 1) * 8 + (c & 1)) & 1)) scores(accumulator_register(r, w * 16 + c)) = value;
+        for (int half = 0; half < 2 && w * 16 + half * 8 < kColumns; ++half) {
+          // Bit 8 n + e is now that of this lane's column 8 n + 2 (lane % 4) + e.
+          const uint32_t bits = reinterpret_cast<const uint32_t*>(&word)[half] >> shift;
+          CUTE_UNROLL
+          for (int c = 0; c < 8 && w * 16 + half * 8 + c < kColumns; ++c)
+            if (!(bits >> ((c >> 1) * 8 + (c & 1)) & 1)) scores(accumulator_register(r, w * 16 + half * 8 + c)) = value;
+        }
       }
     }
   }

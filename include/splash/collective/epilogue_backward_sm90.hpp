@@ -98,8 +98,9 @@ struct EpilogueBackwardSm90 {
                                               typename Config::SharedStorage& shared, const Geometry& geometry,
                                               const Work& work, int buffer, int group, int thread) {
     const int first = work.row_begin + 64 * group;
+    const int barrier = kStore + int(threadIdx.x) / 128;
     if (geometry.packed_sequences()) {
-      cutlass::arch::NamedBarrier::sync(128, kStore + group);
+      cutlass::arch::NamedBarrier::sync(128, barrier);
       for (int output = 0; output < Config::kOutputs; ++output)
         copy_rows<Config::kHeadDim>(tile_of(shared, output, buffer, group), thread, to.head_dim, to.adds, [&](int row) {
           return first + row < work.row_count ? to.at(output, geometry, work, first + row) : nullptr;
@@ -108,7 +109,7 @@ struct EpilogueBackwardSm90 {
       return;
     }
     cutlass::arch::fence_view_async_shared();
-    cutlass::arch::NamedBarrier::sync(128, kStore + group);
+    cutlass::arch::NamedBarrier::sync(128, barrier);
     if (thread != 0 || first >= work.row_count) return;
     const bool later = work.queries.inner >= maps.long_query_classes;
     const int head = Config::kKeyMajor ? work.frame.head / geometry.group : work.frame.head;

@@ -10,7 +10,9 @@ namespace collective {
 /// What patterns::TileWalk does, with the same arguments and answers, for all lanes of a warp together. A pattern's
 /// answer takes a warp hundreds of cycles, as long as the products of a tile. So it is asked once in 32 tiles, one a
 /// lane; or once in 1024, where it holds bits of tiles, 32 of them a lane.
-template <patterns::Pattern P>
+enum class WalkBy { either, bits, answers };
+
+template <patterns::Pattern P, WalkBy By = WalkBy::either>
 class WarpWalk {
  public:
   __device__ __forceinline__ WarpWalk(const P& pattern, const Frame& frame, int row_begin, int row_end, int extent,
@@ -30,8 +32,8 @@ class WarpWalk {
     live_ &= live_ - 1;
     if (live_) return;
     if constexpr (kBits)
-      if (bits_) return next_line();
-    seek(first_ + 32 * size_);
+      if (By == WalkBy::bits || bits_) return next_line();
+    if constexpr (By != WalkBy::bits) seek(first_ + 32 * size_);
   }
 
   /// To the first tile from `from` on: the pattern may have changed.
@@ -39,17 +41,17 @@ class WarpWalk {
     live_ = 0;
     if (row_begin_ >= row_end_ || from >= extent_) return;
     if constexpr (kBits) {
-      bits_ = pattern_.has_tile_bits(frame_, size_);
+      bits_ = By == WalkBy::bits || pattern_.has_tile_bits(frame_, size_);
       if (bits_) {
         read_lines(from / size_ >> 10 << 5, from / size_);
         return next_line();
       }
     }
-    seek(from);
+    if constexpr (By != WalkBy::bits) seek(from);
   }
 
  private:
-  static constexpr bool kBits = patterns::TileBitsPattern<P>;
+  static constexpr bool kBits = By != WalkBy::answers && patterns::TileBitsPattern<P>;
 
   __device__ __forceinline__ static int lane() { return int(threadIdx.x & 31); }
 
@@ -102,6 +104,46 @@ class WarpWalk {
   int lines_ = 0;      ///< the word of lane 0
   patterns::TileBits own_{};
   uint32_t pending_ = 0;  ///< lanes whose tiles are still to come
+};
+
+/// The same walk, 32 tiles at a time, which lie in one register of the lanes until they are wanted: where a walk's own
+/// registers are too many beside those of what is done with its tiles. source.walk<By>(from): the WarpWalk from a
+/// column on; source.has_bits().
+template <class Source>
+class BatchedWalk {
+ public:
+  __device__ __forceinline__ BatchedWalk(const Source& source, int from) : source_(source) { restart(from); }
+
+  __device__ __forceinline__ bool done() const { return at_ == count_; }
+  __device__ __forceinline__ int begin() const { return tile() & ~1; }
+  __device__ __forceinline__ TileState state() const { return tile() & 1 ? TileState::full : TileState::partial; }
+  __device__ __forceinline__ void advance() {
+    if (++at_ == count_ && next_ != kEnd) restart(next_);
+  }
+
+  __device__ __forceinline__ void restart(int from) {
+    if constexpr (Source::kBits)
+      if (source_.has_bits()) return collect(source_.template walk<WalkBy::bits>(from));
+    collect(source_.template walk<WalkBy::answers>(from));
+  }
+
+ private:
+  __device__ __forceinline__ int tile() const { return __shfl_sync(~0u, own_, at_); }
+
+  template <class Walk>
+  __device__ __forceinline__ void collect(Walk&& walk) {
+    const int lane = int(threadIdx.x & 31);
+    at_ = count_ = 0;
+    SPLASH_NO_UNROLL
+    for (; count_ < 32 && !walk.done(); ++count_, walk.advance())
+      if (lane == count_) own_ = walk.begin() | int(walk.state() == TileState::full);
+    next_ = walk.done() ? kEnd : walk.begin();
+  }
+
+  Source source_;
+  int own_ = 0;  ///< column where the tile begins, an even number; + 1 where it is full
+  int at_ = 0, count_ = 0;
+  int next_ = kEnd;  ///< column of the first tile after these
 };
 
 }  // namespace collective

@@ -61,10 +61,11 @@ struct Sweep {
 
   Sweep() = default;
   Sweep(const AttentionInputs& in, int multiprocessors) : geometry(make_geometry(in, Config::kKeyMajor, false)) {
-    const Blocks blocks{Config::kRows, Config::kKeys, multiprocessors * Config::kTuning.blocks_per_sm};
+    const int most = multiprocessors * Config::kTuning.blocks_per_sm;
+    const Blocks blocks{Config::kRows, Config::kKeys, most * Config::kTeams};
     schedule = make_schedule(in, geometry, blocks, true);
-    grid = std::min(schedule.items, blocks.running);
-    counted = wants_counter(in, schedule, grid);
+    grid = std::min((schedule.items + Config::kTeams - 1) / Config::kTeams, most);
+    counted = wants_counter(in, schedule, grid * Config::kTeams);
   }
 
   /// One kernel on the stream, and no other that follows it.
@@ -115,7 +116,7 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
   using Kernel = kernel::BackwardSm90<Config>;
   using Element = typename Config::Element;
   using Normalizer = typename Config::Normalizer;
-  constexpr int kBytes = int(sizeof(typename Config::SharedStorage));
+  constexpr int kBytes = kernel::shared_bytes<Config>;
   static_assert(kBytes <= 227 * 1024 / Config::kTuning.blocks_per_sm - (Config::kTuning.blocks_per_sm - 1) * 512,
                 "more shared memory than a multiprocessor has");
   const BackwardArguments& args = call.args;
@@ -129,6 +130,10 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
   if (sweep.counted) params.producer.schedule.counter = counter;
   params.consumer = {Normalizer::from(args.in.normalizer, scale.magnitude), float(scale.sign),
                      !Config::kKeyMajor && call.dots, call.queries};
+  if constexpr (Config::kPreset) {
+    if (scale.sign == 0) params.consumer.sign = 0x1p-90f;  // what is preset must not be multiplied by 0
+    params.producer.shift_factor = params.consumer.normalizer.shift_factor() / params.consumer.sign;
+  }
   auto& output = params.output;
   if constexpr (!Config::kKeyMajor) {
     output.gradients[0] = gradient_tensor<Element>(args.grad_q, signed_scale);
@@ -239,19 +244,20 @@ inline cudaError_t clear_packed(const TensorView& view, cudaStream_t stream) {
 /// about. Long rows of simple patterns take one fused sweep, which adds dQ up in no fixed order; exec.deterministic,
 /// short rows and sink logits that learn take two, the same bits in every run. Asynchronous on exec.stream. Beside the
 /// tensors it takes 8 bytes a query and head, 4 more where a sink logit learns, float32 tiles of rows that are split
-/// over their columns, and for the fused sweep dQ in float32. Block is the forward's and means nothing here.
+/// over their columns, and for the fused sweep dQ in float32. Block: as the forward's; from 64 on, which is for lists
+/// of blocks and for short rows, pieces are 64 rows and nothing is fused.
 template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
 Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, const Execution& exec) {
   static_assert(normalizers::kOneSweepGradient<Normalizer>, "the Hopper backward has one sweep");
   using tuning::Gradients;
-  using Queries = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::queries>;
+  using Queries = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::queries, Block>;
   constexpr bool kApart = tuning::splits_keys_values(HeadDim);
   using Keys = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
-                                              kApart ? Gradients::keys : Gradients::keys_values>;
-  using Values = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::values>;
-  constexpr bool kFuses = patterns::SimplePattern<Pattern> && tuning::fuses(HeadDim);
-  using All =
-      collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, kFuses ? Gradients::all : Keys::kPass>;
+                                              kApart ? Gradients::keys : Gradients::keys_values, Block>;
+  using Values = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::values, Block>;
+  constexpr bool kFuses = patterns::SimplePattern<Pattern> && tuning::fuses(HeadDim) && Block == 0;
+  using All = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
+                                             kFuses ? Gradients::all : Keys::kPass, kFuses ? 0 : Block>;
   const TensorView& q = args.in.q;
   if (Status status = can_run_backward_sm90(args, HeadDim); !status.ok()) return status;
   if (q.shape[0] == 0 || q.shape[1] == 0) return {};
@@ -259,7 +265,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   int multiprocessors = 0;
   const auto prepare = [&]<class Config>(const Config*) {
     using Kernel = kernel::BackwardSm90<Config>;
-    return prepare_launch<kernel::backward_sm90<Kernel>>(int(sizeof(typename Config::SharedStorage)), multiprocessors);
+    return prepare_launch<kernel::backward_sm90<Kernel>>(kernel::shared_bytes<Config>, multiprocessors);
   };
   cudaError_t error = prepare(static_cast<const Queries*>(nullptr));
   if (error == cudaSuccess) error = prepare(static_cast<const Keys*>(nullptr));

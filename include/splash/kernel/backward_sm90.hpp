@@ -24,7 +24,7 @@ struct BackwardSm90 {
     bool beside;  ///< needs nothing of the kernel before it on the stream
   };
 
-  static __device__ __forceinline__ void start(typename Config::SharedStorage& shared) {
+  static __device__ __forceinline__ void start(typename Config::SharedStorage& shared, int team) {
     constexpr int kReaders = 4 * Config::kConsumers;  // warps
     for (auto& full : shared.q_full) full.init(1);
     for (auto& full : shared.k_full) full.init(1 + Config::kProducerWarps);
@@ -38,7 +38,11 @@ struct BackwardSm90 {
     for (auto& empty : shared.ds_empty) empty.init(kReaders);
     shared.query_ring = {};
     for (unsigned& phase : shared.scrub_phase) phase = 0;
+    shared.work_slot = Config::kWorkSlots - 1;
+    shared.first_item = int(blockIdx.x) * Config::kTeams + team;
     shared.rounds = 0;
+    // A second team takes a barrier of consumers who take turns, which teams do not.
+    shared.producer_barrier = team ? collective::kTurn : collective::kProducers;
     cutlass::arch::fence_barrier_init();
   }
 
@@ -85,31 +89,43 @@ struct BackwardSm90 {
   }
 };
 
+template <class Config>
+inline constexpr int shared_bytes = Config::kTeams * int(sizeof(typename Config::SharedStorage));
+
 template <class Kernel>
 __global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTuning.blocks_per_sm)
     backward_sm90(const __grid_constant__ typename Kernel::Params params) {
   using Config = typename Kernel::Config;
   extern __shared__ __align__(1024) unsigned char bytes[];
-  auto& shared = *reinterpret_cast<typename Config::SharedStorage*>(bytes);
+  auto* const teams = reinterpret_cast<typename Config::SharedStorage*>(bytes);
 
   // The same value in all lanes, so that the role is one branch a warp.
   const int warp = __shfl_sync(~0u, int(threadIdx.x) / 32, 0);
-  constexpr int kFirstProducer = 4 * Config::kConsumers;
-  if (warp == 0 && cute::elect_one_sync()) Kernel::start(shared);
+  constexpr int kConsumerWarps = 4 * Config::kConsumers, kFirstProducer = Config::kTeams * kConsumerWarps;
+  if (warp < Config::kTeams && cute::elect_one_sync()) Kernel::start(teams[warp], warp);
   // From here on the kernel after this one may come onto multiprocessors that this one leaves.
   if (!params.beside) asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   __syncthreads();
 
   if (warp >= kFirstProducer) {
-    cutlass::arch::warpgroup_reg_dealloc<Config::kTuning.producer_registers>();
-    typename Kernel::Producer producer{params.producer, shared, warp - kFirstProducer, int(threadIdx.x) & 31};
+    if constexpr (Config::kTuning.producer_registers)
+      cutlass::arch::warpgroup_reg_dealloc<Config::kTuning.producer_registers>();
+    // Unsigned: the upper half of an address is then no register.
+    const unsigned own = unsigned(warp - kFirstProducer), team = Config::kTeams > 1 ? own / Config::kProducerWarps : 0;
+    typename Kernel::Producer producer{params.producer, teams[team], int(own - team * Config::kProducerWarps),
+                                       int(threadIdx.x) & 31};
     producer.run();
     // So that the end of this kernel means the end of those before it.
     if (params.beside) asm volatile("griddepcontrol.wait;" ::: "memory");
   } else {
-    cutlass::arch::warpgroup_reg_alloc<Config::kTuning.consumer_registers>();
-    Kernel::consume(params, shared, warp / 4, int(threadIdx.x) & 127);
+    if constexpr (Config::kTuning.consumer_registers)
+      cutlass::arch::warpgroup_reg_alloc<Config::kTuning.consumer_registers>();
+    const int team = Config::kTeams > 1 ? warp / kConsumerWarps : 0;
+    // Teams have a register for it; the compiler would read the special register anew for each tile.
+    int thread = int(threadIdx.x) & 127;
+    if constexpr (Config::kTeams > 1) thread = __shfl_sync(~0u, thread, int(threadIdx.x) & 31);
+    Kernel::consume(params, teams[team], (warp - team * kConsumerWarps) / 4, thread);
   }
 }
 

@@ -45,6 +45,7 @@ struct ForwardSm90 {
     shared.swept.init(1);
     for (int& slot : shared.votes) slot = 0;
     shared.query_ring = {};
+    shared.work_slot = Config::kWorkSlots - 1;
     shared.rounds = 0;
     cutlass::arch::fence_barrier_init();
   }

@@ -24,6 +24,8 @@ struct Softmax {
     return {none ? math::kInfinity<Real> : statistic * Real(math::kLog2E), output_dot - dstatistic};
   }
   SPLASH_HD Real weight_of(Real score, Real shift) const { return math::exp2(math::fma(score, factor, -shift)); }
+  /// weight_of(score, shift) is weight_of(score + shift * shift_factor(), 0).
+  SPLASH_HD Real shift_factor() const { return Real(-1) / factor; }
   SPLASH_HD Real dscore_of(Real weight, Real dp, Real delta) const { return weight * (dp - delta); }
 
   /// What takes part in the denominator beside the keys, over exp(shift).

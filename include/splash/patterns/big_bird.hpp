@@ -37,7 +37,7 @@ struct BigBird {
   }
 
   /// The drawn blocks lie apart from each other.
-  static int block(const PatternTerm& term) { return term.ints[0] % (2 * kNarrow) ? kNarrow : 0; }
+  static int block(const PatternTerm& term) { return term.ints[0] % (2 * kNarrow) ? kNarrow : 2 * kNarrow; }
 
   /// Where it is causal, the first rows see little more than themselves.
   static GlobalRows global_rows(const PatternTerm& term, const AttentionInputs& in) {

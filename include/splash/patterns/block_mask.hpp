@@ -57,6 +57,13 @@ struct BlockMask {
     return by_row.tile_bits(frame, block_rows.quotient(row_begin), block_rows.quotient(row_end - 1), word);
   }
 
+  SPLASH_HD bool has_row_tile_bits(const Frame&, int tile) const { return tile == block_rows.divisor; }
+
+  SPLASH_HD TileBits row_tile_bits(const Frame& frame, int column_begin, int column_end, int word) const {
+    return by_column.tile_bits(frame, block_columns.quotient(column_begin), block_columns.quotient(column_end - 1),
+                               word);
+  }
+
   SPLASH_HD int next_column(const Frame& frame, int row_begin, int row_end, int column) const {
     const int first = block_rows.quotient(row_begin), last = block_rows.quotient(row_end - 1);
     return by_row.next(frame, first, last, block_columns, column);

@@ -63,6 +63,13 @@ concept TileBitsPattern = Pattern<P> && requires(const P pattern, const Frame& f
   { pattern.tile_bits(frame, n, n, n) } -> std::same_as<TileBits>;
 };
 
+/// Optional: the same about 32 neighbouring tiles of rows, of columns [c0, c1), for the key-major walk.
+template <class P>
+concept RowTileBitsPattern = Pattern<P> && requires(const P pattern, const Frame& frame, int n) {
+  { pattern.has_row_tile_bits(frame, n) } -> std::same_as<bool>;
+  { pattern.row_tile_bits(frame, n, n, n) } -> std::same_as<TileBits>;
+};
+
 /// Optional: that no key needs another row than its own.
 ///   keeps_self(frame)                   every (row, column) inside the frame with i(row) == j(column) is kept.
 template <Pattern P>

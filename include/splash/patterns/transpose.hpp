@@ -45,6 +45,16 @@ struct KeyMajor {
   SPLASH_HD uint64_t kept_rows(const Frame& frame, int row, int column) const {
     return kept_bits(pattern, own(frame), column, row);
   }
+  SPLASH_HD bool has_tile_bits(const Frame& frame, int tile) const
+    requires RowTileBitsPattern<P>
+  {
+    return pattern.has_row_tile_bits(own(frame), tile);
+  }
+  SPLASH_HD TileBits tile_bits(const Frame& frame, int row_begin, int row_end, int word) const
+    requires RowTileBitsPattern<P>
+  {
+    return pattern.row_tile_bits(own(frame), row_begin, row_end, word);
+  }
   SPLASH_HD bool keeps_self(const Frame& frame) const { return patterns::keeps_self(pattern, own(frame)); }
 
  private:

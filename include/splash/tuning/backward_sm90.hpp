@@ -22,10 +22,11 @@ struct BackwardSm90 {
   int word_slots;     ///< partial tiles whose mask words exist at a time
   int producer_warps;
   int blocks_per_sm;
-  int consumer_registers;  ///< setmaxnreg, multiples of 8
+  int consumer_registers;  ///< setmaxnreg, multiples of 8; 0: none
   int producer_registers;
-  bool turns;   ///< consumer groups take turns
-  bool joined;  ///< S of the next tile is asked for before the products of this one have ended
+  bool turns;     ///< consumer groups take turns
+  bool joined;    ///< S of the next tile is asked for before the products of this one have ended
+  int teams = 1;  ///< of consumers and producers: each works on pieces of its own
 };
 
 /// Whether dK and dV need a kernel each: accumulators of 64 rows times D, twice, beside S and dP.
@@ -60,6 +61,15 @@ constexpr BackwardSm90 backward_sm90(int head_dim, Gradients pass, bool simple) 
       return {2,     32,  pass == Gradients::values ? 4 : 3, 2, 1, 2, 4, 1, simple ? 208 : 200, simple ? 88 : 104,
               false, true};
   }
+}
+
+/// Lists of blocks, and short spans: one row block a piece, so that no list is a union of two, and no tile partial. Two
+/// pieces at a time share a multiprocessor and hide each other's weights; as teams of a thread block where they need
+/// more registers than thread blocks of five warps may have.
+constexpr BackwardSm90 backward_blocks_sm90(int head_dim, Gradients pass) {
+  const int stages = head_dim > 64 ? 2 : 4;
+  if (pass == Gradients::keys_values) return {1, 64, stages, stages, 1, 1, 2, 1, 224, 56, false, false, 2};
+  return {1, 64, stages, stages, 1, 1, 1, 2, 0, 0, false, true};
 }
 
 }  // namespace splash::tuning
