@@ -296,7 +296,7 @@ struct ProducerForwardSm90 : TileMasksSm90<Config> {
       unsigned dead = 0;
       const auto find_dead = [&] {
         if constexpr (Config::kColumnNumbers)
-          return dead_columns(numbers, begin, work.columns_inside);
+          return dead_columns(pattern, frame, numbers, begin, work.columns_inside);
         else
           return dead_columns(pattern, frame, begin, work.columns_inside, row_begin(work));
       };

@@ -222,16 +222,20 @@ struct TileMasksSm90 {
     return true;
   }
 
+  /// Whether each column of the tile is kept by its own row.
+  __device__ __forceinline__ static bool all_alive(const View& pattern, const Frame& frame, int begin, int inside) {
+    const int end = min(begin + Config::kKeys, frame.num_keys);
+    if (end < min(begin + Config::kKeys, inside) || !patterns::keeps_self(pattern, frame)) return false;
+    const int first = frame.j(begin) - frame.q_start, last = frame.j(end - 1) - frame.q_start;
+    return first >= 0 && last < frame.num_queries;
+  }
+
   /// The columns of the tile before `inside`, where the tensor ends, that no row of the problem keeps: bit n of a lane
   /// is column 32 (n kWarps + warp) + lane. TMA zeroes what lies outside of the tensor. Where any producer has one,
   /// none gets 0: bit 31 then. row: the first of the tile at hand.
   __device__ __forceinline__ unsigned dead_columns(const View& pattern, const Frame& frame, int begin, int inside,
                                                    int row) const {
-    const int end = min(begin + Config::kKeys, frame.num_keys);
-    if (end == min(begin + Config::kKeys, inside) && patterns::keeps_self(pattern, frame)) {
-      const int first = frame.j(begin) - frame.q_start, last = frame.j(end - 1) - frame.q_start;
-      if (first >= 0 && last < frame.num_queries) return 0;
-    }
+    if (all_alive(pattern, frame, begin, inside)) return 0;
     unsigned found = 0, bit = 1;
 #pragma unroll 1
     for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps, bit <<= 1)
@@ -239,8 +243,10 @@ struct TileMasksSm90 {
     return any_producer(found != 0) ? found | 1u << 31 : 0;
   }
 
-  /// The same of queries: the forward's results tell which of them keep nothing.
-  __device__ __forceinline__ unsigned dead_columns(const Numbers& numbers, int begin, int inside) const {
+  /// The same of queries: the forward's results tell which of them keep nothing, but take a while to come.
+  __device__ __forceinline__ unsigned dead_columns(const View& pattern, const Frame& frame, const Numbers& numbers,
+                                                   int begin, int inside) const {
+    if (all_alive(pattern, frame, begin, inside)) return 0;
     unsigned found = 0, bit = 1;
     int column = 32 * warp + lane;
     CUTE_UNROLL
