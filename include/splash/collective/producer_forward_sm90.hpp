@@ -59,7 +59,8 @@ struct ProducerForwardSm90 : TileMasksSm90<Config> {
 
  private:
   using Masks::numbers_of, Masks::write_numbers, Masks::dead_columns, Masks::zero_columns;
-  using Masks::query_of, Masks::sync_producers, Masks::wait_together, Masks::find_dead_rows, Masks::whole;
+  using Masks::one_lane, Masks::query_of, Masks::sync_producers, Masks::wait_together, Masks::find_dead_rows,
+      Masks::whole;
   using Masks::write_full, Masks::write_words;
   using typename Masks::Numbers;
 
@@ -329,14 +330,14 @@ struct ProducerForwardSm90 : TileMasksSm90<Config> {
         zero_columns(dead, k_full, [&](int c, int d) { return &sK(c, d, k_.slot()); });
       }
       __syncwarp();
-      if (cute::elect_one_sync()) arrive(k_full);
+      if (one_lane()) arrive(k_full);
       if constexpr (kOneRing) v_ = k_;
       k_.advance();
 
       const bool send_queries = with_queries && warp == 0;
       with_queries = false;
       if (!with_values) {
-        if (send_queries && cute::elect_one_sync()) load_queries(work, true);
+        if (send_queries && one_lane()) load_queries(work, true);
         continue;
       }
       if constexpr (Config::kScrubSecond && !Config::kScrubFirst) dead = full ? 0 : find_dead();
@@ -354,7 +355,7 @@ struct ProducerForwardSm90 : TileMasksSm90<Config> {
         }
         __syncwarp();
       }
-      if (send_queries && cute::elect_one_sync()) load_queries(work, true);
+      if (send_queries && one_lane()) load_queries(work, true);
       if (scrub) {
         Tensor sV = make_tensor(make_smem_ptr(shared.v.begin()), typename Config::LayoutV{});  // (D, keys, stage)
         zero_columns(dead, shared.v_full[v_.slot()], [&](int c, int d) { return &sV(d, c, v_.slot()); });

@@ -84,6 +84,12 @@ struct TileMasksSm90 {
     __syncwarp();
   }
 
+  /// By a whole warp. Producers of teams have no register for the lane's number; others spill where it is not asked.
+  __device__ __forceinline__ bool one_lane() const {
+    if constexpr (Config::kTeams > 1) return cute::elect_one_sync();
+    return lane == 0;
+  }
+
   __device__ __forceinline__ int query_of(int row) const { return row >> params.geometry.log2_pack; }
 
   /// Whether no row or column of the tile is padding: what rows of padding give must not reach dQ, either.
@@ -96,7 +102,7 @@ struct TileMasksSm90 {
   /// Chunks of padding alone let the tile pass.
   __device__ __forceinline__ void write_full(typename Config::TileNote& note, const Work& work) const {
     const int real = work.frame.num_queries << params.geometry.log2_pack;
-    if (cute::elect_one_sync())
+    if (one_lane())
       for (int chunk = warp; chunk < Config::kChunks; chunk += kWarps)
         note.state[chunk] = work.row_begin + 32 * chunk < real ? Config::kFull : Config::kEmpty;
   }

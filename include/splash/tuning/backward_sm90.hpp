@@ -56,7 +56,7 @@ constexpr BackwardSm90 backward_sm90(int head_dim, Gradients pass, bool simple) 
     case 128:
       return {2, narrow, 4, 4, 1, 2, 4, 1, consumer, producer, both, !both};
     case 192:
-      return {2, 64, 2, 2, 1, 2, 4, 1, 208, 88, false, true};
+      return {2, 64, 2, 2, 1, 2, 4, 1, simple ? 208 : 200, simple ? 88 : 104, false, true};
     default:
       return {2,     32,  pass == Gradients::values ? 4 : 3, 2, 1, 2, 4, 1, simple ? 208 : 200, simple ? 88 : 104,
               false, true};
