@@ -116,24 +116,26 @@ def train(rank, world, folder):
     torch.distributed.init_process_group(
         "gloo", f"file://{folder}/meeting", rank=rank, world_size=world, timeout=timedelta(seconds=60)
     )
-    try:
-        parallel = nn.parallel.DistributedDataParallel(model("lazy", seed=rank), gradient_as_bucket_view=True)
-        batch = draw(4, 20, WIDTH).chunk(world)[rank]
-        parallel(batch).square().mean().backward()
-        torch.save({n: p.grad for n, p in parallel.module.named_parameters()}, f"{folder}/{rank}.pt")
-    finally:
-        torch.distributed.destroy_process_group()
+    parallel = nn.parallel.DistributedDataParallel(model("lazy", seed=rank), gradient_as_bucket_view=True)
+    batch = draw(4, 20, WIDTH).chunk(world)[rank]
+    parallel(batch).square().mean().backward()
+    torch.save({n: p.grad for n, p in parallel.module.named_parameters()}, f"{folder}/{rank}.pt")
+    torch.distributed.barrier()
+    # Torch's process group may wait for itself for ever when it is taken down (~ProcessGroupGloo under the GIL).
+    os._exit(0)
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="Torch has no distributed package")
 def test_data_parallel():
     """Two processes, half of the batch each: their gradients are those of one process with all of it."""
     with tempfile.TemporaryDirectory() as folder:
-        other = torch.multiprocessing.get_context("spawn").Process(target=train, args=(1, 2, folder), daemon=True)
-        other.start()
-        train(0, 2, folder)
-        other.join()
-        assert other.exitcode == 0
+        context = torch.multiprocessing.get_context("spawn")
+        processes = [context.Process(target=train, args=(rank, 2, folder), daemon=True) for rank in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(timeout=180)
+            assert process.exitcode == 0
         first, second = (torch.load(os.path.join(folder, f"{rank}.pt")) for rank in range(2))
     single = model("lazy", seed=0)
     single(draw(4, 20, WIDTH)).square().mean().backward()
