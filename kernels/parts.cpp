@@ -72,11 +72,6 @@ std::vector<GradientPart> split_heads_by_group(const AttentionInputs& in) {
   return calls;
 }
 
-/// Tiles of 64 and of 128 keys are whole runs, or parts of one.
-bool runs_fill_tiles(const KeyRuns& runs) {
-  return runs.length == 0 || 64 % runs.length == 0 || runs.length % 128 == 0;
-}
-
 }  // namespace
 
 PatternSpec fold_bands(const PatternSpec& spec) {
@@ -152,7 +147,9 @@ std::vector<GradientPart> split_gradients(const AttentionInputs& in,
     fold_residues(own.in);
     std::vector<AttentionInputs> parts;
     if (own.in.residues == 1) parts = split_keys(own.in);
-    const auto fits = [&](const AttentionInputs& part) { return runs_fill_tiles(part.key_runs) && runs(part); };
+    const auto fits = [&](const AttentionInputs& part) {
+      return part.key_runs.fill_tiles(64) && part.key_runs.fill_tiles(128) && runs(part);
+    };
     if (parts.empty() || !std::all_of(parts.begin(), parts.end(), fits)) parts = {own.in};
     // The first one writes the gradients of all keys; runs are some of them.
     std::stable_partition(parts.begin(), parts.end(),

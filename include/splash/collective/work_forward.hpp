@@ -74,7 +74,7 @@ struct Item {
   int problem, tile, split;
 };
 
-/// Of the tiles that are not long, the one whose turn it is.
+/// Of the tiles of which not every one is split, the one whose turn it is; its split is left to the caller.
 SPLASH_HD Item whole_item_of(const Schedule& schedule, int index) {
   const int in_sections = schedule.problems.divisor * schedule.section_tiles;
   int first = 0, from = 0;  // problem of the section, tile

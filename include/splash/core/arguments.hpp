@@ -72,6 +72,9 @@ struct HeadRange {
 /// `count` columns in all. Where length is 0, columns are rows.
 struct KeyRuns {
   int64_t length = 0, step = 0, first = 0, count = 0;
+
+  /// Whether a box of `keys` columns is whole runs, or part of one; columns that lie in no runs are.
+  bool fill_tiles(int64_t keys) const { return length == 0 || keys % length == 0 || length % keys == 0; }
 };
 
 /// What both passes read. q (B, Hq, Nq, D), k and v (B, Hkv, Nk, D), unit stride along D; B is 1 where sequences are

@@ -24,7 +24,7 @@ inline Status can_run_backward_sm90(const BackwardArguments& args, int head_dim)
   if (args.in.q.shape[3] > head_dim || args.in.q.shape[3] % 8)
     return {StatusCode::no_kernel, "the head dimension must be a multiple of 8 and at most that of the instance"};
   // Rows of 64 keys, and tiles of more where they are columns.
-  if (const KeyRuns& runs = args.in.key_runs; !runs_fill_tiles(runs, 64) || !runs_fill_tiles(runs, 128))
+  if (const KeyRuns& runs = args.in.key_runs; !runs.fill_tiles(64) || !runs.fill_tiles(128))
     return {StatusCode::no_kernel, "the runs of keys do not fill the tiles of the instance"};
   static thread_local char reason[160];
   const char* names[] = {"q", "k", "v", "out", "grad_out", "grad_q", "grad_k", "grad_v"};

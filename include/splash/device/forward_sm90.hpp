@@ -93,7 +93,7 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
   if (Status status = can_run_forward_sm90(args, HeadDim); !status.ok()) return status;
   if (args.accumulate && !kResumes)
     return {StatusCode::no_kernel, "this pattern cannot go on from an earlier call's output"};
-  if (!runs_fill_tiles(args.in.key_runs, Config::kKeys))
+  if (!args.in.key_runs.fill_tiles(Config::kKeys))
     return {StatusCode::no_kernel, "the runs of keys do not fill the tiles of the instance"};
   if (q.shape[0] == 0 || q.shape[1] == 0 || q.shape[2] == 0) return {};
 

@@ -119,11 +119,6 @@ inline bool encode_class_maps(CUtensorMap (&maps)[2], CUtensorMapDataType type, 
   return true;
 }
 
-/// Whether a box of `keys` columns is whole runs, or part of one; columns that lie in no runs are.
-inline bool runs_fill_tiles(const KeyRuns& runs, int keys) {
-  return runs.length == 0 || keys % runs.length == 0 || runs.length % keys == 0;
-}
-
 /// Map (D, column of the run, run, head, batch) of a view of keys, whose boxes take `box_rows` columns.
 inline bool encode_run_map(CUtensorMap& map, CUtensorMapDataType type, const MapView& view, const KeyRuns& runs,
                            int box_columns, int box_rows) {

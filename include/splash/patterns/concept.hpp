@@ -156,8 +156,8 @@ constexpr int64_t shorter_side(int64_t a, int64_t b) { return a < 0 ? b : (b < 0
 ///                                       wrong, results are the same.
 ///   global_columns(term, inputs)        the same of keys that nearly all rows keep.
 ///   parts(term, inputs, band, parts)    writes disjoint patterns whose union is just what the term and a band of sides
-///                                       band[0] and band[1] keep together, and returns how
-///                                       many there are; 0 where no union serves better. Asked for on CUDA only.
+///                                       band[0] and band[1] keep together, and returns how many there are; 0 where no
+///                                       union serves better. Asked for on CUDA only.
 ///   of_head(term, head, pattern)        what one query head keeps, as a term of another pattern of the list, whose
 ///   name
 ///                                       is written. CUDA asks nothing else of such patterns, but in the backward where
