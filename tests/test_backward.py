@@ -65,10 +65,11 @@ def test_heads_do_not_see_each_other(case, device):
 
 
 # Patterns of which a key tile gathers many query tiles or few, of which rows are split, and of every table row.
+MORE = ("elements", "fixed", "indices", "blocks128", "diagonal16")
 REPEATED = [
     *(
         drawn("repeated", name, PATTERNS[name], dim=dim, heads=(8, 2), batch=2, queries=700, keys=700)
-        for name, dim in itertools.product((*NAMES, "elements", "fixed", "indices", "blocks128"), (64, 128))
+        for name, dim in itertools.product((*NAMES, *MORE), (64, 128))
     ),
     *(drawn("repeated", name, SPLIT[name], dim=128, heads=(8, 1), queries=5, keys=4096) for name in SPLIT),
 ]
@@ -118,6 +119,59 @@ FUSED = [
 
 @pytest.mark.parametrize("case, device", on_devices(FUSED, cpu_scores=0, backward=True))
 def test_long_rows(case, device, record_error):
+    check_backward(case, device, record_error)
+
+
+# Problems whose keys one piece of work holds: dQ leaves with dK and dV.
+DIAGONAL = {
+    "diagonal16": sa.BlockDiagonal(16),
+    "diagonal1": sa.BlockDiagonal(1, causal=True),
+    "diagonal64-causal": sa.BlockDiagonal(64, causal=True),
+    "diagonal128": sa.BlockDiagonal(128),
+    "diagonal128-causal": sa.BlockDiagonal(128, causal=True),
+}
+SHORT = {
+    "full": sa.Full(),
+    "causal": sa.Causal(),
+    "window20": sa.SlidingWindow.causal(20),
+    "around9": sa.SlidingWindow(9, 9),
+    "diagonal50": sa.BlockDiagonal(50),
+}
+CLOSED = [
+    *(
+        drawn("closed", name, DIAGONAL[name], dim=dim, heads=heads, batch=2, queries=size, keys=size, alpha=1, **start)
+        for (name, dim), (heads, size, start) in zip(
+            itertools.product(DIAGONAL, (32, 56, 64, 120, 128)),
+            itertools.cycle(
+                (
+                    ((2, 1), 971, {}),
+                    ((2, 2), 640, {"q_start": 256, "k_start": 256}),
+                    ((4, 1), 257, {"q_start": 37, "k_start": 37}),
+                    ((6, 2), 5001, {}),
+                )
+            ),
+        )
+    ),
+    *(
+        drawn("closed", name, SHORT[name], dim=dim, heads=heads, batch=3, queries=size, keys=size, alpha=1, **start)
+        for (name, dim), (heads, size, start) in zip(
+            itertools.product(SHORT, (32, 64, 128) * 2),
+            itertools.cycle(
+                (
+                    ((2, 2), 128, {}),
+                    ((6, 2), 100, {"q_start": 70, "k_start": 70}),
+                    ((4, 1), 64, {}),
+                    ((300, 100), 65, {}),
+                    ((2, 1), 1, {}),
+                )
+            ),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("case, device", on_devices(CLOSED, cpu_every=7, cpu_scores=2**19, backward=True))
+def test_problems_of_few_keys(case, device, record_error):
     check_backward(case, device, record_error)
 
 

@@ -392,6 +392,8 @@ def test_commands_of_committed_results(path):
             assert [found.name for found in catalogue.find([words[5]])] == [words[5]]
         elif words[4] == "scaling":
             assert words[5] in catalogue.LINEAR
+        elif words[4] == "deterministic":
+            assert [found.name for found in catalogue.find([words[5]])] == [words[5]]
         elif words[4] == "metadata":
             assert words[5] == "--seq-len"
         elif words[4] == "train":

@@ -11,7 +11,7 @@ pytest.importorskip("matplotlib", reason="the command line needs the extra `demo
 import torch
 from test_bench import CPU, NUMBERS, ROOT, invoke, problem, repeated, run
 
-from splash_attention.bench import catalogue, host, metadata, named, report, scaling, targets, tiles
+from splash_attention.bench import catalogue, deterministic, host, metadata, named, report, scaling, targets, tiles
 from splash_attention.bench.case import Case
 from splash_attention.bench.peers.splash import Splash
 from splash_attention.bench.problems import Sizes
@@ -269,6 +269,21 @@ def test_scaling(small, tmp_path):
     assert repeated(tmp_path, rows[1])["wanted"] == "1.05"
     result = invoke("scaling", "fixed*")
     assert result.exit_code == 2 and "no linear pattern" in result.output
+
+
+def test_deterministic(small, tmp_path):
+    rows = run(tmp_path, "deterministic", "--device", "cpu", "--rounds", 1)
+    assert [row["problem"] for row in rows] == targets.owing(["bwd"])
+    for row in rows:
+        assert not row.get("note"), row
+        ratio = float(row["deterministic_ms"]) / float(row["ms"])
+        assert float(row["ratio"]) == pytest.approx(ratio, rel=0.01)
+        assert row["met"] == ("yes" if float(row["ratio"]) <= float(row["wanted"]) else "no")
+    limits = {row["problem"]: row["wanted"] for row in rows}
+    assert limits["bigbird b64 w3 g2 r3 N32768"] == limits["D64 causal B1 H32 N16384"] == "1.4"
+    assert limits["D64 full B1 H32 N16384"] == limits["window+-512 N32768"] == "1.2"
+    assert deterministic.WANTED == {True: 1.4, False: 1.2}
+    assert repeated(tmp_path, rows[1])["wanted"] == rows[1]["wanted"]
 
 
 def test_host(tmp_path):

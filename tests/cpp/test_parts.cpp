@@ -8,7 +8,7 @@
 #include "check.hpp"
 #include "kernels/parts.hpp"
 #include "kernels/table.hpp"
-#include "splash/device/schedule_forward.hpp"
+#include "splash/device/schedule.hpp"
 #include "splash/patterns/block_diagonal.hpp"
 #include "splash/patterns/causal.hpp"
 #include "splash/patterns/compose.hpp"

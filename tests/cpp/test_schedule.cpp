@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "splash/device/schedule_forward.hpp"
+#include "splash/device/schedule.hpp"
 
 namespace {
 

@@ -11,10 +11,9 @@
 // it. No group lets a tile pass.
 #pragma once
 
-#include <cutlass/numeric_conversion.h>
-
 #include "splash/collective/config_backward_sm90.hpp"
-#include "splash/collective/fragment_sm90.hpp"
+#include "splash/collective/consumer_sm90.hpp"
+#include "splash/collective/store_rows_sm90.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {
@@ -22,11 +21,11 @@ namespace collective {
 using namespace cute;
 
 template <class Config>
-struct ConsumerBackwardSm90 {
+struct ConsumerBackwardSm90 : ConsumerSm90<Config> {
+  using Base = ConsumerSm90<Config>;
+  using Base::group, Base::release, Base::shared, Base::thread;
   using Element = typename Config::Element;
   using Normalizer = typename Config::Normalizer;
-  using SharedStorage = typename Config::SharedStorage;
-  using TileNote = typename Config::TileNote;
 
   /// Of this thread's rows, where rows are queries.
   struct RowNumbers {
@@ -35,29 +34,35 @@ struct ConsumerBackwardSm90 {
 
   static constexpr bool kTurns = Config::kTuning.turns;
 
+  /// dQ where it leaves at once; strides in elements.
+  struct Queries {
+    Element* data;
+    int64_t row_stride, head_stride, batch_stride;
+    patterns::FastDivide tiles{1}, heads{1};  ///< of a head; of a batch entry
+    int num_queries, head_dim;
+    float scale;
+  };
+
   struct Params {
     Normalizer normalizer;
     float sign;       ///< of the scale; raw scores are multiplied by it where it is not 1
     bool dots;        ///< rows are queries: sum P dP of each is wanted
     float4* queries;  ///< where kAll: tiles of dQ, (part, 4 registers, thread) each
+    Queries closed;   ///< where kCloses, instead
   };
 
   const Params& params;
-  SharedStorage& shared;
-  int group, thread;
-
-  Ring<Config::kKeyStages> k_{};
-  Ring<Config::kValueStages> v_{};
-  Ring<Config::kWordSlots> words_{};
   Ring<Config::kScoreBuffers> ds_written_{};  ///< where kAll
 
-  __device__ __forceinline__ ConsumerBackwardSm90(const Params& params, SharedStorage& shared, int group, int thread)
-      : params(params), shared(shared), group(group), thread(thread) {}
+  __device__ __forceinline__ ConsumerBackwardSm90(const Params& params, typename Config::SharedStorage& shared,
+                                                  int group, int thread)
+      : Base(shared, group, thread), params(params) {}
 
   /// On return out1 and out2 hold the group's 64 rows of dS B1 and of P B2, and `dots` this thread's share of sum P dP.
-  template <class Output>
+  /// under_product() is called once, while the first product runs or where there is none.
+  template <class Output, class UnderProduct>
   __device__ __forceinline__ void consume(int buffer, const RowNumbers& own, Output& out1, Output& out2,
-                                          float (&dots)[kFragmentRows]) {
+                                          float (&dots)[kFragmentRows], const UnderProduct& under_product) {
     Tensor sRows = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{});  // (64, D, tile)
     Tensor sK = make_tensor(make_smem_ptr(shared.k.begin()),
                             typename Config::template LayoutColumns<Config::kKeyStages>{});  // (columns, D, stage)
@@ -125,10 +130,7 @@ struct ConsumerBackwardSm90 {
         if (!Config::kKeyMajor && params.dots) sum_dots(own, scores, dp, dots);
         if (!Config::kPreset && masked) mask(dp, 0.0f);
       }
-      if (note.words) {
-        release(shared.words_empty[words_.slot()]);
-        words_.advance();
-      }
+      if (note.words) release_words();
       if constexpr (Config::kSecond) to_elements(scores, p);
       if constexpr (Config::kFirst) to_elements(dp, ds);
       if constexpr (Config::kAll) {
@@ -156,10 +158,11 @@ struct ConsumerBackwardSm90 {
     if constexpr (Config::kSecond) clear(out2);
     if constexpr (Config::kAll) {
       Note note;
-      read_note(note);
+      int query_tile = read_query_tile(note);
       take_turn();
       start_scores();
       start_dp();
+      under_product();
       form(note);
       // dQ waits a tile for dS of the other group.
       int before = -1;
@@ -174,12 +177,12 @@ struct ConsumerBackwardSm90 {
         drained(k_, v_);
         k_.advance();
         v_.advance();
-        before = note.query_tile;
+        before = query_tile;
       };
       while (!note.last) {
         take_turn();
         finish_all();
-        read_note(note);
+        query_tile = read_query_tile(note);
         start_scores();
         start_dp();
         form(note);
@@ -190,14 +193,17 @@ struct ConsumerBackwardSm90 {
       warpgroup_fence_operand(dq);
       add_queries(before, 1, dq);
       // Rows are not free for the epilogue before both groups have read them.
-      cutlass::arch::NamedBarrier::sync(128 * Config::kConsumers, kConsumersDone);
+      cutlass::arch::NamedBarrier::sync(128 * Config::kConsumers, kConsumersOnly);
       return;
     }
-    for (Note note; next_live(note);) {
+    bool waiting = true;
+    for (Note note; next_live(note, true);) {
       take_turn();
       preset(scores, shared.shift);
       preset(dp, shared.delta);
       start_scores();
+      if (waiting) under_product();
+      waiting = false;
       start_dp();
       form(note);
       // Where the next tile has scores, too, it is asked for behind the products of this one.
@@ -229,6 +235,7 @@ struct ConsumerBackwardSm90 {
       v_.advance();
       if (note.last) break;
     }
+    if (waiting) under_product();
   }
 
   /// Of K, those that nobody keeps: 0 dS times NaN must not reach dQ. S of such rows is masked, so it may be under way;
@@ -244,72 +251,22 @@ struct ConsumerBackwardSm90 {
     cutlass::arch::fence_view_async_shared();
   }
 
-  /// To be called once before the first piece of work.
-  __device__ __forceinline__ void start_turns() const {
-    if (group == Config::kConsumers - 1) pass_turn();
-  }
-
-  /// Says for each warp that it is done with what the barrier guards.
-  __device__ __forceinline__ void release(cutlass::arch::ClusterBarrier& empty) const {
-    __syncwarp();
-    if ((thread & 31) == 0) arrive(empty);
-  }
-
  private:
-  /// A TileNote as this group sees it.
-  struct Note {
-    int state = 0;
-    bool words = false, last = false;
-    int query_tile = 0;
-  };
+  using Base::k_, Base::mask, Base::multiply, Base::next_live, Base::pass_turn, Base::read_note, Base::release_words,
+      Base::take_turn, Base::to_elements, Base::v_, Base::words_;
+  using typename Base::Note;
 
-  /// Waits for the tile in a K stage, the current one; whether it has scores for this group.
-  __device__ __forceinline__ bool read_note(Note& note) const { return read_note(note, k_); }
+  /// Waits for the tile in the current K stage, of which none passes; the tile of dQ that it adds to.
+  __device__ __forceinline__ int read_query_tile(Note& note) const {
+    read_note(note);
+    return shared.query_tile[k_.slot()];
+  }
+
+  /// The tile after the current one.
   __device__ __forceinline__ bool peek(Note& note) const {
     auto next = k_;
     next.advance();
     return read_note(note, next);
-  }
-  __device__ __forceinline__ bool read_note(Note& note, const Ring<Config::kKeyStages>& k) const {
-    wait(shared.k_full[k.slot()], k.phase());
-    const TileNote& sent = shared.note[k.slot()];
-    const int first = sent.state[2 * group], second = sent.state[2 * group + 1];
-    note.state = first == second ? first : int(Config::kPartial);
-    note.words = sent.words;
-    note.last = sent.last;
-    if constexpr (Config::kAll) note.query_tile = sent.query_tile;
-    return note.state != Config::kEmpty;
-  }
-
-  /// Waits for the next tile that has scores for this group, and lets those pass that have none; false where the sweep
-  /// ends with them.
-  __device__ __forceinline__ bool next_live(Note& note) {
-    while (!read_note(note)) {
-      release(shared.k_empty[k_.slot()]);
-      k_.advance();
-      if (note.words) {
-        release(shared.words_empty[words_.slot()]);
-        words_.advance();
-      }
-      // Its load must have landed before the stage takes another one.
-      wait(shared.v_full[v_.slot()], v_.phase());
-      release(shared.v_empty[v_.slot()]);
-      v_.advance();
-      take_turn();
-      pass_turn();
-      if (note.last) return false;
-    }
-    return true;
-  }
-
-  /// Consumer groups work in a ring, tile by tile: the products of a tile and S and dP of the next one are asked for in
-  /// one turn, which ends with S, so that one group forms weights while another multiplies.
-  __device__ __forceinline__ void take_turn() const {
-    if constexpr (kTurns) cutlass::arch::NamedBarrier::sync(256, kTurn + group);
-  }
-  __device__ __forceinline__ void pass_turn() const {
-    if constexpr (kTurns)
-      cutlass::arch::NamedBarrier::arrive(256, kTurn + (group + 1 == Config::kConsumers ? 0 : group + 1));
   }
 
   /// Of the dS that was written `ahead` of the next one, 1 or 2.
@@ -372,6 +329,10 @@ struct ConsumerBackwardSm90 {
   __device__ __forceinline__ void add_queries(int query_tile, int ahead, const Output& dq) {
     if (query_tile < 0) return;
     release(shared.ds_empty[ds_slot(ahead)]);
+    if constexpr (Config::kCloses) {
+      store_queries(query_tile, dq);
+      return;
+    }
     constexpr int kQuads = decltype(size(dq))::value / 4;
     float4* to = params.queries + ((int64_t(query_tile) * Config::kConsumers + group) * kQuads) * 128 + thread;
     CUTE_UNROLL
@@ -381,16 +342,27 @@ struct ConsumerBackwardSm90 {
                    : "memory");
   }
 
-  /// c += a b, or = a b; in flight until the batch that it is committed with has been waited for.
-  template <class Mma, class A, class B, class C>
-  __device__ __forceinline__ static void multiply(Mma& mma, const A& a, const B& b, C& c, bool zero) {
-    warpgroup_fence_operand(c);
-    warpgroup_arrive();
-    mma.accumulate_ = zero ? GMMA::ScaleOut::Zero : GMMA::ScaleOut::One;
+  /// This group's part of a whole tile of dQ.
+  template <class Output>
+  __device__ __forceinline__ void store_queries(int query_tile, const Output& dq) const {
+    const Queries& to = params.closed;
+    const int line = to.tiles.quotient(query_tile), batch = to.heads.quotient(line);
+    const int first =
+        (query_tile - line * to.tiles.divisor) * Config::kKeys + (Config::kQueryParts > 1 ? 64 * group : 0);
+    const int begin = Config::kDimParts > 1 ? Config::kPartDim * group : 0;
+    Element* const head = to.data + batch * to.batch_stride + (line - batch * to.heads.divisor) * to.head_stride;
     CUTE_UNROLL
-    for (int n = 0; n < size<2>(a); ++n) {
-      cute::gemm(mma, a(_, _, n), b(_, _, n), c);
-      mma.accumulate_ = GMMA::ScaleOut::One;
+    for (int r = 0; r < kFragmentRows; ++r) {
+      const int row = first + accumulator_row(thread, r);
+      if (row >= to.num_queries) continue;
+      Element* const at = head + row * to.row_stride + begin;
+      const float factor[kFragmentRows] = {to.scale, to.scale};
+      CUTE_UNROLL
+      for (int c = 0; c < size(dq) / kFragmentRows; c += 2) {
+        const int column = accumulator_column(thread & 31, c);
+        if (begin + column < to.head_dim)
+          *reinterpret_cast<uint32_t*>(at + column) = pair_of<Element>(dq, r, c, factor);
+      }
     }
   }
 
@@ -439,35 +411,6 @@ struct ConsumerBackwardSm90 {
         dots[r] += p(at) == 0.0f ? 0.0f : term;
       }
     }
-  }
-
-  template <class Scores>
-  __device__ __forceinline__ void mask(Scores& scores, float value) const {
-    constexpr int kColumns = decltype(size(scores))::value / kFragmentRows;
-    const int shift = 2 * (thread & 3);
-    CUTE_UNROLL
-    for (int r = 0; r < kFragmentRows; ++r) {
-      CUTE_UNROLL
-      for (int w = 0; w < Config::kWords; ++w) {
-        const uint64_t& word = shared.words[words_.slot()][w][64 * group + accumulator_row(thread, r)];
-        CUTE_UNROLL
-        for (int half = 0; half < 2 && w * 16 + half * 8 < kColumns; ++half) {
-          // Bit 8 n + e is now that of this lane's column 8 n + 2 (lane % 4) + e.
-          const uint32_t bits = reinterpret_cast<const uint32_t*>(&word)[half] >> shift;
-          CUTE_UNROLL
-          for (int c = 0; c < 8 && w * 16 + half * 8 + c < kColumns; ++c)
-            if (!(bits >> ((c >> 1) * 8 + (c & 1)) & 1)) scores(accumulator_register(r, w * 16 + half * 8 + c)) = value;
-        }
-      }
-    }
-  }
-
-  template <class Floats, class Elements>
-  __device__ __forceinline__ static void to_elements(const Floats& floats, Elements& elements) {
-    constexpr int kCount = decltype(size(floats))::value;
-    cutlass::NumericArrayConverter<Element, float, kCount> convert;
-    *reinterpret_cast<cutlass::Array<Element, kCount>*>(elements.data()) =
-        convert(*reinterpret_cast<const cutlass::Array<float, kCount>*>(floats.data()));
   }
 };
 

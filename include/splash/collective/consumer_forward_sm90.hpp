@@ -3,15 +3,12 @@
 // One to three consumer warp groups own 64 query rows each of a Work. A sweep is one walk over the tiles: score sweeps
 // bring K alone, the output sweep K and V.
 // Overlap. Q K^T of tile n + 1 and W V of tile n are in flight together; the normalizer works on tile n + 1 while W V
-// drains. Consumer groups take turns to issue, so that one forms weights while another multiplies.
-// Passing. A group lets tiles pass of which its rows keep nothing; it holds no stage then.
+// drains. Consumer groups may take turns to issue.
 // Registers of a consumer thread (D 128, 128 keys): S 64, O 64, W 32, state and addresses about 40.
 #pragma once
 
-#include <cutlass/numeric_conversion.h>
-
 #include "splash/collective/config_forward_sm90.hpp"
-#include "splash/collective/fragment_sm90.hpp"
+#include "splash/collective/consumer_sm90.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {
@@ -19,11 +16,11 @@ namespace collective {
 using namespace cute;
 
 template <class Config>
-struct ConsumerForwardSm90 {
+struct ConsumerForwardSm90 : ConsumerSm90<Config> {
+  using Base = ConsumerSm90<Config>;
+  using Base::group, Base::release, Base::shared, Base::thread;
   using Element = typename Config::Element;
   using Normalizer = typename Config::Normalizer;
-  using SharedStorage = typename Config::SharedStorage;
-  using TileNote = typename Config::TileNote;
   using Rows = typename Normalizer::template Rows<float, kFragmentRows>;
 
   static constexpr int kVoters = 128 * Config::kConsumers;
@@ -34,16 +31,11 @@ struct ConsumerForwardSm90 {
   };
 
   const Params& params;
-  SharedStorage& shared;
-  int group, thread;
-
-  Ring<Config::kKeyStages> k_{};
-  Ring<Config::kValueStages> v_{};
-  Ring<Config::kWordSlots> words_{};
   int sweeps_ = 0;
 
-  __device__ __forceinline__ ConsumerForwardSm90(const Params& params, SharedStorage& shared, int group, int thread)
-      : params(params), shared(shared), group(group), thread(thread) {}
+  __device__ __forceinline__ ConsumerForwardSm90(const Params& params, typename Config::SharedStorage& shared,
+                                                 int group, int thread)
+      : Base(shared, group, thread), params(params) {}
 
   /// On return `output` holds the group's 64 rows of O, not yet multiplied by the rows' output_factor.
   /// under_product() is called once, while the first product runs or where there is none; it may change the O and the
@@ -86,15 +78,14 @@ struct ConsumerForwardSm90 {
       if (params.sign != 1.0f)
         for (int e = 0; e < size(scores); ++e) scores(e) *= params.sign;
       if (note.words) {
-        if (note.state == Config::kPartial) mask(scores);
-        release(shared.words_empty[words_.slot()]);
-        words_.advance();
+        if (note.state == Config::kPartial) mask(scores, -math::kInfinity<float>);
+        release_words();
       }
     };
 
     if constexpr (Normalizer::kScoreSweeps) {
       do {
-        for (Note note; next_live<false>(note);) {
+        for (Note note; next_live(note, false);) {
           multiply(mma_scores, tSrQ(), tSrK(_, _, _, k_.slot()), scores, true);
           warpgroup_wait<0>();
           finish_scores(note);
@@ -108,7 +99,7 @@ struct ConsumerForwardSm90 {
     float rescale[kFragmentRows];
     bool waiting = !Normalizer::kScoreSweeps;
     if constexpr (Normalizer::kScoreSweeps) under_product();
-    for (Note note; next_live<true>(note);) {
+    for (Note note; next_live(note, true);) {
       take_turn();
       multiply(mma_scores, tSrQ(), tSrK(_, _, _, k_.slot()), scores, true);
       pass_turn();
@@ -119,7 +110,7 @@ struct ConsumerForwardSm90 {
       if constexpr (Normalizer::kRescales) rows.meet(normalizer, fragment, rescale, reduce);
       rows.weigh(normalizer, fragment);
       rescale_rows(output, rescale);
-      to_weights(scores, weights);
+      to_elements(scores, weights);
       bool last = note.last;
       for (; Config::kTuning.joined && !last && read_note(note); last = note.last) {
         take_turn();
@@ -133,124 +124,41 @@ struct ConsumerForwardSm90 {
         stay_before_wait(rescale);
         warpgroup_wait<0>();
         warpgroup_fence_operand(output);
-        release(shared.v_empty[v_.slot()]);
-        v_.advance();
+        release_value();
         rows.weigh(normalizer, fragment);
         rescale_rows(output, rescale);
-        to_weights(scores, weights);
+        to_elements(scores, weights);
       }
       // No stage is held when tiles pass: the producers may need it for one of those.
       wait(shared.v_full[v_.slot()], v_.phase());
       multiply(mma_output, weights, tOrV(_, _, _, v_.slot()), output, false);
       warpgroup_wait<0>();
       warpgroup_fence_operand(output);
-      release(shared.v_empty[v_.slot()]);
-      v_.advance();
+      release_value();
       if (last) break;
     }
     if (waiting) under_product();
     rows.finish(normalizer, reduce);
   }
 
-  /// Consumer groups issue their products in a ring, tile by tile. To be called once before the first piece of work.
-  __device__ __forceinline__ void start_turns() const {
-    if (group == Config::kConsumers - 1) pass_turn();
-  }
-
-  /// Says for each warp that it is done with what the barrier guards.
-  __device__ __forceinline__ void release(cutlass::arch::ClusterBarrier& empty) const {
-    __syncwarp();
-    if ((thread & 31) == 0) arrive(empty);
-  }
-
  private:
-  /// A TileNote as this group sees it.
-  struct Note {
-    int state = 0;
-    bool words = false, last = false;
-  };
+  using Base::k_, Base::mask, Base::next_live, Base::pass_turn, Base::read_note, Base::release_value,
+      Base::release_words, Base::take_turn, Base::to_elements, Base::v_, Base::words_;
+  using typename Base::Note;
 
-  /// Waits for the tile in the current K stage; whether it has scores for this group.
-  __device__ __forceinline__ bool read_note(Note& note) const {
-    wait(shared.k_full[k_.slot()], k_.phase());
-    const TileNote& sent = shared.note[k_.slot()];
-    const int first = sent.state[2 * group], second = sent.state[2 * group + 1];
-    note.state = first == second ? first : int(Config::kPartial);
-    note.words = sent.words;
-    note.last = sent.last;
-    return note.state != Config::kEmpty;
-  }
-
-  /// Waits for the next tile that has scores for this group, and lets those pass that have none; false where the sweep
-  /// ends with them. On true the K stage is still held. No other stage may be held: the producers may need it.
-  template <bool Values>
-  __device__ __forceinline__ bool next_live(Note& note) {
-    while (!read_note(note)) {
-      release(shared.k_empty[k_.slot()]);
-      k_.advance();
-      if (note.words) {
-        release(shared.words_empty[words_.slot()]);
-        words_.advance();
-      }
-      if constexpr (Values) {
-        // Its load must have landed before the stage takes another one.
-        wait(shared.v_full[v_.slot()], v_.phase());
-        release(shared.v_empty[v_.slot()]);
-        v_.advance();
-        take_turn();
-        pass_turn();
-      }
-      if (note.last) return false;
-    }
-    return true;
-  }
-
-  __device__ __forceinline__ void take_turn() const {
-    if constexpr (Config::kTuning.turns) cutlass::arch::NamedBarrier::sync(256, kTurn + group);
-  }
-  __device__ __forceinline__ void pass_turn() const {
-    if constexpr (Config::kTuning.turns)
-      cutlass::arch::NamedBarrier::arrive(256, kTurn + (group + 1 == Config::kConsumers ? 0 : group + 1));
+  template <class Mma, class A, class B, class C>
+  __device__ __forceinline__ static void multiply(Mma& mma, const A& a, const B& b, C& c, bool zero) {
+    Base::multiply(mma, a, b, c, zero);
+    warpgroup_commit_batch();
   }
 
   /// Ends a score sweep: true where a row of any consumer needs another one; the producers hear of it.
   __device__ __forceinline__ bool vote(bool again) {
     const int slot = sweeps_++ % 3;
     if (__any_sync(~0u, again) && (thread & 31) == 0) atomicOr(&shared.votes[slot], 1);
-    cutlass::arch::NamedBarrier::sync(kVoters, kVote);
+    cutlass::arch::NamedBarrier::sync(kVoters, kConsumersOnly);
     if (group == 0 && thread == 0) arrive(shared.swept);
     return __shfl_sync(~0u, (thread & 31) == 0 ? shared.votes[slot] : 0, 0) != 0;
-  }
-
-  template <class Mma, class A, class B, class C>
-  __device__ __forceinline__ static void multiply(Mma& mma, const A& a, const B& b, C& c, bool zero) {
-    warpgroup_fence_operand(c);
-    warpgroup_arrive();
-    mma.accumulate_ = zero ? GMMA::ScaleOut::Zero : GMMA::ScaleOut::One;
-    CUTE_UNROLL
-    for (int n = 0; n < size<2>(a); ++n) {
-      cute::gemm(mma, a(_, _, n), b(_, _, n), c);
-      mma.accumulate_ = GMMA::ScaleOut::One;
-    }
-    warpgroup_commit_batch();
-  }
-
-  template <class Scores>
-  __device__ __forceinline__ void mask(Scores& scores) const {
-    constexpr int kColumns = decltype(size(scores))::value / kFragmentRows;
-    const int shift = 2 * (thread & 3);
-    CUTE_UNROLL
-    for (int r = 0; r < kFragmentRows; ++r) {
-      CUTE_UNROLL
-      for (int w = 0; w < Config::kWords; ++w) {
-        // Bit 8 n + e is now that of this lane's column 8 n + 2 (lane % 4) + e.
-        const uint64_t bits = shared.words[words_.slot()][w][64 * group + accumulator_row(thread, r)] >> shift;
-        CUTE_UNROLL
-        for (int c = 0; c < 16 && w * 16 + c < kColumns; ++c)
-          if (!(bits >> ((c >> 1) * 8 + (c & 1)) & 1))
-            scores(accumulator_register(r, w * 16 + c)) = -math::kInfinity<float>;
-      }
-    }
   }
 
   /// Left alone, ptxas moves the wait for products up to the start of its basic block, and what could run beside them
@@ -270,14 +178,6 @@ struct ConsumerForwardSm90 {
       CUTE_UNROLL
       for (int r = 0; r < kFragmentRows; ++r) output(accumulator_register(r, c)) *= factor[r];
     }
-  }
-
-  template <class Scores, class Weights>
-  __device__ __forceinline__ static void to_weights(const Scores& scores, Weights& weights) {
-    constexpr int kCount = decltype(size(scores))::value;
-    cutlass::NumericArrayConverter<Element, float, kCount> convert;
-    *reinterpret_cast<cutlass::Array<Element, kCount>*>(weights.data()) =
-        convert(*reinterpret_cast<const cutlass::Array<float, kCount>*>(scores.data()));
   }
 };
 

@@ -42,8 +42,12 @@ struct EpilogueBackwardSm90 {
   using Element = typename Config::Element;
   using Output = OutputBackwardSm90<Element>;
 
+  __device__ __forceinline__ static void finish(int thread) {
+    if (thread == 0) tma_store_wait<0>();
+  }
+
   /// By one consumer warp group, whose part of the tiles of rows in shared memory is free by now. Rows that are padding
-  /// are zeros, rows outside the problem are not written at all. On return the tiles may be loaded again.
+  /// are zeros, rows outside the problem are not written at all. Until finish() the tiles are still read.
   template <class Accumulator>
   __device__ __forceinline__ static void store(const Output& to, const MapsBackwardSm90& maps,
                                                typename Config::SharedStorage& shared, const Geometry& geometry,
@@ -69,7 +73,6 @@ struct EpilogueBackwardSm90 {
     }
     if constexpr (!Config::kKeyMajor)
       if (to.dots) store_dots(to, geometry, work, group, thread, dots);
-    if (thread == 0) tma_store_wait<0>();
   }
 
  private:

@@ -5,8 +5,8 @@
 #include <cute/arch/copy_sm90.hpp>
 #include <cute/arch/copy_sm90_tma.hpp>
 
-#include "splash/collective/config_forward_sm90.hpp"
 #include "splash/collective/fragment_sm90.hpp"
+#include "splash/collective/tiles_sm90.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {

@@ -9,7 +9,7 @@
 
 #include <cute/arch/cluster_sm90.hpp>
 
-#include "splash/collective/config_forward_sm90.hpp"
+#include "splash/collective/tiles_sm90.hpp"
 #include "splash/patterns/bits.hpp"
 
 SPLASH_NAMESPACE_BEGIN
@@ -140,8 +140,21 @@ struct TileMasksSm90 {
     words_.advance();
   }
 
+  /// Of a warp's 32 x 32 bits: bit c of lane r was bit r of lane c. Blocks of 16 off the diagonal change places, then
+  /// those of 8, and so on.
+  __device__ __forceinline__ uint32_t transposed(uint32_t bits) const {
+    constexpr uint32_t kLow[] = {0x55555555, 0x33333333, 0x0f0f0f0f, 0x00ff00ff, 0x0000ffff};
+    CUTE_UNROLL
+    for (int n = 4; n >= 0; --n) {
+      const int step = 1 << n;
+      const uint32_t other = __shfl_xor_sync(~0u, bits, step);
+      bits = lane & step ? (bits & ~kLow[n]) | (other >> step & kLow[n]) : (bits & kLow[n]) | (other & kLow[n]) << step;
+    }
+    return bits;
+  }
+
   /// Key-major: bit c of lane l is the score of column + c and row first + l. Patterns answer along their keys, which
-  /// are rows here: a lane asks for a column, and the votes of a warp are the words of its rows.
+  /// are rows here: a lane asks for a column, and the warp transposes.
   __device__ __forceinline__ uint64_t word_of_columns(const View& pattern, const Frame& frame, int first,
                                                       int column) const {
     uint64_t word = 0;
@@ -150,14 +163,7 @@ struct TileMasksSm90 {
       const int own = column + half + lane;
       uint32_t bits = 0;
       if (first < frame.num_queries && own < frame.num_keys) bits = uint32_t(pattern.kept_rows(frame, first, own));
-      uint32_t votes = 0;
-#pragma unroll 4
-      for (int row = 0; row < 32; ++row) {
-        const uint32_t vote = __ballot_sync(~0u, bits & 1);
-        if (lane == row) votes = vote;
-        bits >>= 1;
-      }
-      word |= uint64_t(votes) << half;
+      word |= uint64_t(transposed(bits)) << half;
     }
     return word;
   }
@@ -286,7 +292,7 @@ struct TileMasksSm90 {
   template <class At>
   __device__ __forceinline__ void zero_columns(unsigned dead, cutlass::arch::ClusterTransactionBarrier& full,
                                                const At& at) {
-    if constexpr (Config::kAll) {
+    if constexpr (Config::kScrubRows) {
       const unsigned phase = shared.scrub_phase[warp];
       wait_together(shared.scrub, phase);
       if (lane == 0) shared.scrub_phase[warp] = phase ^ 1;

@@ -107,8 +107,8 @@ struct Parallel {
 
 /// Where and how an instance runs.
 struct Execution {
-  void* stream = nullptr;  ///< cudaStream_t on CUDA
-  Parallel parallel;       ///< on the CPU
+  void* stream = nullptr;      ///< cudaStream_t on CUDA
+  Parallel parallel;           ///< on the CPU
   bool deterministic = false;  ///< gradients repeat bit for bit, at the cost of time on CUDA
 
   /// Device memory, 256-byte aligned, for what the call launches on the stream; nullptr where there is none left. A

@@ -7,7 +7,7 @@
 #include <cstdio>
 
 #include "splash/device/launch.hpp"
-#include "splash/device/schedule_forward.hpp"
+#include "splash/device/schedule.hpp"
 #include "splash/device/tensor_map_sm90.hpp"
 #include "splash/device/workspace.hpp"
 #include "splash/kernel/backward_sm90.hpp"
@@ -128,11 +128,26 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
   params.producer.schedule = sweep.schedule;
   params.producer.numbers = call.numbers;
   if (sweep.counted) params.producer.schedule.counter = counter;
-  params.consumer = {Normalizer::from(args.in.normalizer, scale.magnitude), float(scale.sign),
-                     !Config::kKeyMajor && call.dots, call.queries};
+  params.consumer = {Normalizer::from(args.in.normalizer, scale.magnitude),
+                     float(scale.sign),
+                     !Config::kKeyMajor && call.dots,
+                     call.queries,
+                     {}};
   if constexpr (Config::kPreset) {
     if (scale.sign == 0) params.consumer.sign = 0x1p-90f;  // what is preset must not be multiplied by 0
     params.producer.shift_factor = params.consumer.normalizer.shift_factor() / params.consumer.sign;
+  }
+  if constexpr (Config::kCloses) {
+    const auto to = gradient_tensor<Element>(args.grad_q, signed_scale);
+    params.consumer.closed = {to.data,
+                              to.row_stride,
+                              to.head_stride,
+                              to.batch_stride,
+                              collective::query_tiles(sweep.geometry, Config::kKeys).each,
+                              int(args.in.q.shape[1]),
+                              int(args.in.q.shape[2]),
+                              int(args.in.q.shape[3]),
+                              signed_scale};
   }
   auto& output = params.output;
   if constexpr (!Config::kKeyMajor) {
@@ -152,17 +167,16 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
 
   if (sweep.grid == 0) return {};
   params.beside = call.beside;
-  cudaError_t error =
-      launch_after(true, kernel::backward_sm90<Kernel>, sweep.grid, Config::kThreads, kBytes, call.stream, params);
+  cudaError_t error = launch_after(true, kernel::backward_sm90<Kernel>, dim3(unsigned(sweep.grid)), Config::kThreads,
+                                   kBytes, call.stream, params);
   if (error == cudaSuccess && sweep.schedule.split_items > 0) {
     constexpr int kWarps = 4;
     const int tiles = sweep.schedule.split_items / sweep.schedule.splits.divisor;
     const kernel::CombineGradientsParams<Element> combine{output,           sweep.geometry, sweep.schedule,
                                                           Config::kOutputs, Config::kRows,  Config::kHeadDim};
-    kernel::combine_gradients<Element>
-        <<<dim3(unsigned(tiles), Config::kRows / kWarps, unsigned(Config::kOutputs)), 32 * kWarps, 0, call.stream>>>(
-            combine);
-    error = cudaGetLastError();
+    error = launch_after(true, kernel::combine_gradients<Element>,
+                         dim3(unsigned(tiles), Config::kRows / kWarps, unsigned(Config::kOutputs)), 32 * kWarps, 0,
+                         call.stream, combine);
   }
   return error == cudaSuccess ? Status{} : failure(error);
 }
@@ -197,6 +211,18 @@ int64_t scores_a_row(const Pattern& pattern, const AttentionInputs& in, int enou
   }
   const int64_t mean = sum / kSamples;
   return std::min(mean, mean * frame.num_keys / frame.num_queries);
+}
+
+/// Whether every query has all its keys in one piece of so many rows, and has any.
+template <class Pattern>
+bool closes_pieces(const Pattern& pattern, const AttentionInputs& in, int rows) {
+  const Positions& at = in.positions;
+  if (at.cu_queries || at.lengths || at.kv_lengths || in.residues > 1) return false;
+  if (in.heads.count > 0 || in.key_runs.length > 0) return false;
+  if (in.q.shape[2] != in.k.shape[2] || at.q_start != at.k_start) return false;
+  const Frame frame = make_frame(at, 0, 0, int(in.q.shape[2]), int(in.k.shape[2]));
+  if (!patterns::keeps_self(pattern, frame)) return false;
+  return in.k.shape[2] <= rows || (at.k_start % rows == 0 && patterns::closes(pattern, rows));
 }
 
 /// Of the fused sweep: float32 dQ, and its way to the tensor.
@@ -242,10 +268,11 @@ inline cudaError_t clear_packed(const TensorView& view, cudaStream_t stream) {
 
 /// grad_q, grad_k, grad_v and the normalizer's gradients are written whole, but for heads and keys that the call is not
 /// about. Long rows of simple patterns take one fused sweep, which adds dQ up in no fixed order; exec.deterministic,
-/// short rows and sink logits that learn take two, the same bits in every run. Asynchronous on exec.stream. Beside the
-/// tensors it takes 8 bytes a query and head, 4 more where a sink logit learns, float32 tiles of rows that are split
-/// over their columns, and for the fused sweep dQ in float32. Block: as the forward's; from 64 on, which is for lists
-/// of blocks and for short rows, pieces are 64 rows and nothing is fused.
+/// short rows and sink logits that learn take two, the same bits in every run; so does the one sweep where rows are
+/// problems of so few keys that a piece holds them. Asynchronous on exec.stream. Beside the tensors it takes 8 bytes a
+/// query and head, 4 more where a sink logit learns, float32 tiles of rows that are split over their columns, and for
+/// the fused sweep dQ in float32. Block: as the forward's; from 64 on, which is for lists of blocks and for short rows,
+/// pieces are 64 rows and nothing is fused.
 template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
 Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, const Execution& exec) {
   static_assert(normalizers::kOneSweepGradient<Normalizer>, "the Hopper backward has one sweep");
@@ -258,6 +285,9 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   constexpr bool kFuses = patterns::SimplePattern<Pattern> && tuning::fuses(HeadDim) && Block == 0;
   using All = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
                                              kFuses ? Gradients::all : Keys::kPass, kFuses ? 0 : Block>;
+  constexpr bool kCloses = patterns::SimplePattern<Pattern> && tuning::fuses(HeadDim);
+  using Closed = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
+                                                kCloses ? Gradients::closed : Keys::kPass, kCloses ? 0 : Block>;
   const TensorView& q = args.in.q;
   if (Status status = can_run_backward_sm90(args, HeadDim); !status.ok()) return status;
   if (q.shape[0] == 0 || q.shape[1] == 0) return {};
@@ -273,12 +303,16 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
     if (error == cudaSuccess) error = prepare(static_cast<const Values*>(nullptr));
   if constexpr (kFuses)
     if (error == cudaSuccess) error = prepare(static_cast<const All*>(nullptr));
+  if constexpr (kCloses)
+    if (error == cudaSuccess) error = prepare(static_cast<const Closed*>(nullptr));
   if (error != cudaSuccess) return failure(error);
 
   const bool learns_sink = args.in.normalizer.num_parameters > 0 && args.grad_parameters[0].data;
+  const bool adds = args.adds_queries || args.adds_keys;
+  const bool closed = kCloses && !learns_sink && !adds && closes_pieces(pattern, args.in, Closed::kRows);
   const bool fused = [&] {
     if constexpr (kFuses) {
-      if (exec.deterministic || learns_sink || args.adds_queries) return false;
+      if (closed || exec.deterministic || learns_sink || args.adds_queries) return false;
       if (args.in.heads.count > 0 || args.in.key_runs.length > 0) return false;
       if (args.in.positions.cu_queries && args.in.positions.sequences * All::kKeys > q.shape[2]) return false;
       constexpr int kEnough = tuning::fused_scores(HeadDim);
@@ -290,8 +324,11 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   Sweep<Keys> keys;
   Sweep<Values> values;
   Sweep<All> all;
+  Sweep<Closed> closed_all;
   FloatQueries<All> float_queries;
-  if (fused) {
+  if (closed) {
+    closed_all = Sweep<Closed>(args.in, multiprocessors);
+  } else if (fused) {
     all = Sweep<All>(args.in, multiprocessors);
     float_queries = FloatQueries<All>(args.in);
   } else {
@@ -302,8 +339,8 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
 
   const auto stream = static_cast<cudaStream_t>(exec.stream);
   const int64_t rows = q.shape[0] * q.shape[1] * q.shape[2];
-  const int64_t partial = std::max(
-      {queries.workspace_floats(), keys.workspace_floats(), values.workspace_floats(), all.workspace_floats()});
+  const int64_t partial = std::max({queries.workspace_floats(), keys.workspace_floats(), values.workspace_floats(),
+                                    all.workspace_floats(), closed_all.workspace_floats()});
   constexpr int64_t kCounters = 256;  // bytes
   const int64_t sums = float_queries.bytes(), own_numbers = args.numbers ? 0 : rows * 8;
   const Workspace workspace(exec, kCounters + sums + own_numbers + (learns_sink ? rows * 4 : 0) + partial * 4 + 16);
@@ -322,7 +359,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   if (!call.numbers) call.numbers = reinterpret_cast<float2*>(take(own_numbers));
   if (learns_sink) call.dots = reinterpret_cast<float*>(take(rows * 4));
 
-  const bool counted = queries.counted || keys.counted || values.counted || all.counted;
+  const bool counted = queries.counted || keys.counted || values.counted || all.counted || closed_all.counted;
   if (counted || sums > 0) error = cudaMemsetAsync(counters, 0, size_t(kCounters + sums), stream);
   if (args.in.positions.cu_queries) {
     if (args.first)
@@ -350,6 +387,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   if (args.first || !args.numbers) error = kernel::launch_prepare_backward(prepared, int(q.shape[0]), stream);
   if (error != cudaSuccess) return failure(error);
 
+  if (closed) return launch_sweep<Closed>(pattern, call, closed_all, counters);
   if (fused) {
     if (Status status = launch_sweep<All>(pattern, call, all, counters); !status.ok()) return status;
     if constexpr (kFuses) error = float_queries.store(call);

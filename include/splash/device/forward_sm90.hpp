@@ -7,7 +7,7 @@
 #include <cstdio>
 
 #include "splash/device/launch.hpp"
-#include "splash/device/schedule_forward.hpp"
+#include "splash/device/schedule.hpp"
 #include "splash/device/tensor_map_sm90.hpp"
 #include "splash/device/workspace.hpp"
 #include "splash/kernel/combine_splits.hpp"
@@ -74,9 +74,8 @@ cudaError_t launch_combine(const Params& params, cudaStream_t stream) {
   const int tiles = schedule.split_items / schedule.splits.divisor;
   const kernel::CombineParams<Element, Normalizer> combine{
       params.output, params.producer.geometry, schedule, params.consumer.normalizer, Config::kRows, Config::kHeadDim};
-  kernel::combine_splits<Element, Normalizer>
-      <<<dim3(unsigned(tiles), Config::kRows / kWarps), 32 * kWarps, 0, stream>>>(combine);
-  return cudaGetLastError();
+  return launch_after(true, kernel::combine_splits<Element, Normalizer>, dim3(unsigned(tiles), Config::kRows / kWarps),
+                      32 * kWarps, 0, stream, combine);
 }
 
 /// out, statistic and saved are written whole. Asynchronous on exec.stream. Block: granularity of the pattern's tile
@@ -159,7 +158,8 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
   if (grid > 0) {
     // What follows on a call of the same dispatch may begin while that one ends, but must not meet its workspace.
     params.beside = args.beside && workspace.data() == nullptr;
-    error = launch_after(params.beside || args.accumulate, function, grid, Config::kThreads, kBytes, stream, params);
+    error = launch_after(params.beside || args.accumulate, function, dim3(unsigned(grid)), Config::kThreads, kBytes,
+                         stream, params);
   }
   if constexpr (normalizers::kMerges<Normalizer>)
     if (error == cudaSuccess && schedule.split_items > 0) error = launch_combine<Config>(params, stream);

@@ -30,13 +30,13 @@ cudaError_t prepare_launch(int bytes, int& multiprocessors) {
 
 /// overlap: the kernel waits itself for the one before it on the stream (programmatic dependent launch).
 template <class Params>
-cudaError_t launch_after(bool overlap, void (*function)(Params), int blocks, int threads, int bytes,
+cudaError_t launch_after(bool overlap, void (*function)(Params), dim3 blocks, int threads, int bytes,
                          cudaStream_t stream, const Params& params) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(unsigned(blocks));
+  config.gridDim = blocks;
   config.blockDim = dim3(unsigned(threads));
   config.dynamicSmemBytes = size_t(bytes);
   config.stream = stream;

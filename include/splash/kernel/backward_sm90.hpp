@@ -5,7 +5,7 @@
 
 #include "splash/collective/consumer_backward_sm90.hpp"
 #include "splash/collective/epilogue_backward_sm90.hpp"
-#include "splash/collective/producer_forward_sm90.hpp"
+#include "splash/collective/producer_sm90.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace kernel {
@@ -13,7 +13,7 @@ namespace kernel {
 template <class Config_>
 struct BackwardSm90 {
   using Config = Config_;
-  using Producer = collective::ProducerForwardSm90<Config>;
+  using Producer = collective::ProducerSm90<Config>;
   using Consumer = collective::ConsumerBackwardSm90<Config>;
   using Epilogue = collective::EpilogueBackwardSm90<Config>;
 
@@ -23,28 +23,6 @@ struct BackwardSm90 {
     typename Epilogue::Output output;
     bool beside;  ///< needs nothing of the kernel before it on the stream
   };
-
-  static __device__ __forceinline__ void start(typename Config::SharedStorage& shared, int team) {
-    constexpr int kReaders = 4 * Config::kConsumers;  // warps
-    for (auto& full : shared.q_full) full.init(1);
-    for (auto& full : shared.k_full) full.init(1 + Config::kProducerWarps);
-    for (auto& full : shared.v_full) full.init(1);
-    for (auto& empty : shared.q_empty) empty.init(kReaders);
-    for (auto& empty : shared.k_empty) empty.init(kReaders);
-    for (auto& empty : shared.v_empty) empty.init(kReaders);
-    for (auto& empty : shared.words_empty) empty.init(kReaders);
-    shared.scrub.init(1);
-    for (auto& full : shared.ds_full) full.init(kReaders);
-    for (auto& empty : shared.ds_empty) empty.init(kReaders);
-    shared.query_ring = {};
-    for (unsigned& phase : shared.scrub_phase) phase = 0;
-    shared.work_slot = Config::kWorkSlots - 1;
-    shared.first_item = int(blockIdx.x) * Config::kTeams + team;
-    shared.rounds = 0;
-    // A second team takes a barrier of consumers who take turns, which teams do not.
-    shared.producer_barrier = team ? collective::kTurn : collective::kProducers;
-    cutlass::arch::fence_barrier_init();
-  }
 
   /// What the forward left of this thread's rows, where rows are queries.
   static __device__ __forceinline__ float2 numbers_of(const Params& params, const collective::Work& work, int group,
@@ -60,6 +38,10 @@ struct BackwardSm90 {
     Consumer consumer{params.consumer, shared, group, thread};
     consumer.start_turns();
     collective::Ring<Config::kQueryBuffers> q;
+    // With two tiles of rows, that of the last piece is given back when its results have left, under the first product
+    // of the next one.
+    constexpr bool kTwo = Config::kQueryBuffers > 1;
+    bool stored = false;
     for (collective::Ring<Config::kWorkSlots> slot;; slot.advance()) {
       collective::wait(shared.q_full[q.slot()], q.phase());
       const collective::Work& work = shared.work[slot.slot()];
@@ -74,18 +56,30 @@ struct BackwardSm90 {
         own.shift[r] = numbers.x;
         own.delta[r] = numbers.y;
       }
+      const auto begin = [&] {
+        if (kTwo && stored) {
+          Epilogue::finish(thread);
+          consumer.release(shared.q_empty[q.slot() ^ 1]);
+        }
+      };
       if (work.any) {
-        if constexpr (Config::kAll) consumer.zero_dead_rows(slot.slot(), q.slot());
-        consumer.consume(q.slot(), own, out1, out2, dots);
+        if constexpr (Config::kScrubRows) consumer.zero_dead_rows(slot.slot(), q.slot());
+        consumer.consume(q.slot(), own, out1, out2, dots, begin);
       } else {
         cute::clear(out1);
         cute::clear(out2);
+        begin();
       }
       Epilogue::store(params.output, params.producer.maps, shared, params.producer.geometry, work, q.slot(), group,
                       thread, out1, out2, dots);
-      consumer.release(shared.q_empty[q.slot()]);
+      stored = true;
+      if constexpr (!kTwo) {
+        Epilogue::finish(thread);
+        consumer.release(shared.q_empty[q.slot()]);
+      }
       q.advance();
     }
+    Epilogue::finish(thread);
   }
 };
 
@@ -102,7 +96,7 @@ __global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTun
   // The same value in all lanes, so that the role is one branch a warp.
   const int warp = __shfl_sync(~0u, int(threadIdx.x) / 32, 0);
   constexpr int kConsumerWarps = 4 * Config::kConsumers, kFirstProducer = Config::kTeams * kConsumerWarps;
-  if (warp < Config::kTeams && cute::elect_one_sync()) Kernel::start(teams[warp], warp);
+  if (warp < Config::kTeams && cute::elect_one_sync()) teams[warp].start(warp);
   // From here on the kernel after this one may come onto multiprocessors that this one leaves.
   if (!params.beside) asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

@@ -26,6 +26,7 @@ __global__ void combine_gradients(const __grid_constant__ CombineGradientsParams
   collective::make_work(work, params.geometry, params.schedule, params.tile_rows,
                         params.schedule.first_split_item + first);
   const int index = work.row_begin + row;
+  asm volatile("griddepcontrol.wait;" ::: "memory");
   if (index >= work.row_count) return;
 
   const float scale = to.gradients[output].scale;

@@ -5,7 +5,7 @@
 
 #include "splash/collective/consumer_forward_sm90.hpp"
 #include "splash/collective/epilogue_forward_sm90.hpp"
-#include "splash/collective/producer_forward_sm90.hpp"
+#include "splash/collective/producer_sm90.hpp"
 #include "splash/collective/resume_forward_sm90.hpp"
 
 SPLASH_NAMESPACE_BEGIN
@@ -13,7 +13,7 @@ namespace kernel {
 
 template <class Config>
 struct ParamsForwardSm90 {
-  typename collective::ProducerForwardSm90<Config>::Params producer;
+  typename collective::ProducerSm90<Config>::Params producer;
   typename collective::ConsumerForwardSm90<Config>::Params consumer;
   typename collective::EpilogueForwardSm90<Config>::Output output;
   bool beside;  ///< the kernel before it on the stream has nothing to do with this one
@@ -23,7 +23,7 @@ struct ParamsForwardSm90 {
 template <class Config_, bool Resumes>
 struct ForwardSm90 {
   using Config = Config_;
-  using Producer = collective::ProducerForwardSm90<Config>;
+  using Producer = collective::ProducerSm90<Config>;
   using Consumer = collective::ConsumerForwardSm90<Config>;
   using Epilogue = collective::EpilogueForwardSm90<Config>;
 
@@ -31,24 +31,6 @@ struct ForwardSm90 {
   static constexpr bool kFetchesEarly = Config::kHeadDim <= 128;
 
   using Params = ParamsForwardSm90<Config>;
-
-  static __device__ __forceinline__ void start(typename Config::SharedStorage& shared) {
-    constexpr int kReaders = 4 * Config::kConsumers;  // warps
-    for (auto& full : shared.q_full) full.init(1);
-    for (auto& full : shared.k_full) full.init(1 + Config::kProducerWarps);
-    for (auto& full : shared.v_full) full.init(1);
-    for (auto& empty : shared.q_empty) empty.init(kReaders);
-    for (auto& empty : shared.k_empty) empty.init(kReaders);
-    for (auto& empty : shared.v_empty) empty.init(kReaders);
-    for (auto& empty : shared.words_empty) empty.init(kReaders);
-    shared.scrub.init(1);
-    shared.swept.init(1);
-    for (int& slot : shared.votes) slot = 0;
-    shared.query_ring = {};
-    shared.work_slot = Config::kWorkSlots - 1;
-    shared.rounds = 0;
-    cutlass::arch::fence_barrier_init();
-  }
 
   static __device__ __forceinline__ void consume(const Params& params, typename Config::SharedStorage& shared,
                                                  int group, int thread) {
@@ -120,7 +102,7 @@ __global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTun
   // The same value in all lanes, so that the role is one branch a warp.
   const int warp = __shfl_sync(~0u, int(threadIdx.x) / 32, 0);
   constexpr int kFirstProducer = 4 * Config::kConsumers;
-  if (warp == 0 && cute::elect_one_sync()) Kernel::start(shared);
+  if (warp == 0 && cute::elect_one_sync()) shared.start();
   if (warp == kFirstProducer && cute::elect_one_sync()) {
     const auto& maps = params.producer.maps;
     for (int later = 0; later < 2; ++later) {

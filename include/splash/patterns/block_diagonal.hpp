@@ -54,6 +54,8 @@ struct BlockDiagonal {
 
   SPLASH_HD bool keeps_self(const Frame&) const { return true; }
 
+  SPLASH_HD bool closes(int run) const { return run % size.divisor == 0; }
+
  private:
   /// The last column that row i keeps of a block that begins at `first`.
   SPLASH_HD int last_of(int first, int i) const { return causal ? i : first + size.divisor - 1; }

@@ -82,6 +82,18 @@ SPLASH_HD bool keeps_self(const P& pattern, const Frame& frame) {
     return false;
 }
 
+/// Optional: that runs of positions are problems of their own.
+///   closes(run)                         positions n run to (n + 1) run - 1 keep none but each other, for every n.
+template <Pattern P>
+SPLASH_HD bool closes(const P& pattern, int run) {
+  if constexpr (requires {
+                  { pattern.closes(run) } -> std::same_as<bool>;
+                })
+    return pattern.closes(run);
+  else
+    return false;
+}
+
 /// Says by kSimple = true that its answers take few registers of a GPU thread, which leaves more to the other threads.
 template <class P>
 concept SimplePattern = Pattern<P> && bool(P::kSimple);

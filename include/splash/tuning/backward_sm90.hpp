@@ -11,6 +11,7 @@ enum class Gradients : int {
   keys,         ///< dK, where accumulators of both are too many registers
   values,       ///< dV
   all,          ///< dK and dV, and what the keys add to dQ in memory
+  closed,       ///< dK, dV and dQ, where the queries of a piece have no other keys
 };
 
 struct BackwardSm90 {
@@ -41,6 +42,10 @@ constexpr int fused_scores(int head_dim) { return head_dim == 128 ? 1536 : 896; 
 constexpr BackwardSm90 backward_sm90(int head_dim, Gradients pass, bool simple) {
   const int consumer = simple ? 224 : 208, producer = simple ? 56 : 88;
   const bool both = pass == Gradients::keys_values;
+  // Pieces have one or two tiles: the next rows load while these are worked on.
+  if (pass == Gradients::closed)
+    return head_dim == 128 ? BackwardSm90{2, 64, 2, 2, 2, 1, 4, 1, 224, 56, true, false}
+                           : BackwardSm90{2, 128, 2, 2, 2, 1, 4, 1, 224, 56, true, false};
   if (pass == Gradients::all)
     return head_dim == 128 ? BackwardSm90{2, 64, 3, 3, 1, 2, 4, 1, 224, 56, true, false}
                            : BackwardSm90{2, 128, 3, 3, 1, 2, 4, 1, 224, 56, true, false};

@@ -5,10 +5,10 @@ namespace splash::tuning {
 
 struct ForwardSm90 {
   int consumers;           ///< consumer warp groups, 64 query rows each
-  int tile_keys;           ///< keys a step
-  int key_stages;          ///< K tiles in flight
-  int value_stages;        ///< V tiles in flight
-  int query_buffers;       ///< Q tiles: 2 where the next one is loaded while one is worked on
+  int tile_columns;        ///< keys a step
+  int first_stages;        ///< K tiles in flight
+  int second_stages;       ///< V tiles in flight
+  int row_buffers;         ///< Q tiles: 2 where the next one is loaded while one is worked on
   int word_slots;          ///< partial tiles whose mask words exist at a time
   int producer_warps;      ///< 4, or 1 where a thread block has one consumer group
   int blocks_per_sm;       ///< blocks of threads a multiprocessor is asked to hold
@@ -17,6 +17,7 @@ struct ForwardSm90 {
   int producer_registers;
   bool turns;          ///< consumer groups take turns to issue their products
   bool joined = true;  ///< Q K^T of a tile runs beside W V of the tile before it, which takes registers for both
+  int teams = 1;       ///< of consumers and producers
 };
 
 /// What decides beside head dimension and block size.

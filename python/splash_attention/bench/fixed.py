@@ -1,4 +1,4 @@
-"""The commands whose problems are fixed or have names: run, table, scaling, host, metadata, train, 128k, ..."""
+"""The commands whose problems are fixed or have names: run, table, scaling, deterministic, host, metadata, ..."""
 
 from __future__ import annotations
 
@@ -9,7 +9,22 @@ import torch
 import typer
 from rich.table import Table
 
-from . import catalogue, host, measure, metadata, named, problems, report, rows, run, scaling, tables, targets, train
+from . import (
+    catalogue,
+    deterministic,
+    host,
+    measure,
+    metadata,
+    named,
+    problems,
+    report,
+    rows,
+    run,
+    scaling,
+    tables,
+    targets,
+    train,
+)
 from .families import FAMILIES
 from .options import (
     AlphaOption,
@@ -55,6 +70,13 @@ def register(app: typer.Typer) -> None:
         parameters(which_linear)
         + _changed(_without(parameters(measured, timed), "plot", "peer"), direction=Direction.fwd),
         run_scaling,
+    )
+    command(
+        app,
+        "deterministic",
+        "Backwards that repeat bit for bit against the others, and the memory of both beside their tensors.",
+        parameters(which_of_backwards) + _without(parameters(measured, timed), "plot", "peer", "direction", "check"),
+        run_deterministic,
     )
     command(
         app,
@@ -133,6 +155,15 @@ def which_of_table(
     """What `bench table` takes."""
 
 
+def which_of_backwards(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Some of the table's, or others of `bench list`, by name or shell pattern."),
+    ] = None,
+):
+    """What `bench deterministic` takes."""
+
+
 def which_linear(
     names: Annotated[list[str] | None, typer.Argument(help="Some of them, by name or shell pattern.")] = None,
 ):
@@ -203,6 +234,18 @@ def run_scaling(names, out, **values):
     report.show(screen, found, scaling.COLUMNS, "Time at four times the length, over four times the time")
     report.finish(found, plan.device, out, **ceilings)
     _end(timed_rows)
+
+
+def run_deterministic(names, out, **values):
+    screen = report.console()
+    plan = make_plan({**values, "direction": Direction.bwd, "check": False}, ["splash"])
+    owing = targets.owing(["bwd"])
+    changes = {} if values["dtype"] == "auto" else {"dtype": values["dtype"]}
+    chosen_problems = [catalogue.with_seed(problem, 0, **changes) for problem in catalogue.find(names or owing, owing)]
+    found = deterministic.rows(chosen_problems, plan, plan.words(), screen)
+    report.show(screen, found, deterministic.COLUMNS, "Backwards, and those that repeat bit for bit")
+    report.finish(found, plan.device, out)
+    _end(found)
 
 
 def _plot(path: Path | None, found: list[dict]) -> None:

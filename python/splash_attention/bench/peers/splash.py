@@ -19,22 +19,26 @@ class Splash(Peer):
     name = "splash"
     about = "this library"
 
+    def __init__(self, deterministic: bool | None = None):
+        self.deterministic = deterministic
+
     def refuses(self, case):
         return ""
 
     def prepare(self, case):
+        options = {"deterministic": self.deterministic}
         if isinstance(case.pattern, LongNet):
             from ...longnet import longnet_attention
 
-            return partial(longnet_attention, segments=case.pattern.segments, causal=case.causal)
+            return partial(longnet_attention, segments=case.pattern.segments, causal=case.causal, **options)
         if isinstance(case.pattern, Packed):
-            return _packed(case)
+            return _packed(case, **options)
         pattern = prepare(case.pattern, case.q, case.k)
-        return lambda q, k, v: splash_attention(q, k, v, pattern, case.normalizer)
+        return lambda q, k, v: splash_attention(q, k, v, pattern, case.normalizer, **options)
 
 
-def _packed(case: Case) -> Call:
-    of_tokens = packed_call(case)
+def _packed(case: Case, **options) -> Call:
+    of_tokens = packed_call(case, **options)
 
     def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return of_tokens(*(t[0].transpose(0, 1) for t in (q, k, v))).transpose(0, 1)[None]
@@ -42,11 +46,20 @@ def _packed(case: Case) -> Call:
     return call
 
 
-def packed_call(case: Case) -> Call:
-    """Of q, k and v as tokens (T, H, D)."""
+def packed_call(case: Case, **options) -> Call:
+    """Of q, k and v as tokens (T, H, D). options: of attention_varlen()."""
     pattern = Causal() if case.causal else Full()
     ends, longest = case.pattern.ends_on(case.device), max(case.pattern.lengths)
-    return lambda q, k, v: attention_varlen(q, k, v, ends, ends, longest, longest, pattern, case.normalizer)
+    return partial(
+        attention_varlen,
+        cu_seqlens_q=ends,
+        cu_seqlens_k=ends,
+        max_seqlen_q=longest,
+        max_seqlen_k=longest,
+        pattern=pattern,
+        normalizer=case.normalizer,
+        **options,
+    )
 
 
 class SplashDense(Peer):

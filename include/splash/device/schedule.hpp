@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <bit>
 
-#include "splash/collective/work_forward.hpp"
+#include "splash/collective/work.hpp"
 #include "splash/core/arguments.hpp"
 #include "splash/core/head_groups.hpp"
 

@@ -20,7 +20,7 @@ namespace collective {
 using namespace cute;
 
 template <class Config>
-struct ProducerForwardSm90 : TileMasksSm90<Config> {
+struct ProducerSm90 : TileMasksSm90<Config> {
   using Masks = TileMasksSm90<Config>;
   using Masks::params, Masks::shared, Masks::warp, Masks::lane, Masks::kWarps;
   using typename Masks::Params, typename Masks::SharedStorage, typename Masks::View;
@@ -37,7 +37,7 @@ struct ProducerForwardSm90 : TileMasksSm90<Config> {
   int next_;  ///< of the thread that begins pieces
   View pattern_;
 
-  __device__ __forceinline__ ProducerForwardSm90(const Params& params, SharedStorage& shared, int warp, int lane)
+  __device__ __forceinline__ ProducerSm90(const Params& params, SharedStorage& shared, int warp, int lane)
       : Masks(params, shared, warp, lane), next_(first_item()), pattern_{params.pattern} {}
 
   /// By all threads of all producer warps. The piece that they work on lies in shared memory: registers are few here.
@@ -70,7 +70,7 @@ struct ProducerForwardSm90 : TileMasksSm90<Config> {
     shared.work_slot = shared.work_slot + 1 == Config::kWorkSlots ? 0 : shared.work_slot + 1;
     Work& work = shared.work[shared.work_slot];
     const Schedule& schedule = params.schedule;
-    if constexpr (Config::kAll)
+    if constexpr (Config::kScrubRows)
       for (unsigned& rows : shared.dead_rows[&work - shared.work]) rows = 0;
     for (;; next_ = successor()) {
       work.end = next_ >= schedule.items;
@@ -110,7 +110,7 @@ struct ProducerForwardSm90 : TileMasksSm90<Config> {
   struct Walks {
     using Viewed = cute::remove_cvref_t<View>;
     static constexpr bool kBits = patterns::TileBitsPattern<Viewed>;
-    const ProducerForwardSm90& producer;
+    const ProducerSm90& producer;
     const Work& work;
 
     __device__ __forceinline__ bool has_bits() const {
@@ -142,7 +142,7 @@ struct ProducerForwardSm90 : TileMasksSm90<Config> {
   }
 
   __device__ __forceinline__ void produce(Work& work) {
-    if constexpr (Config::kAll) find_dead_rows(pattern_, work);
+    if constexpr (Config::kScrubRows) find_dead_rows(pattern_, work);
     bool with_values = !Config::kScoreSweeps;
     for (bool first = true;; first = false) {
       if constexpr (Config::kKeyMajor) pattern_.member = 0;
@@ -157,7 +157,7 @@ struct ProducerForwardSm90 : TileMasksSm90<Config> {
       }
       sweep(with_values, first && !early, walk, work);
       if (with_values) return;
-      with_values = !hear();
+      if constexpr (Config::kScoreSweeps) with_values = !hear();
     }
   }
 
@@ -317,8 +317,9 @@ struct ProducerForwardSm90 : TileMasksSm90<Config> {
         note.words = !full;
         note.last = walk.done();
         if constexpr (Config::kAll)
-          note.query_tile = query_tiles(params.geometry, Config::kKeys).first(params.geometry, frame, head, work.keys) +
-                            begin / Config::kKeys;
+          shared.query_tile[k_.slot()] =
+              query_tiles(params.geometry, Config::kKeys).first(params.geometry, frame, head, work.keys) +
+              begin / Config::kKeys;
       }
       if constexpr (Config::kColumnNumbers) write_numbers(numbers, k_.slot());
       if (full)

@@ -1,0 +1,176 @@
+// What both passes have on Hopper: a tile of rows that stays, tiles of columns that stream past, the matrix
+// instructions between them, and the shared memory of producers and consumers.
+//
+// In the forward rows are queries and columns keys and values; config_backward_sm90.hpp says what they are there.
+#pragma once
+
+#include <cuda.h>
+
+#include <cutlass/arch/barrier.h>
+#include <cute/arch/cluster_sm90.hpp>
+#include <cute/tensor.hpp>
+#include <cutlass/gemm/collective/builders/sm90_common.inl>
+
+#include "splash/collective/work.hpp"
+#include "splash/normalizers/concept.hpp"
+#include "splash/patterns/concept.hpp"
+
+SPLASH_NAMESPACE_BEGIN
+namespace collective {
+
+/// CUTLASS's barriers do not tell the compiler that memory changes under them.
+template <class Barrier>
+__device__ __forceinline__ void wait(Barrier& barrier, unsigned phase) {
+  barrier.wait(phase);
+  asm volatile("" ::: "memory");
+}
+template <class Barrier>
+__device__ __forceinline__ void arrive(Barrier& barrier) {
+  asm volatile("" ::: "memory");
+  barrier.arrive();
+}
+
+/// Named barriers of a thread block; 0 is __syncthreads, of which consumers know once they have begun.
+enum NamedBarrier : int { kConsumersOnly = 0, kProducers = 1, kStore = 2, kTurn = 5 };  // of 8
+
+/// Position in a ring of stages: slot, and the parity that its barrier must have passed. One register.
+template <int Stages>
+class Ring {
+ public:
+  SPLASH_HD int slot() const { return state_ & 0xff; }
+  SPLASH_HD unsigned phase() const { return state_ >> 8; }
+  SPLASH_HD void advance() { state_ = slot() + 1 == Stages ? (state_ & 0x100) ^ 0x100 : state_ + 1; }
+
+ private:
+  unsigned state_ = 0;
+};
+
+/// Tensor maps (D, class, row, head, batch) of a tensor of rows. Where its rows are not a multiple of the classes, the
+/// first classes have a row more than the others, and a map of their own: [0] of the classes before `long_classes`, [1]
+/// of those from there on.
+struct RowMapsSm90 {
+  const CUtensorMap* map;
+  int fold_head, fold_batch;  ///< 0: expanded dimension
+};
+
+/// Tuning: tuning::ForwardSm90 or BackwardSm90. RowTensors: tensors of rows, each in all row buffers.
+template <class Element_, int HeadDim, auto Tuning, int RowTensors>
+struct TilesSm90 {
+  using Element = Element_;
+
+  static constexpr auto kTuning = Tuning;
+  static constexpr int kHeadDim = HeadDim;
+  static constexpr int kTeams = kTuning.teams;  ///< the rest is of one team
+  static constexpr int kConsumers = kTuning.consumers;
+  static constexpr int kRows = 64 * kConsumers;
+  static constexpr int kKeys = kTuning.tile_columns;
+  static constexpr int kKeyStages = kTuning.first_stages, kValueStages = kTuning.second_stages;
+  static constexpr int kQueryBuffers = kTuning.row_buffers;
+  static constexpr int kWorkSlots = kQueryBuffers + 1;
+  static constexpr int kProducerWarps = kTuning.producer_warps;
+  static constexpr int kThreads = kTeams * (128 * kConsumers + 32 * kProducerWarps);
+  static constexpr int kRowTensors = RowTensors;
+  static_assert(HeadDim % 16 == 0 && kKeys % 16 == 0, "wgmma steps 16 deep");
+  static_assert(kTeams == 1 || (kTeams == 2 && kConsumers == 1), "named barriers");
+  /// setmaxnreg moves registers between the warp groups of a thread block; more than the block got at its launch never
+  /// come, and the block would wait for ever.
+  static constexpr int kLaunchRegisters = 65536 / kTuning.blocks_per_sm / kThreads / 8 * 8;
+  static_assert(kTeams * kConsumers * kTuning.consumer_registers + kTuning.producer_registers <=
+                    kLaunchRegisters * (kTeams * kConsumers + 1),
+                "setmaxnreg asks for more registers than the launch gave the thread block");
+  static_assert(kTuning.consumer_registers == 0 || kTeams * kProducerWarps == 4, "setmaxnreg takes whole warp groups");
+
+  /// Where a tile of 64 rows lies. Results leave through the same memory.
+  static SPLASH_HD constexpr int row_tile(int tensor, int buffer, int group) {
+    return (tensor * kQueryBuffers + buffer) * kConsumers + group;
+  }
+
+  // (64, D, tile), D contiguous, 128-byte swizzle where D allows
+  using AtomRows = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::K, Element,
+                                                                                cute::Int<64>, cute::Int<HeadDim>>());
+  using LayoutQ = decltype(cute::tile_to_shape(
+      AtomRows{}, cute::Shape<cute::_64, cute::Int<HeadDim>, cute::Int<kConsumers * kQueryBuffers * kRowTensors>>{}));
+  // (columns, D, stage), D contiguous: columns where they meet rows
+  using AtomK = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::K, Element,
+                                                                             cute::Int<kKeys>, cute::Int<HeadDim>>());
+  template <int Stages>
+  using LayoutColumns =
+      decltype(cute::tile_to_shape(AtomK{}, cute::Shape<cute::Int<kKeys>, cute::Int<HeadDim>, cute::Int<Stages>>{}));
+  // (D, columns, stage), D contiguous: the same bytes where weights meet them. Columns first, so that one TMA box holds
+  // all of them.
+  using AtomV = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::MN, Element,
+                                                                             cute::Int<HeadDim>, cute::Int<kKeys>>());
+  template <int Stages>
+  using LayoutTransposed =
+      decltype(cute::tile_to_shape(AtomV{}, cute::Shape<cute::Int<HeadDim>, cute::Int<kKeys>, cute::Int<Stages>>{},
+                                   cute::Step<cute::_2, cute::_1, cute::_3>{}));
+  using LayoutK = LayoutColumns<kKeyStages>;
+  using LayoutV = LayoutTransposed<kValueStages>;
+  /// A TMA box is a swizzle atom wide: all rows of so many columns lie together in each of the layouts.
+  static constexpr int kBoxColumns = HeadDim % 64 == 0 ? 64 : 32;
+  static_assert(HeadDim % kBoxColumns == 0);
+  static constexpr int kBytesQ = kRows * HeadDim * int(sizeof(Element));
+  static constexpr int kBytesTile = kKeys * HeadDim * int(sizeof(Element));
+
+  // Scores (64, columns), both operands from shared memory; results (64, D), the weights from registers.
+  using MmaScores = decltype(cute::make_tiled_mma(
+      cute::GMMA::ss_op_selector<Element, Element, float,
+                                 cute::Shape<cute::_64, cute::Int<kKeys>, cute::Int<HeadDim>>>()));
+  using MmaOutput = decltype(cute::make_tiled_mma(
+      cute::GMMA::rs_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<HeadDim>, cute::Int<kKeys>>,
+                                 cute::GMMA::Major::K, cute::GMMA::Major::MN>()));
+
+  /// Mask words: word w of a row holds the columns 64 w to 64 w + 63 of the tile.
+  static constexpr int kWords = (kKeys + 63) / 64;
+  static constexpr int kWordSlots = kTuning.word_slots;
+
+  /// Of 32 rows against a tile of columns.
+  enum ChunkState : unsigned char { kEmpty = 0, kPartial = 1, kFull = 2 };
+  static constexpr int kChunks = kRows / 32;
+
+  /// What the producers tell the consumers about the tile in a K stage.
+  struct TileNote {
+    unsigned char state[kChunks];
+    bool words;  ///< the tile has mask words, in the next slot of their ring
+    bool last;   ///< of the sweep
+  };
+
+  struct Stages {
+    alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutQ>> q;
+    alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutK>> k;
+    alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutV>> v;
+  };
+
+  struct Control {
+    uint64_t words[kWordSlots][kWords][kRows];
+    cutlass::arch::ClusterTransactionBarrier q_full[kQueryBuffers], k_full[kKeyStages], v_full[kValueStages], scrub;
+    cutlass::arch::ClusterBarrier q_empty[kQueryBuffers], k_empty[kKeyStages], v_empty[kValueStages],
+        words_empty[kWordSlots];
+    Work work[kWorkSlots];           ///< of the consumers, and the one that the producers work on
+    int work_slot;                   ///< the latter
+    int rounds;                      ///< of the producers: dealt out so far
+    Ring<kQueryBuffers> query_ring;  ///< of the producers
+    TileNote note[kKeyStages];
+
+    /// Those who wait for room are the warps of all consumers.
+    static constexpr int kReaders = 4 * kConsumers;
+
+    /// By one thread before all others begin; the barriers are known to them after a fence.
+    __device__ __forceinline__ void start() {
+      for (auto& full : q_full) full.init(1);
+      for (auto& full : k_full) full.init(1 + kProducerWarps);
+      for (auto& full : v_full) full.init(1);
+      for (auto& empty : q_empty) empty.init(kReaders);
+      for (auto& empty : k_empty) empty.init(kReaders);
+      for (auto& empty : v_empty) empty.init(kReaders);
+      for (auto& empty : words_empty) empty.init(kReaders);
+      scrub.init(1);
+      query_ring = {};
+      work_slot = kWorkSlots - 1;
+      rounds = 0;
+    }
+  };
+};
+
+}  // namespace collective
+SPLASH_NAMESPACE_END
