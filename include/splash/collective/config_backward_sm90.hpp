@@ -89,40 +89,32 @@ struct ConfigBackwardSm90 : BackwardTilesSm90<Pattern_, Element_, HeadDim, Pass,
                                  cute::GMMA::Major::MN, cute::GMMA::Major::MN>()));
 
   /// Of the fused pass.
-  struct Scores {
+  struct Scores : Tiles::Stages {
     alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutS>> ds;
   };
-  struct Fused {
+  struct Fused : Tiles::template Control<Scores> {
     cutlass::arch::ClusterBarrier ds_full[kScoreBuffers], ds_empty[kScoreBuffers];
     int query_tile[kKeyStages];  ///< of the float32 dQ
     // Of the producers: registers are few.
     unsigned dead_rows[kWorkSlots][kProducerWarps];  ///< of a piece: a bit a row
     unsigned scrub_phase[kProducerWarps];
 
-    __device__ __forceinline__ void start() {
-      for (auto& full : ds_full) full.init(Tiles::Control::kReaders);
-      for (auto& empty : ds_empty) empty.init(Tiles::Control::kReaders);
+    __device__ __forceinline__ void start(int team) {
+      Tiles::template Control<Scores>::start(team);
+      for (auto& full : ds_full) full.init(4 * kConsumers);
+      for (auto& empty : ds_empty) empty.init(4 * kConsumers);
       for (unsigned& phase : scrub_phase) phase = 0;
     }
   };
-  struct NotFused {
-    __device__ __forceinline__ void start() {}
-  };
-  struct NoScores {};
+  using Pipeline = cute::conditional_t<kAll, Fused, typename Tiles::template Control<typename Tiles::Stages>>;
 
-  struct SharedStorage : Tiles::Stages,
-                         cute::conditional_t<kAll, Scores, NoScores>,
-                         Tiles::Control,
-                         cute::conditional_t<kAll, Fused, NotFused> {
+  struct SharedStorage : Pipeline {
     alignas(16) float shift[kColumnNumbers ? kKeyStages : 1][kKeys];  ///< RowNumbers of the columns
     alignas(16) float delta[kColumnNumbers ? kKeyStages : 1][kKeys];
-    int first_item;        ///< of this team's producers: their first piece
     int producer_barrier;  ///< of this team
 
     __device__ __forceinline__ void start(int team) {
-      Tiles::Control::start();
-      cute::conditional_t<kAll, Fused, NotFused>::start();
-      first_item = int(blockIdx.x) * Tiles::kTeams + team;
+      Pipeline::start(team);
       // A second team takes a barrier of consumers who take turns, which teams do not.
       producer_barrier = team ? kTurn : kProducers;
       cutlass::arch::fence_barrier_init();

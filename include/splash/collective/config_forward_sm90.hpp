@@ -34,14 +34,16 @@ struct ConfigForwardSm90 : TilesSm90<Element, HeadDim, kForwardTuning<Pattern_, 
   static constexpr bool kScrubFirst = false, kScrubSecond = true;  ///< 0 * NaN: of K and V, the one that weights meet
   static constexpr bool kColumnNumbers = false;
 
-  struct SharedStorage : Tiles::Stages, Tiles::Control {
+  struct SharedStorage : Tiles::template Control<typename Tiles::Stages> {
     cutlass::arch::ClusterBarrier swept;
-    int votes[3];  ///< of the last sweep, this one and the next
+    int votes[3];                       ///< of the last sweep, this one and the next
+    int sweeps[Tiles::kProducerWarps];  ///< that a producer warp has heard of
 
     __device__ __forceinline__ void start() {
-      Tiles::Control::start();
+      Tiles::template Control<typename Tiles::Stages>::start(0);
       swept.init(1);
       for (int& slot : votes) slot = 0;
+      for (int& count : sweeps) count = 0;
       cutlass::arch::fence_barrier_init();
     }
   };

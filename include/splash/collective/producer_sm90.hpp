@@ -33,12 +33,10 @@ struct ProducerSm90 : TileMasksSm90<Config> {
 
   Ring<Config::kKeyStages> k_{};
   Ring<Config::kValueStages> v_{};
-  int sweeps_ = 0;
-  int next_;  ///< of the thread that begins pieces
   View pattern_;
 
   __device__ __forceinline__ ProducerSm90(const Params& params, SharedStorage& shared, int warp, int lane)
-      : Masks(params, shared, warp, lane), next_(first_item()), pattern_{params.pattern} {}
+      : Masks(params, shared, warp, lane), pattern_{params.pattern} {}
 
   /// By all threads of all producer warps. The piece that they work on lies in shared memory: registers are few here.
   __device__ __forceinline__ void run() {
@@ -61,7 +59,7 @@ struct ProducerSm90 : TileMasksSm90<Config> {
   using Masks::numbers_of, Masks::write_numbers, Masks::dead_columns, Masks::zero_columns;
   using Masks::one_lane, Masks::query_of, Masks::sync_producers, Masks::wait_together, Masks::find_dead_rows,
       Masks::whole;
-  using Masks::write_full, Masks::write_words;
+  using Masks::work_again, Masks::write_full, Masks::write_words;
   using typename Masks::Numbers;
 
   /// By one thread: the next piece that has rows. No consumer reads the slot any more: the Q tile before last took the
@@ -72,10 +70,10 @@ struct ProducerSm90 : TileMasksSm90<Config> {
     const Schedule& schedule = params.schedule;
     if constexpr (Config::kScrubRows)
       for (unsigned& rows : shared.dead_rows[&work - shared.work]) rows = 0;
-    for (;; next_ = successor()) {
-      work.end = next_ >= schedule.items;
+    for (;; claim()) {
+      work.end = shared.next_item >= schedule.items;
       if (work.end) return;
-      make_work(work, params.geometry, schedule, Config::kRows, next_);
+      make_work(work, params.geometry, schedule, Config::kRows, shared.next_item);
       if (work.row_begin < work.row_count) break;
     }
     clip_columns(work);
@@ -84,27 +82,33 @@ struct ProducerSm90 : TileMasksSm90<Config> {
   /// With the last tile of a piece: earlier, a block of threads would keep a piece from others that end before it; and
   /// the answer takes a while.
   __device__ __forceinline__ void claim_next() {
-    if (warp == 0 && lane == 0) next_ = successor();
+    if (warp == 0 && lane == 0) claim();
   }
 
   /// Dealt out beforehand, the order turns round by round, so that whoever got the longest piece gets the shortest
   /// next.
-  __device__ __forceinline__ int successor() {
-    const int all = int(gridDim.x) * Config::kTeams, own = first_item();
-    if (params.schedule.counter) return atomicAdd(params.schedule.counter, 1) + all;
+  __device__ __forceinline__ void claim() {
+    const int all = int(gridDim.x) * Config::kTeams, own = shared.first_item;
+    if (params.schedule.counter) {
+      shared.next_item = atomicAdd(params.schedule.counter, 1) + all;
+      return;
+    }
     const int round = ++shared.rounds;
-    return round * all + (round & 1 ? all - 1 - own : own);
+    shared.next_item = round * all + (round & 1 ? all - 1 - own : own);
   }
 
-  /// Of this team.
-  __device__ __forceinline__ int first_item() const {
-    if constexpr (Config::kTeams > 1) return shared.first_item;
-    return int(blockIdx.x);
-  }
   __device__ __forceinline__ int row_begin(const Work& work) const { return query_of(work.row_begin); }
   __device__ __forceinline__ int row_end(const Work& work) const {
     return min(query_of(work.row_begin + Config::kRows), work.frame.num_queries);
   }
+
+  /// The rows and columns of a piece of work.
+  struct Span {
+    const ProducerSm90& producer;
+    __device__ __forceinline__ int row_begin() const { return producer.row_begin(producer.work_again()); }
+    __device__ __forceinline__ int row_end() const { return producer.row_end(producer.work_again()); }
+    __device__ __forceinline__ int column_end() const { return producer.work_again().column_end; }
+  };
 
   /// Makes walks along the columns of a piece of work.
   struct Walks {
@@ -117,9 +121,8 @@ struct ProducerSm90 : TileMasksSm90<Config> {
       return producer.pattern_.has_tile_bits(work.frame, Config::kKeys);
     }
     template <WalkBy By>
-    __device__ __forceinline__ WarpWalk<Viewed, By> walk(int from) const {
-      return {producer.pattern_, work.frame, producer.row_begin(work), producer.row_end(work), work.column_end,
-              Config::kKeys,     from};
+    __device__ __forceinline__ WarpWalk<Viewed, Span, By> walk(int from) const {
+      return {producer.pattern_, work.frame, Span{producer}, Config::kKeys, from};
     }
   };
 
@@ -189,10 +192,12 @@ struct ProducerSm90 : TileMasksSm90<Config> {
   /// After a score sweep: whether the consumers want another one. Slots of three sweeps rotate, so that one is cleared
   /// while nobody reads or writes it.
   __device__ __forceinline__ bool hear() {
-    wait_together(shared.swept, sweeps_ & 1);
-    const bool again = __shfl_sync(~0u, lane == 0 ? shared.votes[sweeps_ % 3] : 0, 0);
-    if (warp == 0 && lane == 0) shared.votes[(sweeps_ + 2) % 3] = 0;
-    ++sweeps_;
+    const int sweep = shared.sweeps[warp];
+    wait_together(shared.swept, sweep & 1);
+    const bool again = __shfl_sync(~0u, lane == 0 ? shared.votes[sweep % 3] : 0, 0);
+    if (warp == 0 && lane == 0) shared.votes[(sweep + 2) % 3] = 0;
+    if (lane == 0) shared.sweeps[warp] = sweep + 1;
+    __syncwarp();
     return again;
   }
 
@@ -236,6 +241,12 @@ struct ProducerSm90 : TileMasksSm90<Config> {
     return Config::kKeyMajor ? work.frame.head / params.geometry.group : query_of(work.frame.head);
   }
 
+  /// Its address, formed where it is needed: kept, both would be registers.
+  __device__ __forceinline__ static const CUtensorMap* map_of(const CUtensorMap (&maps)[2], int later) {
+    asm volatile("" : "+r"(later));
+    return &maps[later];
+  }
+
   template <int Rows>
   __device__ __forceinline__ static void load(const CUtensorMap* map, cutlass::arch::ClusterTransactionBarrier& full,
                                               Element* to, int inner, int outer, int head, int batch,
@@ -257,11 +268,7 @@ struct ProducerSm90 : TileMasksSm90<Config> {
     return {later, work.keys.inner - (later ? classes : 0), work.keys.outer, batch_of(work)};
   }
   /// Read anew for each tile, where registers are fewer still.
-  __device__ __forceinline__ Columns columns_again(const Work& work) const {
-    const Work* own = &work;
-    asm volatile("" : "+l"(own));
-    return columns_of(*own);
-  }
+  __device__ __forceinline__ Columns columns_again() const { return columns_of(work_again()); }
 
   /// Where the maps have the tile that begins at column `begin`.
   __device__ __forceinline__ Place place_of(const Columns& columns, int begin) const {
@@ -278,7 +285,7 @@ struct ProducerSm90 : TileMasksSm90<Config> {
     const Columns columns_kept = columns_of(work);
     const int keys_kept = frame.num_keys;
     const auto columns = [&] {
-      if constexpr (Config::kAll) return columns_again(work);
+      if constexpr (Config::kAll) return columns_again();
       return Config::kColumnNumbers ? columns_of(work) : columns_kept;
     };
     int head = Config::kKeyMajor ? frame.head : frame.head / params.geometry.group;
@@ -286,7 +293,7 @@ struct ProducerSm90 : TileMasksSm90<Config> {
       const int begin = walk.begin();
       const int keys = Config::kColumnNumbers ? frame.num_keys : keys_kept;
       const bool full =
-          walk.state() == TileState::full && (Config::kAll ? whole(work, begin) : begin + Config::kKeys <= keys);
+          walk.state() == TileState::full && (Config::kAll ? whole(begin) : begin + Config::kKeys <= keys);
       const View pattern = pattern_;
       if constexpr (Config::kKeyMajor) head = frame.head + pattern.member;
       walk.advance();
@@ -311,7 +318,7 @@ struct ProducerSm90 : TileMasksSm90<Config> {
         landed.arrive_and_expect_tx(Config::kBytesTile);
         const Columns from = columns();
         const Place at = place_of(from, begin);
-        load<Config::kKeys>(&maps.k[from.later], landed,
+        load<Config::kKeys>(map_of(maps.k, from.later), landed,
                             shared.k.begin() + k_.slot() * Config::kKeys * Config::kHeadDim, at.inner, at.outer,
                             head * maps.fold_k_head, from.batch * maps.fold_k_batch);
         note.words = !full;
@@ -350,7 +357,7 @@ struct ProducerSm90 : TileMasksSm90<Config> {
           landed.arrive_and_expect_tx(Config::kBytesTile);
           const Columns from = columns();
           const Place at = place_of(from, begin);
-          load<Config::kKeys>(&maps.v[from.later], landed,
+          load<Config::kKeys>(map_of(maps.v, from.later), landed,
                               shared.v.begin() + v_.slot() * Config::kKeys * Config::kHeadDim, at.inner, at.outer,
                               head * maps.fold_v_head, from.batch * maps.fold_v_batch);
         }

@@ -90,13 +90,19 @@ struct TileMasksSm90 {
     return lane == 0;
   }
 
+  /// The piece at hand, looked for anew: registers are fewer than what is known of it.
+  __device__ __forceinline__ const Work& work_again() const {
+    int slot = shared.work_slot;
+    asm volatile("" : "+r"(slot));
+    return shared.work[slot];
+  }
+
   __device__ __forceinline__ int query_of(int row) const { return row >> params.geometry.log2_pack; }
 
   /// Whether no row or column of the tile is padding: what rows of padding give must not reach dQ, either.
-  __device__ __forceinline__ static bool whole(const Work& work, int begin) {
-    const Work* own = &work;
-    asm volatile("" : "+l"(own));
-    return begin + Config::kKeys <= own->frame.num_keys && own->row_begin + Config::kRows <= own->frame.num_queries;
+  __device__ __forceinline__ bool whole(int begin) const {
+    const Work& work = work_again();
+    return begin + Config::kKeys <= work.frame.num_keys && work.row_begin + Config::kRows <= work.frame.num_queries;
   }
 
   /// Chunks of padding alone let the tile pass.

@@ -141,22 +141,26 @@ struct TilesSm90 {
     alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutV>> v;
   };
 
-  struct Control {
+  /// Under: what lies before it, which has 1024-byte alignments. Storage is one line of bases, since the compiler asks
+  /// whether an address is null before it adds the offset of a second base.
+  template <class Under>
+  struct Control : Under {
     uint64_t words[kWordSlots][kWords][kRows];
     cutlass::arch::ClusterTransactionBarrier q_full[kQueryBuffers], k_full[kKeyStages], v_full[kValueStages], scrub;
     cutlass::arch::ClusterBarrier q_empty[kQueryBuffers], k_empty[kKeyStages], v_empty[kValueStages],
         words_empty[kWordSlots];
-    Work work[kWorkSlots];           ///< of the consumers, and the one that the producers work on
-    int work_slot;                   ///< the latter
-    int rounds;                      ///< of the producers: dealt out so far
-    Ring<kQueryBuffers> query_ring;  ///< of the producers
+    Work work[kWorkSlots];  ///< of the consumers, and the one that the producers work on
+    int work_slot;          ///< the latter
+    // Of the producers, whose registers are few.
+    int first_item, next_item;  ///< pieces: of this team the first one, and the one that it claimed last
+    int rounds;                 ///< dealt out so far
+    Ring<kQueryBuffers> query_ring;
     TileNote note[kKeyStages];
 
-    /// Those who wait for room are the warps of all consumers.
-    static constexpr int kReaders = 4 * kConsumers;
+    static constexpr int kReaders = 4 * kConsumers;  ///< warps that give a stage back
 
     /// By one thread before all others begin; the barriers are known to them after a fence.
-    __device__ __forceinline__ void start() {
+    __device__ __forceinline__ void start(int team) {
       for (auto& full : q_full) full.init(1);
       for (auto& full : k_full) full.init(1 + kProducerWarps);
       for (auto& full : v_full) full.init(1);
@@ -167,6 +171,7 @@ struct TilesSm90 {
       scrub.init(1);
       query_ring = {};
       work_slot = kWorkSlots - 1;
+      first_item = next_item = int(blockIdx.x) * kTeams + team;
       rounds = 0;
     }
   };

@@ -10,18 +10,18 @@ namespace collective {
 /// What patterns::TileWalk does, with the same arguments and answers, for all lanes of a warp together. A pattern's
 /// answer takes a warp hundreds of cycles, as long as the products of a tile. So it is asked once in 32 tiles, one a
 /// lane; or once in 1024, where it holds bits of tiles, 32 of them a lane.
+/// Span: says row_begin(), row_end() and column_end(); it is asked each time, since registers are few.
 enum class WalkBy { either, bits, answers };
 
-template <patterns::Pattern P, WalkBy By = WalkBy::either>
+template <patterns::Pattern P, class Span, WalkBy By = WalkBy::either>
 class WarpWalk {
  public:
-  __device__ __forceinline__ WarpWalk(const P& pattern, const Frame& frame, int row_begin, int row_end, int extent,
-                                      int size, int from = 0)
-      : pattern_(pattern), frame_(frame), row_begin_(row_begin), row_end_(row_end), extent_(extent), size_(size) {
+  __device__ __forceinline__ WarpWalk(const P& pattern, const Frame& frame, const Span& span, int size, int from)
+      : pattern_(pattern), frame_(frame), span_(span), size_(size) {
     restart(from);
   }
 
-  WarpWalk(const P&&, const Frame&, int, int, int, int, int = 0) = delete;  // keeps references
+  WarpWalk(const P&&, const Frame&, const Span&, int, int) = delete;  // keeps references
 
   __device__ __forceinline__ bool done() const { return live_ == 0; }
   __device__ __forceinline__ int begin() const { return first_ + patterns::lowest_bit(live_) * size_; }
@@ -39,7 +39,7 @@ class WarpWalk {
   /// To the first tile from `from` on: the pattern may have changed.
   __device__ __forceinline__ void restart(int from) {
     live_ = 0;
-    if (row_begin_ >= row_end_ || from >= extent_) return;
+    if (span_.row_begin() >= span_.row_end() || from >= span_.column_end()) return;
     if constexpr (kBits) {
       bits_ = By == WalkBy::bits || pattern_.has_tile_bits(frame_, size_);
       if (bits_) {
@@ -56,15 +56,15 @@ class WarpWalk {
   __device__ __forceinline__ static int lane() { return int(threadIdx.x & 31); }
 
   __device__ __forceinline__ void seek(int column) {
+    const int rows = span_.row_begin(), end = span_.row_end(), extent = span_.column_end();
     SPLASH_NO_UNROLL
-    for (; column < extent_ && live_ == 0; column = first_ + 32 * size_) {
-      column = pattern_.next_column(frame_, row_begin_, row_end_, column);
-      if (column >= extent_) return;
+    for (; column < extent && live_ == 0; column = first_ + 32 * size_) {
+      column = pattern_.next_column(frame_, rows, end, column);
+      if (column >= extent) return;
       first_ = column / size_ * size_;
       const int own = first_ + lane() * size_;
       TileState state = TileState::empty;
-      if (own < extent_)
-        state = pattern_.classify(frame_, {row_begin_, row_end_, own, patterns::least(own + size_, extent_)});
+      if (own < extent) state = pattern_.classify(frame_, {rows, end, own, patterns::least(own + size_, extent)});
       live_ = __ballot_sync(~0u, state != TileState::empty);
       full_ = __ballot_sync(~0u, state == TileState::full);
     }
@@ -74,9 +74,9 @@ class WarpWalk {
   __device__ __forceinline__ void read_lines(int word, int from) {
     lines_ = word;
     word += lane();
-    const int tiles = (extent_ + size_ - 1) / size_;
+    const int tiles = (span_.column_end() + size_ - 1) / size_;
     own_ = {0, 0};
-    if (32 * word < tiles) own_ = pattern_.tile_bits(frame_, row_begin_, row_end_, word);
+    if (32 * word < tiles) own_ = pattern_.tile_bits(frame_, span_.row_begin(), span_.row_end(), word);
     own_.kept &= uint32_t(patterns::bits_between(from - 32 * word, tiles - 1 - 32 * word));
     pending_ = __ballot_sync(~0u, own_.kept != 0);
   }
@@ -84,7 +84,7 @@ class WarpWalk {
   __device__ __forceinline__ void next_line() {
     SPLASH_NO_UNROLL
     while (pending_ == 0) {
-      if ((lines_ + 32) * 32 * size_ >= extent_) return;
+      if ((lines_ + 32) * 32 * size_ >= span_.column_end()) return;
       read_lines(lines_ + 32, 0);
     }
     const int line = patterns::lowest_bit(pending_);
@@ -96,7 +96,8 @@ class WarpWalk {
 
   const P& pattern_;
   const Frame& frame_;
-  int row_begin_, row_end_, extent_, size_;
+  Span span_;
+  int size_;
   int first_ = 0;                 ///< column where the tiles of the bits below begin
   uint32_t live_ = 0, full_ = 0;  ///< bit n: tile n is not empty and not passed yet; it is full
 
