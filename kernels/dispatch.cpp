@@ -8,16 +8,11 @@
 
 #include "kernels/checks.hpp"
 #include "kernels/parts.hpp"
+#include "kernels/report.hpp"
 #include "splash/patterns/concept.hpp"
 
 namespace splash::kernels {
 namespace {
-
-Status report(StatusCode code, std::string reason) {
-  thread_local std::string kept;
-  kept = std::move(reason);
-  return {code, kept.c_str()};
-}
 
 /// The general row of a normalizer, which knows the range of its numbers.
 const NormalizerInfo* general_normalizer(const char* name) {

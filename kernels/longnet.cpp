@@ -3,6 +3,7 @@
 #include <string>
 
 #include "kernels/longnet_functions.hpp"
+#include "kernels/report.hpp"
 #include "kernels/table.hpp"
 #include "splash/patterns/longnet.hpp"
 
@@ -10,12 +11,6 @@ namespace splash::kernels {
 namespace {
 
 constexpr int64_t kMaxPosition = int64_t(1) << 29;
-
-Status report(StatusCode code, std::string reason) {
-  thread_local std::string kept;
-  kept = std::move(reason);
-  return {code, kept.c_str()};
-}
 
 Status invalid(int part, const std::string& what) {
   return report(StatusCode::invalid_value, "part " + std::to_string(part) + " " + what);
@@ -43,16 +38,7 @@ Status check_part(const LongNetMixture& mixture, int n) {
 }
 
 Status check(const LongNetMixture& mixture) {
-  switch (mixture.dtype) {
-    case DType::float16:
-    case DType::bfloat16:
-    case DType::float32:
-    case DType::float64:
-      break;
-    default:
-      return report(StatusCode::invalid_type, std::string("dtype is ") + name_of(mixture.dtype) +
-                                                  "; expected float16, bfloat16, float32 or float64");
-  }
+  if (const Status status = check_dtype(mixture.dtype); !status.ok()) return status;
   for (int d = 0; d < 3; ++d)
     if (mixture.mixed.shape[d] >= kMaxPosition)
       return report(StatusCode::invalid_value, "the mixture has 2**29 tokens or more");

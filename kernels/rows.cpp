@@ -2,17 +2,12 @@
 
 #include <string>
 
+#include "kernels/report.hpp"
 #include "kernels/row_functions.hpp"
 #include "kernels/table.hpp"
 
 namespace splash::kernels {
 namespace {
-
-Status report(StatusCode code, std::string reason) {
-  thread_local std::string kept;
-  kept = std::move(reason);
-  return {code, kept.c_str()};
-}
 
 /// Empty where this build has nothing for the architecture.
 instances::RowFunctions functions(Arch arch, [[maybe_unused]] DType dtype) {
@@ -38,16 +33,7 @@ Status run(const char* pass, Status (*function)(const Arguments&, const Executio
   if (!(arguments.alpha > 1.0 && arguments.alpha <= 2.0))
     return report(StatusCode::invalid_value,
                   "alpha is " + std::to_string(arguments.alpha) + "; expected a number above 1, up to 2");
-  switch (arguments.dtype) {
-    case DType::float16:
-    case DType::bfloat16:
-    case DType::float32:
-    case DType::float64:
-      break;
-    default:
-      return report(StatusCode::invalid_type, std::string("dtype is ") + name_of(arguments.dtype) +
-                                                  "; expected float16, bfloat16, float32 or float64");
-  }
+  if (const Status status = check_dtype(arguments.dtype); !status.ok()) return status;
   if (function) return function(arguments, execution);
   std::string nearest = name_of(Arch::cpu);
   if (functions(Arch::sm90, arguments.dtype).forward) nearest = name_of(Arch::sm90);

@@ -60,14 +60,7 @@ def attention(
     options = (
         pattern, normalizer, scale, lengths, kv_lengths, q_start, k_start, return_statistic, deterministic, validate,
     )  # fmt: skip
-    direct = ops.direct(q, k, v)
-    if not (direct and _checks.left_to_operator(q, k, v)):
-        _checks.check_inputs(q, k, v)
-        return _attend(q, k, v, direct, *options)
-    try:
-        return _attend(q, k, v, direct, *options)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise _first_refusal(error, _checks.check_inputs, q, k, v) from None
+    return _checked(_attend, _checks.check_inputs, 4, q, k, v, options)
 
 
 def _attend(
@@ -133,14 +126,20 @@ def attention_varlen(
         cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, pattern, normalizer, scale, return_statistic,
         deterministic, validate,
     )  # fmt: skip
+    return _checked(_attend_packed, _checks.check_packed, 3, q, k, v, options)
+
+
+def _checked(attend, check, dims, q, k, v, options):
+    """attend(q, k, v, direct, *options). check(q, k, v) says what is wrong with the tensors, at once or, where the
+    operator finds it anyhow, when it has."""
     direct = ops.direct(q, k, v)
-    if not (direct and _checks.left_to_operator(q, k, v, dims=3)):
-        _checks.check_packed(q, k, v)
-        return _attend_packed(q, k, v, direct, *options)
+    if not (direct and _checks.left_to_operator(q, k, v, dims=dims)):
+        check(q, k, v)
+        return attend(q, k, v, direct, *options)
     try:
-        return _attend_packed(q, k, v, direct, *options)
+        return attend(q, k, v, direct, *options)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise _first_refusal(error, _checks.check_packed, q, k, v) from None
+        raise _first_refusal(error, check, q, k, v) from None
 
 
 def _attend_packed(

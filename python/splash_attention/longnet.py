@@ -48,7 +48,8 @@ def longnet_attention(
     to r. On CUDA the branches together may take 128.
     A group of query heads that is neither a multiple nor a divisor of r gathers its keys and values, too.
 
-    Raises ValueError (shapes, ranges), TypeError (dtypes) and NoKernelError (nothing compiled for it).
+    Raises ValueError (shapes, ranges), TypeError (dtypes) and NoKernelError (nothing compiled for it; second
+    derivatives).
     Source: Ding et al. 2023, LongNet (arXiv:2307.02486).
     """
     segments = _check_segments(segments)

@@ -51,6 +51,11 @@ def dense():
         yield call("blocks", random_blocks(block, 0.4), dim=128, queries=300, keys=333)
     yield call("padded", PATTERNS["causal"], lengths=(131, 77, 0))
     yield call("expanded", PATTERNS["causal"], layout="expanded-batch")
+    for dim, size in ((64, 1900), (128, 3200)):  # as many scores a row as the fused backward wants
+        yield call("fused", PATTERNS["full"], queries=size, keys=size, dim=dim, heads=(2, 1), batch=1, alpha=1)
+    for name, dim in itertools.product(("diagonal16", "diagonal128"), (64, 128)):
+        yield call("closed", PATTERNS[name], queries=301, keys=301, dim=dim, alpha=1)
+    yield call("closed", PATTERNS["causal"], queries=100, keys=100, dim=32, alpha=1)
     yield call("many tiles", PATTERNS["causal"], heads=(150, 50), queries=65, keys=65, batch=1, dim=32)
 
 
