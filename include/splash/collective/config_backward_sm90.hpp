@@ -30,8 +30,9 @@ struct MapsBackwardSm90 {
 
 template <patterns::Pattern Pattern, int HeadDim, tuning::Gradients Pass, int Block>
 inline constexpr tuning::BackwardSm90 kBackwardTuning =
-    Block > 0 ? tuning::backward_blocks_sm90(HeadDim, Pass)
-              : tuning::backward_sm90(HeadDim, Pass, patterns::SimplePattern<Pattern>);
+    Block > 0 && Pass != tuning::Gradients::closed
+        ? tuning::backward_blocks_sm90(HeadDim, Pass)
+        : tuning::backward_sm90(HeadDim, Pass, patterns::SimplePattern<Pattern>);
 
 template <patterns::Pattern Pattern, class Element, int HeadDim, tuning::Gradients Pass, int Block>
 using BackwardTilesSm90 = TilesSm90<Element, HeadDim, kBackwardTuning<Pattern, HeadDim, Pass, Block>,
@@ -65,7 +66,7 @@ struct ConfigBackwardSm90 : BackwardTilesSm90<Pattern_, Element_, HeadDim, Pass,
   static constexpr bool kScrubRows = kAll && !kCloses;
   static constexpr bool kColumnNumbers = kKeyMajor;
   /// S and dP begin as the numbers of their columns instead of 0, so that these take no registers of their own.
-  static constexpr bool kPreset = kKeyMajor && Block > 0;
+  static constexpr bool kPreset = kKeyMajor && Block > 0 && !kCloses;
   static constexpr float2 kNoNumbers = {math::kInfinity<float>, 0.0f};  ///< of a query that is not there
 
   // dQ of a tile is dS^T K, (queries, D) in halves, one a group: of 64 queries by columns of D, of 128 by queries.

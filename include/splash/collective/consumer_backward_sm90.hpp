@@ -108,12 +108,13 @@ struct ConsumerBackwardSm90 : ConsumerSm90<Config> {
     };
     // S and dP of the tile are in flight; p and ds are what becomes of them.
     auto form = [&](const Note& note) {
+      if constexpr (Config::kTuning.early) pass_turn();
       if constexpr (Config::kFirst)
         warpgroup_wait<1>();
       else
         warpgroup_wait<0>();
       warpgroup_fence_operand(scores);
-      pass_turn();
+      if constexpr (!Config::kTuning.early) pass_turn();
       if (params.sign != 1.0f)
         for (int e = 0; e < size(scores); ++e) scores(e) *= params.sign;
       const bool masked = note.words && note.state != Config::kFull;

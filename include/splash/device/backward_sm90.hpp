@@ -140,8 +140,9 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   using All = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
                                              kFuses ? Gradients::all : Keys::kPass, kFuses ? 0 : Block>;
   constexpr bool kCloses = patterns::SimplePattern<Pattern> && tuning::fuses(HeadDim);
+  // A kernel of its own for each Block: stubs of kernels are a translation unit's own, functions of theirs are not.
   using Closed = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
-                                                kCloses ? Gradients::closed : Keys::kPass, kCloses ? 0 : Block>;
+                                                kCloses ? Gradients::closed : Keys::kPass, Block>;
   const TensorView& q = args.in.q;
   if (Status status = can_run_backward_sm90(args, HeadDim); !status.ok()) return status;
   if (q.shape[0] == 0 || q.shape[1] == 0) return {};

@@ -25,9 +25,10 @@ struct BackwardSm90 {
   int blocks_per_sm;
   int consumer_registers;  ///< setmaxnreg, multiples of 8; 0: none
   int producer_registers;
-  bool turns;     ///< consumer groups take turns
-  bool joined;    ///< S of the next tile is asked for before the products of this one have ended
-  int teams = 1;  ///< of consumers and producers: each works on pieces of its own
+  bool turns;          ///< consumer groups take turns
+  bool joined;         ///< S of the next tile is asked for before the products of this one have ended
+  int teams = 1;       ///< of consumers and producers: each works on pieces of its own
+  bool early = false;  ///< a turn ends when S and dP are asked for, not when S is there
 };
 
 /// Whether dK and dV need a kernel each: accumulators of 64 rows times D, twice, beside S and dP.
@@ -48,7 +49,7 @@ constexpr BackwardSm90 backward_sm90(int head_dim, Gradients pass, bool simple) 
                            : BackwardSm90{2, 128, 2, 2, 2, 1, 4, 1, 224, 56, true, false};
   if (pass == Gradients::all)
     return head_dim == 128 ? BackwardSm90{2, 64, 3, 3, 1, 2, 4, 1, 224, 56, true, false}
-                           : BackwardSm90{2, 128, 3, 3, 1, 2, 4, 1, 224, 56, true, false};
+                           : BackwardSm90{2, 128, 3, 3, 1, 2, 4, 1, 224, 56, true, false, 1, true};
   // Accumulators of 64 rows leave least where there are two of D 128: tiles are narrower then.
   const int narrow = simple || !both ? 64 : 48;
   switch (head_dim) {
@@ -63,6 +64,7 @@ constexpr BackwardSm90 backward_sm90(int head_dim, Gradients pass, bool simple) 
     case 192:
       return {2, 64, 2, 2, 1, 2, 4, 1, simple ? 208 : 200, simple ? 88 : 104, false, true};
     default:
+      if (pass == Gradients::values && simple) return {2, 64, 2, 2, 1, 2, 4, 1, 208, 88, false, true};
       return {2,     32,  pass == Gradients::values ? 4 : 3, 2, 1, 2, 4, 1, simple ? 208 : 200, simple ? 88 : 104,
               false, true};
   }
