@@ -179,7 +179,7 @@ def wrong_by(change):
     right = Splash.prepare
 
     def prepare(self, case):
-        call = right(self, case)
+        call = right(Splash(), case)
         return lambda q, k, v: call(q, k, v) + change(q, k, v)
 
     return prepare

@@ -16,10 +16,11 @@ struct MapsForwardSm90 {
 };
 
 template <patterns::Pattern Pattern, normalizers::Normalizer Normalizer, int HeadDim, int Block>
-inline constexpr tuning::ForwardSm90 kForwardTuning = tuning::forward_sm90(
-    HeadDim, Block, {.lists = requires {
-                       Pattern::kBlockLists;
-                     }, .simple = patterns::SimplePattern<Pattern>, .sweeps = Normalizer::kScoreSweeps});
+inline constexpr tuning::ForwardSm90 kForwardTuning =
+    tuning::forward_sm90(HeadDim, Block,
+                         {.lists = patterns::BlockListPattern<Pattern>,
+                          .simple = patterns::SimplePattern<Pattern>,
+                          .sweeps = Normalizer::kScoreSweeps});
 
 template <patterns::Pattern Pattern_, normalizers::Normalizer Normalizer_, class Element, int HeadDim, int Block>
 struct ConfigForwardSm90 : TilesSm90<Element, HeadDim, kForwardTuning<Pattern_, Normalizer_, HeadDim, Block>, 1> {

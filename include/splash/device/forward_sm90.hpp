@@ -116,7 +116,8 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
   Params params{};
   collective::Geometry& geometry = params.producer.geometry;
   geometry = make_geometry(args.in);
-  const Blocks blocks{Config::kRows, Config::kKeys, multiprocessors * Config::kTuning.blocks_per_sm};
+  const Blocks blocks{Config::kRows, Config::kKeys, multiprocessors * Config::kTuning.blocks_per_sm,
+                      kLastEach<Pattern>};
   params.producer.pattern = pattern;
   // Rows that go on from earlier results do so once: their keys are not split.
   const bool splits = normalizers::kMerges<Normalizer> && !args.accumulate;

@@ -7,6 +7,7 @@
 #include "splash/collective/work.hpp"
 #include "splash/core/arguments.hpp"
 #include "splash/core/head_groups.hpp"
+#include "splash/patterns/concept.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace device {
@@ -14,7 +15,12 @@ namespace device {
 /// What a kernel's blocks of threads work on at a time, and how many of them run at once.
 struct Blocks {
   int rows, keys, running;
+  int last_each = 4;  ///< pieces for each of them at the end of a pass whose rows are uneven, so that all end together
 };
+
+/// Rows of block lists are of about one length, and the pieces at the end are of all heads, whose keys leave L2.
+template <patterns::Pattern Pattern>
+inline constexpr int kLastEach = patterns::BlockListPattern<Pattern> ? 1 : 4;
 
 /// Whether every query head sees the same pattern.
 inline bool same_for_heads(const PatternSpec& spec) {
@@ -162,8 +168,7 @@ inline collective::Schedule make_schedule(const AttentionInputs& in, const colle
   const int most = in.uneven ? int(std::clamp<int64_t>((int64_t(24) << 20) / bytes, 1, std::max(problems, 1))) : 1;
   const int sections = std::max((problems + most - 1) / most, 1),
             section = std::max((problems + sections - 1) / sections, 1);
-  // Four pieces a running block at the end are enough for all to end together.
-  const int enough = (4 * blocks.running + problems - 1) / std::max(problems, 1);
+  const int enough = (blocks.last_each * blocks.running + problems - 1) / std::max(problems, 1);
   const int last_tiles = in.uneven ? std::min(whole_tiles / 4, enough) : 0;
   schedule.section = section;
   schedule.section_tiles = whole_tiles - last_tiles;

@@ -37,7 +37,7 @@ struct Sweep {
   Sweep() = default;
   Sweep(const AttentionInputs& in, int multiprocessors) : geometry(make_geometry(in, Config::kKeyMajor, false)) {
     const int most = multiprocessors * Config::kTuning.blocks_per_sm;
-    const Blocks blocks{Config::kRows, Config::kKeys, most * Config::kTeams};
+    const Blocks blocks{Config::kRows, Config::kKeys, most * Config::kTeams, kLastEach<typename Config::Pattern>};
     schedule = make_schedule(in, geometry, blocks, true);
     grid = std::min((schedule.items + Config::kTeams - 1) / Config::kTeams, most);
     counted = wants_counter(in, schedule, grid * Config::kTeams);

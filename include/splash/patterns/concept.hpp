@@ -94,6 +94,10 @@ SPLASH_HD bool closes(const P& pattern, int run) {
     return false;
 }
 
+/// Says by kBlockLists = true that tiles as large as its blocks are whole, and that rows are of about one length.
+template <class P>
+concept BlockListPattern = Pattern<P> && bool(P::kBlockLists);
+
 /// Says by kSimple = true that its answers take few registers of a GPU thread, which leaves more to the other threads.
 template <class P>
 concept SimplePattern = Pattern<P> && bool(P::kSimple);
