@@ -368,13 +368,16 @@ struct ConsumerBackwardSm90 : ConsumerSm90<Config> {
   }
 
   template <class Columns, class Scores>
-  __device__ __forceinline__ void preset([[maybe_unused]] Scores& scores, const Columns& numbers) const {
-    if constexpr (!Config::kPreset) return;
-    CUTE_UNROLL
-    for (int n = 0; n < Config::kKeys / 8; ++n) {
-      const float2 columns = *reinterpret_cast<const float2*>(&numbers[k_.slot()][8 * n + 2 * (thread & 3)]);
+  __device__ __forceinline__ void preset([[maybe_unused]] Scores& scores,
+                                         [[maybe_unused]] const Columns& numbers) const {
+    if constexpr (Config::kPreset) {
       CUTE_UNROLL
-      for (int r = 0; r < kFragmentRows; ++r) scores(4 * n + 2 * r) = columns.x, scores(4 * n + 2 * r + 1) = columns.y;
+      for (int n = 0; n < Config::kKeys / 8; ++n) {
+        const float2 columns = *reinterpret_cast<const float2*>(&numbers[k_.slot()][8 * n + 2 * (thread & 3)]);
+        CUTE_UNROLL
+        for (int r = 0; r < kFragmentRows; ++r)
+          scores(4 * n + 2 * r) = columns.x, scores(4 * n + 2 * r + 1) = columns.y;
+      }
     }
   }
 

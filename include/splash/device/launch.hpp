@@ -11,7 +11,11 @@
 SPLASH_NAMESPACE_BEGIN
 namespace device {
 
-inline Status failure(cudaError_t error) { return {StatusCode::cuda_error, cudaGetErrorString(error)}; }
+/// The runtime would tell the next call of the same error, too.
+inline Status failure(cudaError_t error) {
+  cudaGetLastError();
+  return {StatusCode::cuda_error, cudaGetErrorString(error)};
+}
 
 /// Multiprocessors of the current device, and the kernel allowed to take its shared memory there; asked for once.
 template <auto Function>
