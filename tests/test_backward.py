@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from backward_problem import assert_same_bits, check_backward, gradients
-from cases import PATTERNS, fixed, on_devices
+from cases import PATTERNS, fixed, on_devices, random_blocks
 from drawn_cases import dense
 from forward_cases import FORWARD, SPLIT, drawn
 from guards import between_guards
@@ -95,6 +95,7 @@ LONG = {
     "causal": PATTERNS["causal"],
     "window1900": fixed(lambda: sa.SlidingWindow(1900, 0)),
     "around1000": fixed(lambda: sa.SlidingWindow(1000, 950)),
+    "window800": fixed(lambda: sa.SlidingWindow.causal(800)),
     "diagonal2000": fixed(lambda: sa.BlockDiagonal(2000)),
     "streaming4+1800": fixed(lambda: sa.Streaming(4, 1800)),
 }
@@ -117,7 +118,35 @@ FUSED = [
 ]
 
 
-@pytest.mark.parametrize("case, device", on_devices(FUSED, cpu_scores=0, backward=True))
+# Blocks that fill the rows of a piece of work, whose dq is added up like that of long rows, however few they are.
+WIDE = {
+    "blocks128": random_blocks(128, 0.4),
+    "blocks128-few": random_blocks(128, 0.05, seed=3),
+    "blocks128-shared": random_blocks(128, 0.3, heads=1, batch=1, seed=4),
+    "blocks256": random_blocks(256, 0.4, seed=5),
+    "blocks64x128": random_blocks((64, 128), 0.3, seed=6),
+    "blocks16x256": random_blocks((16, 256), 0.2, seed=7),
+    "bigbird128": fixed(lambda: sa.BigBird(128, window=3, first=1, last=1, random=1)),
+    "bigbird256-causal": fixed(lambda: sa.BigBird(256, window=1, first=1, random=1, causal=True)),
+}
+WIDE_LISTS = [
+    drawn("wide", name, WIDE[name], dim=dim, heads=heads, batch=2, queries=queries, keys=keys, alpha=1, **rest)
+    for (name, dim), (heads, queries, keys, rest) in zip(
+        itertools.product(WIDE, (56, 64, 96, 128)),
+        itertools.cycle(
+            (
+                ((4, 2), 1500, 1500, {}),
+                ((2, 2), 1024, 1024, {}),
+                ((3, 1), 1111, 1111, {"lengths": (1111, 640)}),
+                ((2, 1), 2049, 2049, {}),
+                ((6, 2), 700, 1300, {}),
+            )
+        ),
+    )
+]
+
+
+@pytest.mark.parametrize("case, device", on_devices([*FUSED, *WIDE_LISTS], cpu_scores=0, backward=True))
 def test_long_rows(case, device, record_error):
     check_backward(case, device, record_error)
 

@@ -266,6 +266,9 @@ void check_blocks() {
   wants("BigBird", BigBird::block(term_of({192, 0, 1, 1})), 64);
   wants("BigBird", BigBird::block(term_of({256, 0, 1, 1})), 128);
   wants("BlockMask", BlockMask::block(term_of({64, 128})), 128);
+  wants("BlockMask", BlockMask::block(term_of({64, 384})), 128);
+  wants("BlockMask", BlockMask::block(term_of({128, 192})), 64);
+  wants("BlockMask", BlockMask::block(term_of({64, 48})), 48);
 }
 
 }  // namespace

@@ -51,8 +51,14 @@ def dense():
         yield call("blocks", random_blocks(block, 0.4), dim=128, queries=300, keys=333)
     yield call("padded", PATTERNS["causal"], lengths=(131, 77, 0))
     yield call("expanded", PATTERNS["causal"], layout="expanded-batch")
-    for dim, size in ((64, 1900), (128, 3200)):  # as many scores a row as the fused backward wants
-        yield call("fused", PATTERNS["full"], queries=size, keys=size, dim=dim, heads=(2, 1), batch=1, alpha=1)
+    # As many scores a row as the fused backward wants, and more pieces of work than multiprocessors.
+    for dim, size in ((64, 700), (128, 1100)):
+        wide = {"queries": size, "keys": size, "dim": dim, "batch": 1, "alpha": 1}
+        yield call("fused", PATTERNS["full"], **wide)
+        yield call("fused", random_blocks(128, 0.4), **wide)
+        yield call("fused", PATTERNS["causal"], **{**wide, "heads": (40, 20)})
+    for dim in (192, 256):
+        yield call("many tiles", PATTERNS["causal"], queries=200, keys=200, dim=dim, heads=(80, 40), batch=1, alpha=1)
     for name, dim in itertools.product(("diagonal16", "diagonal128"), (64, 128)):
         yield call("closed", PATTERNS[name], queries=301, keys=301, dim=dim, alpha=1)
     yield call("closed", PATTERNS["causal"], queries=100, keys=100, dim=32, alpha=1)

@@ -7,7 +7,8 @@
 //   rows are keys:    A1 = K, A2 = V, B1 = Q, B2 = dO, out1 = dK, out2 = dV
 // So nothing is added up in global memory: gradients repeat bit for bit. One more kernel saves two of the seven
 // products for long rows, in no fixed order: rows are keys, and dS^T K of each tile is added to dQ in float32. Where no
-// other piece has keys for a tile's queries, that product is dQ, and leaves at once.
+// other piece has keys for a tile's queries, that product is dQ, and leaves at once. Where dK and dV of 64 keys are too
+// many registers for one consumer group, two groups have one each of the same keys.
 #pragma once
 
 #include "splash/collective/tiles_sm90.hpp"
@@ -28,58 +29,72 @@ struct MapsBackwardSm90 {
   }
 };
 
+/// Lists of blocks that fill the rows of a piece, and so make no union of two lists and no partial tile.
+template <patterns::Pattern Pattern, int Block>
+inline constexpr bool kWideBlocks = patterns::BlockListPattern<Pattern> && Block == 128;
+
 template <patterns::Pattern Pattern, int HeadDim, tuning::Gradients Pass, int Block>
 inline constexpr tuning::BackwardSm90 kBackwardTuning =
-    Block > 0 && Pass != tuning::Gradients::closed
+    Block > 0 && !kWideBlocks<Pattern, Block> && Pass != tuning::Gradients::closed
         ? tuning::backward_blocks_sm90(HeadDim, Pass)
-        : tuning::backward_sm90(HeadDim, Pass, patterns::SimplePattern<Pattern>);
+        : tuning::backward_sm90(HeadDim, Pass, patterns::SimplePattern<Pattern> || kWideBlocks<Pattern, Block>);
 
-template <patterns::Pattern Pattern, class Element, int HeadDim, tuning::Gradients Pass, int Block>
-using BackwardTilesSm90 = TilesSm90<Element, HeadDim, kBackwardTuning<Pattern, HeadDim, Pass, Block>,
-                                    Pass == tuning::Gradients::values ? 1 : 2>;
+template <class Element, int HeadDim, auto Tuning>
+using BackwardTilesSm90 =
+    TilesSm90<Element, HeadDim, Tuning, 2, Tuning.overlaps, Tuning.by_output ? 1 : Tuning.consumers>;
 
 /// Block > 0: the instance is made for lists of blocks, or for short spans.
 template <patterns::Pattern Pattern_, normalizers::Normalizer Normalizer_, class Element_, int HeadDim,
           tuning::Gradients Pass, int Block = 0>
-struct ConfigBackwardSm90 : BackwardTilesSm90<Pattern_, Element_, HeadDim, Pass, Block> {
+struct ConfigBackwardSm90 : BackwardTilesSm90<Element_, HeadDim, kBackwardTuning<Pattern_, HeadDim, Pass, Block>> {
   using Pattern = Pattern_;
   using Normalizer = Normalizer_;
   using Element = Element_;
-  using Tiles = BackwardTilesSm90<Pattern, Element, HeadDim, Pass, Block>;
-  using Tiles::kConsumers, Tiles::kKeys, Tiles::kKeyStages, Tiles::kProducerWarps, Tiles::kQueryBuffers, Tiles::kRows,
-      Tiles::kWorkSlots;
+  using Tiles = BackwardTilesSm90<Element, HeadDim, kBackwardTuning<Pattern, HeadDim, Pass, Block>>;
+  using Tiles::kConsumers, Tiles::kKeys, Tiles::kKeyStages, Tiles::kProducerWarps, Tiles::kQueryBuffers,
+      Tiles::kRowGroups, Tiles::kRows, Tiles::kWorkSlots;
 
   static constexpr tuning::Gradients kPass = Pass;
   static constexpr bool kKeyMajor = Pass != tuning::Gradients::queries;
-  static constexpr bool kFirst = Pass != tuning::Gradients::values;        ///< out1, and so dP
   static constexpr bool kCloses = Pass == tuning::Gradients::closed;       ///< dQ of a tile is whole
   static constexpr bool kAll = Pass == tuning::Gradients::all || kCloses;  ///< dQ beside out1 and out2
-  static constexpr bool kSecond = Pass == tuning::Gradients::keys_values || Pass == tuning::Gradients::values || kAll;
-  static constexpr int kOutputs = int(kFirst) + int(kSecond);
+  static constexpr int kOutputs = kKeyMajor ? 2 : 1;
 
   // What the producers ask.
   using View = cute::conditional_t<kKeyMajor, patterns::KeyMajor<Pattern>, const Pattern&>;
   using Maps = MapsBackwardSm90;
   static constexpr bool kScoreSweeps = false;
+  /// Producers with few registers collect the tiles of patterns whose walks take many.
+  static constexpr bool kBatchedWalk =
+      Tiles::kTeams > 1 || (kWideBlocks<Pattern, Block> && Tiles::kTuning.producer_registers < 64);
   /// 0 * NaN. Where kCloses each row and column keeps its own.
-  static constexpr bool kScrubFirst = kFirst && !kCloses, kScrubSecond = kSecond && !kCloses;
+  static constexpr bool kScrubFirst = !kCloses, kScrubSecond = kKeyMajor && !kCloses;
   static constexpr bool kScrubRows = kAll && !kCloses;
   static constexpr bool kColumnNumbers = kKeyMajor;
   /// S and dP begin as the numbers of their columns instead of 0, so that these take no registers of their own.
-  static constexpr bool kPreset = kKeyMajor && Block > 0 && !kCloses;
+  static constexpr bool kPreset = kKeyMajor && Tiles::kTeams > 1;
+  /// Mask words come after their tile, while its products run: no group lets a tile pass because of them.
+  static constexpr bool kLateWords = kAll;
   static constexpr float2 kNoNumbers = {math::kInfinity<float>, 0.0f};  ///< of a query that is not there
 
+  /// One group finds P and dV, the other one dS and dK, of the same rows.
+  static constexpr bool kByOutput = Tiles::kTuning.by_output;
+
   // dQ of a tile is dS^T K, (queries, D) in halves, one a group: of 64 queries by columns of D, of 128 by queries.
-  // dS (64 queries, keys, half tile and buffer), queries contiguous; K (columns of D, 64 keys, tile of rows and part).
+  // dS (64 queries, 64 keys, half tile, buffer and group), queries contiguous; K (columns of D, 64 keys, tile of rows
+  // and part).
   static constexpr int kQueryParts = kAll ? kKeys / 64 : 1, kDimParts = kAll ? kConsumers / kQueryParts : 1;
   static constexpr int kPartDim = HeadDim / kDimParts;
   static constexpr int kScoreBuffers = 2;
   static_assert(!kAll ||
                 (kKeys % 64 == 0 && kQueryParts * kDimParts == kConsumers && kPartDim % Tiles::kBoxColumns == 0));
   using AtomS = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::MN, Element, cute::_64,
-                                                                             cute::Int<kRows>>());
+                                                                             cute::_64>());
   using LayoutS = decltype(cute::tile_to_shape(
-      AtomS{}, cute::Shape<cute::_64, cute::Int<kRows>, cute::Int<kQueryParts * kScoreBuffers>>{}));
+      AtomS{}, cute::Shape<cute::_64, cute::_64, cute::Int<kQueryParts * kScoreBuffers * kConsumers>>{}));
+  static SPLASH_HD constexpr int score_tile(int part, int buffer, int group) {
+    return (group * kScoreBuffers + buffer) * kQueryParts + part;
+  }
   using AtomPart = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::MN, Element,
                                                                                 cute::Int<kPartDim>, cute::_64>());
   using LayoutPart = decltype(cute::tile_to_shape(
@@ -95,6 +110,10 @@ struct ConfigBackwardSm90 : BackwardTilesSm90<Pattern_, Element_, HeadDim, Pass,
   };
   struct Fused : Tiles::template Control<Scores> {
     cutlass::arch::ClusterBarrier ds_full[kScoreBuffers], ds_empty[kScoreBuffers];
+    // Of the second tensor of rows where pieces overlap.
+    cutlass::arch::ClusterTransactionBarrier second_full;
+    cutlass::arch::ClusterBarrier second_empty;
+    Ring<1> second_ring;         ///< of the producers
     int query_tile[kKeyStages];  ///< of the float32 dQ
     // Of the producers: registers are few.
     unsigned dead_rows[kWorkSlots][kProducerWarps];  ///< of a piece: a bit a row
@@ -104,18 +123,39 @@ struct ConfigBackwardSm90 : BackwardTilesSm90<Pattern_, Element_, HeadDim, Pass,
       Tiles::template Control<Scores>::start(team);
       for (auto& full : ds_full) full.init(4 * kConsumers);
       for (auto& empty : ds_empty) empty.init(4 * kConsumers);
+      second_full.init(1);
+      second_empty.init(4 * kConsumers);
+      second_ring = {};
       for (unsigned& phase : scrub_phase) phase = 0;
     }
   };
-  using Pipeline = cute::conditional_t<kAll, Fused, typename Tiles::template Control<typename Tiles::Stages>>;
+
+  /// Of groups that have one output each.
+  struct Weights : Tiles::Stages {
+    float4 p[kKeys / 8][128];  ///< P on its way from one to the other: 4 registers of each thread at a time
+  };
+  struct ByOutput : Tiles::template Control<Weights> {
+    cutlass::arch::ClusterBarrier p_full, p_empty;
+
+    __device__ __forceinline__ void start(int team) {
+      Tiles::template Control<Weights>::start(team);
+      p_full.init(4);
+      p_empty.init(4);
+    }
+  };
+
+  using Pipeline = cute::conditional_t<
+      kAll, Fused, cute::conditional_t<kByOutput, ByOutput, typename Tiles::template Control<typename Tiles::Stages>>>;
 
   struct SharedStorage : Pipeline {
     alignas(16) float shift[kColumnNumbers ? kKeyStages : 1][kKeys];  ///< RowNumbers of the columns
     alignas(16) float delta[kColumnNumbers ? kKeyStages : 1][kKeys];
-    int producer_barrier;  ///< of this team
+    cutlass::arch::ClusterBarrier words_full[Tiles::kWordSlots];  ///< where words come late
+    int producer_barrier;                                         ///< of this team
 
     __device__ __forceinline__ void start(int team) {
       Pipeline::start(team);
+      for (auto& full : words_full) full.init(kProducerWarps);
       // A second team takes a barrier of consumers who take turns, which teams do not.
       producer_barrier = team ? kTurn : kProducers;
       cutlass::arch::fence_barrier_init();

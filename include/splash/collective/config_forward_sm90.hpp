@@ -31,7 +31,8 @@ struct ConfigForwardSm90 : TilesSm90<Element, HeadDim, kForwardTuning<Pattern_, 
   // What the producers ask.
   using View = const Pattern&;
   using Maps = MapsForwardSm90;
-  static constexpr bool kKeyMajor = false, kAll = false, kScrubRows = false, kScoreSweeps = Normalizer::kScoreSweeps;
+  static constexpr bool kKeyMajor = false, kAll = false, kScrubRows = false, kLateWords = false, kBatchedWalk = false,
+                        kScoreSweeps = Normalizer::kScoreSweeps;
   static constexpr bool kScrubFirst = false, kScrubSecond = true;  ///< 0 * NaN: of K and V, the one that weights meet
   static constexpr bool kColumnNumbers = false;
 

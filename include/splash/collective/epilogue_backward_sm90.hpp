@@ -46,6 +46,13 @@ struct EpilogueBackwardSm90 {
     if (thread == 0) tma_store_wait<0>();
   }
 
+  /// Among the threads of a group.
+  __device__ __forceinline__ static void sync() {
+    int thread = int(threadIdx.x);
+    asm volatile("" : "+r"(thread));  // a register less while tiles are worked on
+    cutlass::arch::NamedBarrier::sync(128, kStore + thread / 128);
+  }
+
   /// By one consumer warp group, whose part of the tiles of rows in shared memory is free by now. Rows that are padding
   /// are zeros, rows outside the problem are not written at all. Until finish() the tiles are still read.
   template <class Accumulator>
@@ -54,32 +61,60 @@ struct EpilogueBackwardSm90 {
                                                const Work& work, int buffer, int group, int thread,
                                                const Accumulator& out1, const Accumulator& out2,
                                                const float (&dots)[kFragmentRows]) {
-    const int first = work.row_begin + 64 * group;
+    asm volatile("" : "+r"(thread));  // where its rows go is worked out here, not kept while tiles are worked on
     if (work.partial >= 0) {
-      float one[kFragmentRows];
-      CUTE_UNROLL
-      for (int r = 0; r < kFragmentRows; ++r)
-        one[r] = work.any && first + accumulator_row(thread, r) < work.frame.num_queries ? 1.0f : 0.0f;
-      const auto store_one = [&](int n, const Accumulator& output) {
-        const int64_t row = (int64_t(n) * to.split_items + work.partial) * Config::kRows + 64 * group;
-        store_float_rows(to.partial + row * Config::kHeadDim, Config::kHeadDim, thread, output, one);
-      };
-      if constexpr (Config::kFirst) store_one(0, out1);
-      if constexpr (Config::kSecond) store_one(Config::kOutputs - 1, out2);
+      store_partial(to, work, 0, group, thread, out1);
+      if constexpr (Config::kKeyMajor) store_partial(to, work, 1, group, thread, out2);
     } else if (work.any || !to.adds) {
-      if constexpr (Config::kFirst) stage(to, shared, work, 0, buffer, group, thread, out1);
-      if constexpr (Config::kSecond) stage(to, shared, work, Config::kOutputs - 1, buffer, group, thread, out2);
-      send(to, maps, shared, geometry, work, buffer, group, thread);
+      stage(to, shared, work, 0, buffer, group, thread, out1);
+      if constexpr (Config::kKeyMajor) stage(to, shared, work, 1, buffer, group, thread, out2);
+      send<0, Config::kOutputs>(to, maps, shared, geometry, work, buffer, group, thread);
     }
     if constexpr (!Config::kKeyMajor)
       if (to.dots) store_dots(to, geometry, work, group, thread, dots);
   }
 
+  /// The same of one of the outputs, where groups have one each.
+  template <int Output, class Accumulator>
+  __device__ __forceinline__ static void store_one(const OutputBackwardSm90<Element>& to, const MapsBackwardSm90& maps,
+                                                   typename Config::SharedStorage& shared, const Geometry& geometry,
+                                                   const Work& work, int thread, const Accumulator& out) {
+    asm volatile("" : "+r"(thread));  // where its rows go is worked out here, not kept while tiles are worked on
+    if (work.partial >= 0) {
+      store_partial(to, work, Output, 0, thread, out);
+    } else if (work.any || !to.adds) {
+      stage(to, shared, work, Output, 0, 0, thread, out);
+      send<Output, Output + 1>(to, maps, shared, geometry, work, 0, 0, thread);
+    }
+  }
+
  private:
+  /// A range of columns: float32 rows of the workspace.
+  template <class Accumulator>
+  __device__ __forceinline__ static void store_partial(const Output& to, const Work& work, int output, int group,
+                                                       int thread, const Accumulator& accumulator) {
+    const int first = work.row_begin + 64 * group;
+    float one[kFragmentRows];
+    CUTE_UNROLL
+    for (int r = 0; r < kFragmentRows; ++r)
+      one[r] = work.any && first + accumulator_row(thread, r) < work.frame.num_queries ? 1.0f : 0.0f;
+    const int64_t row = (int64_t(output) * to.split_items + work.partial) * Config::kRows + 64 * group;
+    store_float_rows(to.partial + row * Config::kHeadDim, Config::kHeadDim, thread, accumulator, one);
+  }
+
+  /// Where the rows of an output are staged: in place of rows of the piece that its group alone has used; or, where
+  /// pieces overlap and the second ones are not free, of the group's dS.
+  __device__ __forceinline__ static Element* staging(typename Config::SharedStorage& shared, int output, int buffer,
+                                                     int group) {
+    if constexpr (Config::kByOutput) output = 1 - output;
+    if constexpr (Config::kOverlaps)
+      if (output == 1) return shared.ds.begin() + Config::score_tile(0, 0, group) * 64 * 64;
+    return shared.q.begin() + Config::row_tile(output, buffer, group) * 64 * Config::kHeadDim;
+  }
+
   __device__ __forceinline__ static auto tile_of(typename Config::SharedStorage& shared, int output, int buffer,
                                                  int group) {
-    Tensor rows = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{});  // (64, D, tile)
-    return rows(_, _, Config::row_tile(output, buffer, group));
+    return make_tensor(make_smem_ptr(staging(shared, output, buffer, group)), typename Config::LayoutRows{});
   }
 
   template <class Accumulator>
@@ -97,14 +132,14 @@ struct EpilogueBackwardSm90 {
 
   /// By TMA, which leaves out what lies outside of the tensor; rows of packed sequences, which end inside of it, 16
   /// bytes a thread. Nobody else adds to these rows, so that sums repeat bit for bit.
+  template <int First, int End>
   __device__ __forceinline__ static void send(const Output& to, const MapsBackwardSm90& maps,
                                               typename Config::SharedStorage& shared, const Geometry& geometry,
                                               const Work& work, int buffer, int group, int thread) {
     const int first = work.row_begin + 64 * group;
-    const int barrier = kStore + int(threadIdx.x) / 128;
     if (geometry.packed_sequences()) {
-      cutlass::arch::NamedBarrier::sync(128, barrier);
-      for (int output = 0; output < Config::kOutputs; ++output)
+      sync();
+      for (int output = First; output < End; ++output)
         copy_rows<Config::kHeadDim>(tile_of(shared, output, buffer, group), thread, to.head_dim, to.adds, [&](int row) {
           return first + row < work.row_count ? to.at(output, geometry, work, first + row) : nullptr;
         });
@@ -112,7 +147,7 @@ struct EpilogueBackwardSm90 {
       return;
     }
     cutlass::arch::fence_view_async_shared();
-    cutlass::arch::NamedBarrier::sync(128, barrier);
+    sync();
     if (thread != 0 || first >= work.row_count) return;
     const bool later = work.queries.inner >= maps.long_query_classes;
     const int head = Config::kKeyMajor ? work.frame.head / geometry.group : work.frame.head;
@@ -120,11 +155,11 @@ struct EpilogueBackwardSm90 {
     const Place at = Config::kKeyMajor ? key_place(geometry, {work.queries.outer, inner}, first)
                                        : Place{work.queries.outer + first, inner};
     CUTE_UNROLL
-    for (int output = 0; output < Config::kOutputs; ++output) {
+    for (int output = First; output < End; ++output) {
       CUTE_UNROLL
       for (int c = 0; c < Config::kHeadDim; c += Config::kBoxColumns) {
         const auto* map = &maps.out[output][later];
-        const auto* rows = shared.q.begin() + Config::row_tile(output, buffer, group) * 64 * Config::kHeadDim + c * 64;
+        const auto* rows = staging(shared, output, buffer, group) + c * 64;
         if (to.adds)
           SM90_TMA_REDUCE_ADD_5D::copy(map, rows, c, at.inner, at.outer, head, work.frame.batch);
         else

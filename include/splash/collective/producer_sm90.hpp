@@ -59,15 +59,16 @@ struct ProducerSm90 : TileMasksSm90<Config> {
   using Masks::numbers_of, Masks::write_numbers, Masks::dead_columns, Masks::zero_columns;
   using Masks::one_lane, Masks::query_of, Masks::sync_producers, Masks::wait_together, Masks::find_dead_rows,
       Masks::whole;
-  using Masks::work_again, Masks::write_full, Masks::write_words;
+  using Masks::work_again, Masks::expect_words, Masks::write_full, Masks::write_words;
   using typename Masks::Numbers;
 
   /// By one thread: the next piece that has rows. No consumer reads the slot any more: the Q tile before last took the
-  /// place of the one that came with it.
+  /// place of the one that came with it; or, where pieces overlap, this one is about to.
   __device__ __forceinline__ void begin_next() {
     shared.work_slot = shared.work_slot + 1 == Config::kWorkSlots ? 0 : shared.work_slot + 1;
     Work& work = shared.work[shared.work_slot];
     const Schedule& schedule = params.schedule;
+    if constexpr (Config::kOverlaps) wait(shared.q_empty[shared.query_ring.slot()], shared.query_ring.phase() ^ 1);
     if constexpr (Config::kScrubRows)
       for (unsigned& rows : shared.dead_rows[&work - shared.work]) rows = 0;
     for (;; claim()) {
@@ -128,7 +129,7 @@ struct ProducerSm90 : TileMasksSm90<Config> {
 
   __device__ __forceinline__ auto walk_of(const Work& work) const {
     const Walks walks{*this, work};
-    if constexpr (Config::kTeams > 1)
+    if constexpr (Config::kBatchedWalk)
       return BatchedWalk(walks, work.column_begin);
     else
       return walks.template walk<WalkBy::either>(work.column_begin);
@@ -158,7 +159,7 @@ struct ProducerSm90 : TileMasksSm90<Config> {
         claim_next();
         return;
       }
-      sweep(with_values, first && !early, walk, work);
+      sweep(with_values, first && (Config::kOverlaps || !early), walk, work);
       if (with_values) return;
       if constexpr (Config::kScoreSweeps) with_values = !hear();
     }
@@ -216,17 +217,32 @@ struct ProducerSm90 : TileMasksSm90<Config> {
       arrive(full);
       return;
     }
+    load_rows<0, Config::kOverlaps ? 1 : Config::kRowTensors>(work, full, q.slot());
+  }
+
+  /// The second tensor of rows where pieces overlap, by one thread.
+  __device__ __forceinline__ void load_second(const Work& work) const {
+    const auto ring = shared.second_ring;
+    shared.second_ring.advance();
+    wait(shared.second_empty, ring.phase() ^ 1);
+    load_rows<1, 2>(work, shared.second_full, 0);
+  }
+
+  /// Some of the tensors of rows.
+  template <int First, int End>
+  __device__ __forceinline__ void load_rows(const Work& work, cutlass::arch::ClusterTransactionBarrier& full,
+                                            int buffer) const {
     const auto& maps = params.maps;
     const bool later = work.queries.inner >= maps.long_query_classes;
-    full.arrive_and_expect_tx(Config::kRowTensors * Config::kBytesQ);
+    full.arrive_and_expect_tx((End - First) * Config::kBytesQ);
     const Place first{work.queries.outer, work.queries.inner - (later ? maps.long_query_classes : 0)};
-    for (int w = 0; w < Config::kConsumers; ++w) {
+    for (int w = 0; w < Config::kRowGroups; ++w) {
       const int row = query_of(work.row_begin + 64 * w);
       const Place at =
           Config::kKeyMajor ? key_place(params.geometry, first, row) : Place{first.outer + row, first.inner};
-      for (int t = 0; t < Config::kRowTensors; ++t) {
+      for (int t = First; t < End; ++t) {
         const auto rows = maps.rows(t);
-        load<64>(&rows.map[later], full, shared.q.begin() + Config::row_tile(t, q.slot(), w) * 64 * Config::kHeadDim,
+        load<64>(&rows.map[later], full, shared.q.begin() + Config::row_tile(t, buffer, w) * 64 * Config::kHeadDim,
                  at.inner, at.outer, row_head(work) * rows.fold_head, batch_of(work) * rows.fold_batch,
                  TMA::CacheHintSm90::EVICT_FIRST);
       }
@@ -331,6 +347,8 @@ struct ProducerSm90 : TileMasksSm90<Config> {
       if constexpr (Config::kColumnNumbers) write_numbers(numbers, k_.slot());
       if (full)
         write_full(note, work);
+      else if constexpr (Config::kLateWords)
+        expect_words(note);
       else
         write_words(pattern, note, work, begin);
       if (Config::kScrubFirst && dead) {
@@ -363,11 +381,18 @@ struct ProducerSm90 : TileMasksSm90<Config> {
         }
         __syncwarp();
       }
-      if (send_queries && one_lane()) load_queries(work, true);
+      if (send_queries && one_lane()) {
+        if constexpr (Config::kOverlaps)
+          load_second(work);
+        else
+          load_queries(work, true);
+      }
       if (scrub) {
         Tensor sV = make_tensor(make_smem_ptr(shared.v.begin()), typename Config::LayoutV{});  // (D, keys, stage)
         zero_columns(dead, shared.v_full[v_.slot()], [&](int c, int d) { return &sV(d, c, v_.slot()); });
       }
+      if constexpr (Config::kLateWords)
+        if (!full) write_words(pattern, note, work_again(), begin);
       v_.advance();
     }
   }

@@ -113,6 +113,12 @@ struct TileMasksSm90 {
         note.state[chunk] = work.row_begin + 32 * chunk < real ? Config::kFull : Config::kEmpty;
   }
 
+  /// Where words come late their tile is sent as one whose chunks all need them.
+  __device__ __forceinline__ void expect_words(typename Config::TileNote& note) const {
+    if (one_lane())
+      for (int chunk = warp; chunk < Config::kChunks; chunk += kWarps) note.state[chunk] = Config::kPartial;
+  }
+
   /// Rows that are padding keep nothing, but do not count against a full chunk.
   __device__ __forceinline__ void write_words(const View& pattern, typename Config::TileNote& note, const Work& work,
                                               int begin) {
@@ -140,8 +146,13 @@ struct TileMasksSm90 {
         all &= (!real && !Config::kAll) || kept == wanted;
         some |= kept != 0;
       }
+      if constexpr (Config::kLateWords) continue;
       const bool keeps_all = __all_sync(~0u, all), keeps_some = __any_sync(~0u, some);
       if (lane == 0) note.state[chunk] = !keeps_some ? Config::kEmpty : (keeps_all ? Config::kFull : Config::kPartial);
+    }
+    if constexpr (Config::kLateWords) {
+      __syncwarp();
+      if (one_lane()) arrive(shared.words_full[words_.slot()]);
     }
     words_.advance();
   }

@@ -53,8 +53,10 @@ struct RowMapsSm90 {
   int fold_head, fold_batch;  ///< 0: expanded dimension
 };
 
-/// Tuning: tuning::ForwardSm90 or BackwardSm90. RowTensors: tensors of rows, each in all row buffers.
-template <class Element_, int HeadDim, auto Tuning, int RowTensors>
+/// Tuning: tuning::ForwardSm90 or BackwardSm90. RowTensors: tensors of rows, each in all row buffers; where pieces
+/// overlap, only the first one. RowGroups: consumer groups that have rows of their own.
+template <class Element_, int HeadDim, auto Tuning, int RowTensors, bool Overlaps = false,
+          int RowGroups = Tuning.consumers>
 struct TilesSm90 {
   using Element = Element_;
 
@@ -62,11 +64,13 @@ struct TilesSm90 {
   static constexpr int kHeadDim = HeadDim;
   static constexpr int kTeams = kTuning.teams;  ///< the rest is of one team
   static constexpr int kConsumers = kTuning.consumers;
-  static constexpr int kRows = 64 * kConsumers;
+  static constexpr int kRowGroups = RowGroups;
+  static constexpr int kRows = 64 * kRowGroups;
   static constexpr int kKeys = kTuning.tile_columns;
   static constexpr int kKeyStages = kTuning.first_stages, kValueStages = kTuning.second_stages;
   static constexpr int kQueryBuffers = kTuning.row_buffers;
-  static constexpr int kWorkSlots = kQueryBuffers + 1;
+  static constexpr bool kOverlaps = Overlaps;
+  static constexpr int kWorkSlots = kQueryBuffers + !Overlaps;
   static constexpr int kProducerWarps = kTuning.producer_warps;
   static constexpr int kThreads = kTeams * (128 * kConsumers + 32 * kProducerWarps);
   static constexpr int kRowTensors = RowTensors;
@@ -82,14 +86,17 @@ struct TilesSm90 {
 
   /// Where a tile of 64 rows lies. Results leave through the same memory.
   static SPLASH_HD constexpr int row_tile(int tensor, int buffer, int group) {
-    return (tensor * kQueryBuffers + buffer) * kConsumers + group;
+    return (tensor * kQueryBuffers + (Overlaps && tensor > 0 ? 0 : buffer)) * kRowGroups + group;
   }
+  static constexpr int kRowTiles =
+      kRowGroups * (Overlaps ? kQueryBuffers + RowTensors - 1 : kQueryBuffers * RowTensors);
 
   // (64, D, tile), D contiguous, 128-byte swizzle where D allows
   using AtomRows = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::K, Element,
                                                                                 cute::Int<64>, cute::Int<HeadDim>>());
-  using LayoutQ = decltype(cute::tile_to_shape(
-      AtomRows{}, cute::Shape<cute::_64, cute::Int<HeadDim>, cute::Int<kConsumers * kQueryBuffers * kRowTensors>>{}));
+  using LayoutRows = decltype(cute::tile_to_shape(AtomRows{}, cute::Shape<cute::_64, cute::Int<HeadDim>>{}));
+  using LayoutQ =
+      decltype(cute::tile_to_shape(AtomRows{}, cute::Shape<cute::_64, cute::Int<HeadDim>, cute::Int<kRowTiles>>{}));
   // (columns, D, stage), D contiguous: columns where they meet rows
   using AtomK = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::K, Element,
                                                                              cute::Int<kKeys>, cute::Int<HeadDim>>());

@@ -36,7 +36,7 @@ inline Status can_run_backward_sm90(const BackwardArguments& args, int head_dim)
 }
 
 /// Of the scores that a row keeps, about the mean over keys or over queries, whichever is less; counted no further than
-/// to twice `enough`.
+/// to twice `enough`. Of lists, which only the device can read, as many as there may be.
 template <class Pattern>
 int64_t scores_a_row(const Pattern& pattern, const AttentionInputs& in, int enough) {
   const Positions& at = in.positions;
@@ -47,6 +47,7 @@ int64_t scores_a_row(const Pattern& pattern, const AttentionInputs& in, int enou
   frame.num_keys = int(packed ? std::min(at.max_keys, in.k.shape[2]) : in.k.shape[2]) / step;
   frame.q_start = packed ? frame.num_keys - frame.num_queries : int(at.q_start - at.k_start) / step;
   if (frame.num_queries == 0 || frame.num_keys == 0) return 0;
+  if constexpr (patterns::BlockListPattern<Pattern>) return std::min(frame.num_queries, frame.num_keys);
   const Frame rows = transposed(frame);
   const patterns::KeyMajor<Pattern> view{pattern};
   constexpr int kSamples = 4, kWidth = 128;
@@ -132,13 +133,11 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   static_assert(normalizers::kOneSweepGradient<Normalizer>, "the Hopper backward has one sweep");
   using tuning::Gradients;
   using Queries = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::queries, Block>;
-  constexpr bool kApart = tuning::splits_keys_values(HeadDim);
-  using Keys = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
-                                              kApart ? Gradients::keys : Gradients::keys_values, Block>;
-  using Values = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::values, Block>;
-  constexpr bool kFuses = patterns::SimplePattern<Pattern> && tuning::fuses(HeadDim) && Block == 0;
+  using Keys = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::keys_values, Block>;
+  constexpr bool kFuses = tuning::fuses(HeadDim) &&
+                          (Block == 0 ? patterns::SimplePattern<Pattern> : collective::kWideBlocks<Pattern, Block>);
   using All = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
-                                             kFuses ? Gradients::all : Keys::kPass, kFuses ? 0 : Block>;
+                                             kFuses ? Gradients::all : Keys::kPass, Block>;
   constexpr bool kCloses = patterns::SimplePattern<Pattern> && tuning::fuses(HeadDim);
   // A kernel of its own for each Block: stubs of kernels are a translation unit's own, functions of theirs are not.
   using Closed = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
@@ -154,8 +153,6 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   };
   cudaError_t error = prepare(static_cast<const Queries*>(nullptr));
   if (error == cudaSuccess) error = prepare(static_cast<const Keys*>(nullptr));
-  if constexpr (kApart)
-    if (error == cudaSuccess) error = prepare(static_cast<const Values*>(nullptr));
   if constexpr (kFuses)
     if (error == cudaSuccess) error = prepare(static_cast<const All*>(nullptr));
   if constexpr (kCloses)
@@ -177,7 +174,6 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   }();
   Sweep<Queries> queries;
   Sweep<Keys> keys;
-  Sweep<Values> values;
   Sweep<All> all;
   Sweep<Closed> closed_all;
   FloatQueries<All> float_queries;
@@ -189,13 +185,12 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   } else {
     queries = Sweep<Queries>(args.in, multiprocessors);
     keys = Sweep<Keys>(args.in, multiprocessors);
-    if constexpr (kApart) values = Sweep<Values>(args.in, multiprocessors);
   }
 
   const auto stream = static_cast<cudaStream_t>(exec.stream);
   const int64_t rows = q.shape[0] * q.shape[1] * q.shape[2];
-  const int64_t partial = std::max({queries.workspace_floats(), keys.workspace_floats(), values.workspace_floats(),
-                                    all.workspace_floats(), closed_all.workspace_floats()});
+  const int64_t partial = std::max(
+      {queries.workspace_floats(), keys.workspace_floats(), all.workspace_floats(), closed_all.workspace_floats()});
   constexpr int64_t kCounters = 256;  // bytes
   const int64_t sums = float_queries.bytes(), own_numbers = args.numbers ? 0 : rows * 8;
   const Workspace workspace(exec, kCounters + sums + own_numbers + (learns_sink ? rows * 4 : 0) + partial * 4 + 16);
@@ -214,8 +209,10 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   if (!call.numbers) call.numbers = reinterpret_cast<float2*>(take(own_numbers));
   if (learns_sink) call.dots = reinterpret_cast<float*>(take(rows * 4));
 
-  const bool counted = queries.counted || keys.counted || values.counted || all.counted || closed_all.counted;
-  if (counted || sums > 0) error = cudaMemsetAsync(counters, 0, size_t(kCounters + sums), stream);
+  const bool counted = queries.counted || keys.counted || all.counted || closed_all.counted;
+  const bool prepares = rows > 0 && (args.first || !args.numbers);
+  const int64_t zeros = counted || sums > 0 ? kCounters + sums : 0;
+  if (zeros > 0 && !prepares) error = cudaMemsetAsync(counters, 0, size_t(zeros), stream);
   if (args.in.positions.cu_queries) {
     if (args.first)
       for (const TensorView* view : {&args.grad_q, &args.grad_k, &args.grad_v})
@@ -238,8 +235,10 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
                                                             int(q.shape[1]),
                                                             int(q.shape[2]),
                                                             int(q.shape[3]),
-                                                            0};
-  if (args.first || !args.numbers) error = kernel::launch_prepare_backward(prepared, int(q.shape[0]), stream);
+                                                            0,
+                                                            reinterpret_cast<float4*>(counters),
+                                                            zeros / 16};
+  if (prepares) error = kernel::launch_prepare_backward(prepared, int(q.shape[0]), stream);
   if (error != cudaSuccess) return failure(error);
 
   if (closed) return launch_sweep<Closed>(pattern, call, closed_all, counters);
@@ -254,9 +253,6 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   if (Status status = launch_sweep<Queries>(pattern, call, queries, counters); !status.ok()) return status;
   call.beside = queries.runs_alone() && !(args.adds_keys && call.beside);
   if (Status status = launch_sweep<Keys>(pattern, call, keys, counters + 16); !status.ok()) return status;
-  call.beside = keys.runs_alone();
-  if constexpr (kApart)
-    if (Status status = launch_sweep<Values>(pattern, call, values, counters + 32); !status.ok()) return status;
 
   if (learns_sink) {
     constexpr int kThreads = 512;

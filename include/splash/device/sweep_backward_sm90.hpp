@@ -57,7 +57,7 @@ bool encode_maps(collective::MapsBackwardSm90& maps, const BackwardArguments& ar
   const bool keys = Config::kKeyMajor;
   const MapView a[2] = {view(keys ? args.in.k : q), view(keys ? args.in.v : args.grad_out)};
   const MapView k = view(keys ? q : args.in.k), v = view(keys ? args.grad_out : args.in.v);
-  const MapView out[2] = {view(!keys ? args.grad_q : (Config::kFirst ? args.grad_k : args.grad_v)), view(args.grad_v)};
+  const MapView out[2] = {view(keys ? args.grad_k : args.grad_q), view(args.grad_v)};
   maps.long_query_classes = int(a[0].rows % classes);
   maps.long_key_classes = int(k.rows % classes);
   for (int t = 0; t < 2; ++t) maps.fold_a_head[t] = a[t].fold_head, maps.fold_a_batch[t] = a[t].fold_batch;
@@ -129,8 +129,8 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
     output.gradients[0] = gradient_tensor<Element>(args.grad_q, signed_scale);
     output.dots = call.dots;
   } else {
-    if constexpr (Config::kFirst) output.gradients[0] = gradient_tensor<Element>(args.grad_k, signed_scale);
-    if constexpr (Config::kSecond) output.gradients[Config::kOutputs - 1] = gradient_tensor<Element>(args.grad_v, 1.0f);
+    output.gradients[0] = gradient_tensor<Element>(args.grad_k, signed_scale);
+    output.gradients[1] = gradient_tensor<Element>(args.grad_v, 1.0f);
   }
   output.adds = Config::kKeyMajor ? args.adds_keys : args.adds_queries;
   output.split_items = sweep.schedule.split_items;

@@ -4,6 +4,7 @@
 #include <cutlass/arch/reg_reconfig.h>
 
 #include "splash/collective/consumer_backward_sm90.hpp"
+#include "splash/collective/consumer_by_output_sm90.hpp"
 #include "splash/collective/epilogue_backward_sm90.hpp"
 #include "splash/collective/producer_sm90.hpp"
 
@@ -42,9 +43,10 @@ struct BackwardSm90 {
     // of the next one.
     constexpr bool kTwo = Config::kQueryBuffers > 1;
     bool stored = false;
-    for (collective::Ring<Config::kWorkSlots> slot;; slot.advance()) {
+    for (collective::Ring<Config::kWorkSlots> slots;; slots.advance()) {
       collective::wait(shared.q_full[q.slot()], q.phase());
-      const collective::Work& work = shared.work[slot.slot()];
+      const int slot = kTwo ? slots.slot() : int(q.phase());  // with one tile of rows they are the same
+      const collective::Work& work = shared.work[slot];
       if (work.end) break;
       auto out1 = cute::partition_fragment_C(typename Config::MmaOutput{},
                                              cute::Shape<cute::_64, cute::Int<Config::kHeadDim>>{});
@@ -59,11 +61,12 @@ struct BackwardSm90 {
       const auto begin = [&] {
         if (kTwo && stored) {
           Epilogue::finish(thread);
+          if constexpr (Config::kOverlaps) Epilogue::sync();
           consumer.release(shared.q_empty[q.slot() ^ 1]);
         }
       };
       if (work.any) {
-        if constexpr (Config::kScrubRows) consumer.zero_dead_rows(slot.slot(), q.slot());
+        if constexpr (Config::kScrubRows) consumer.zero_dead_rows(slot, q.slot());
         consumer.consume(q.slot(), own, out1, out2, dots, begin);
       } else {
         cute::clear(out1);
@@ -78,6 +81,31 @@ struct BackwardSm90 {
         consumer.release(shared.q_empty[q.slot()]);
       }
       q.advance();
+    }
+    Epilogue::finish(thread);
+  }
+
+  /// The same where the groups have the same rows, and one of the outputs each.
+  template <int Output>
+  static __device__ __forceinline__ void consume_one(const Params& params, typename Config::SharedStorage& shared,
+                                                     int thread) {
+    static_assert(Config::kQueryBuffers == 1);
+    collective::ConsumerByOutputSm90<Config, Output> consumer{params.consumer, shared, thread};
+    for (collective::Ring<1> q;; q.advance()) {
+      collective::wait(shared.q_full[0], q.phase());
+      const collective::Work& work = shared.work[q.phase()];
+      if (work.end) break;
+      auto out = cute::partition_fragment_C(typename Config::MmaOutput{},
+                                            cute::Shape<cute::_64, cute::Int<Config::kHeadDim>>{});
+      if (work.any) {
+        consumer.consume(out);
+      } else {
+        cute::clear(out);
+      }
+      Epilogue::template store_one<Output>(params.output, params.producer.maps, shared, params.producer.geometry, work,
+                                           thread, out);
+      Epilogue::finish(thread);
+      consumer.release(shared.q_empty[0]);
     }
     Epilogue::finish(thread);
   }
@@ -119,7 +147,13 @@ __global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTun
     // Teams have a register for it; the compiler would read the special register anew for each tile.
     int thread = int(threadIdx.x) & 127;
     if constexpr (Config::kTeams > 1) thread = __shfl_sync(~0u, thread, int(threadIdx.x) & 31);
-    Kernel::consume(params, teams[team], (warp - team * kConsumerWarps) / 4, thread);
+    const int group = (warp - team * kConsumerWarps) / 4;
+    if constexpr (!Config::kByOutput)
+      Kernel::consume(params, teams[team], group, thread);
+    else if (group == 0)
+      Kernel::template consume_one<1>(params, teams[team], thread);
+    else
+      Kernel::template consume_one<0>(params, teams[team], thread);
   }
 }
 

@@ -1,4 +1,5 @@
-// The backward's first kernel: what the sweeps need to know of each query (RowNumbers), from the forward's results.
+// The backward's first kernel: what the sweeps need to know of each query (RowNumbers), from the forward's results; and
+// zeros, where they count and add.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -26,6 +27,8 @@ struct PrepareParams {
   float2* numbers;                          ///< (B, Hq, Nq)
   Normalizer normalizer;
   int heads, num_queries, head_dim, row_tiles;
+  float4* zeros;  ///< so many are written
+  int64_t num_zeros;
 };
 
 inline constexpr int kPrepareRows = 4;  ///< of a group of lanes, so that enough bytes are on their way
@@ -67,9 +70,14 @@ __global__ void prepare_backward(const __grid_constant__ PrepareParams<Element, 
     for (int step = Lanes / 2; step > 0; step /= 2) dots[r] += __shfl_xor_sync(~0u, dots[r], step);
     if (lane == r) dot = dots[r];
   }
-  if (!writes) return;
-  const auto numbers = normalizers::of_head(params.normalizer, head).row_numbers(statistic, dot, grad_statistic);
-  params.numbers[at] = make_float2(numbers.shift, numbers.delta);
+  if (writes) {
+    const auto numbers = normalizers::of_head(params.normalizer, head).row_numbers(statistic, dot, grad_statistic);
+    params.numbers[at] = make_float2(numbers.shift, numbers.delta);
+  }
+  const int64_t threads = int64_t(gridDim.x) * blockDim.x;
+#pragma unroll 4
+  for (int64_t n = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; n < params.num_zeros; n += threads)
+    params.zeros[n] = make_float4(0, 0, 0, 0);
 }
 
 template <class Element, class Normalizer>

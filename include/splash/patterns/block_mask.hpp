@@ -21,8 +21,11 @@ struct BlockMask {
             int(term.ints[0]), int(term.ints[1])};
   }
 
-  /// Granularity along the keys, for the choice of an instance.
-  static int block(const PatternTerm& term) { return int(term.ints[1]); }
+  /// Granularity along the keys, for the choice of an instance: blocks of several tiles have whole ones, too.
+  static int block(const PatternTerm& term) {
+    const int columns = int(term.ints[1]);
+    return columns % (2 * kNarrow) == 0 ? 2 * kNarrow : (columns % kNarrow == 0 ? kNarrow : columns);
+  }
 
   /// Why the term does not describe these inputs, or nullptr. What passes here is never read out of bounds.
   static const char* misfit(const PatternTerm& term, const AttentionInputs& in) {

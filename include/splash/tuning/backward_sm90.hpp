@@ -8,8 +8,6 @@ namespace splash::tuning {
 enum class Gradients : int {
   queries,      ///< dQ
   keys_values,  ///< dK and dV
-  keys,         ///< dK, where accumulators of both are too many registers
-  values,       ///< dV
   all,          ///< dK and dV, and what the keys add to dQ in memory
   closed,       ///< dK, dV and dQ, where the queries of a piece have no other keys
 };
@@ -29,16 +27,16 @@ struct BackwardSm90 {
   bool joined;         ///< S of the next tile is asked for before the products of this one have ended
   int teams = 1;       ///< of consumers and producers: each works on pieces of its own
   bool early = false;  ///< a turn ends when S and dP are asked for, not when S is there
+  /// The results of a piece leave under the first products of the next one, whose first rows are there by then.
+  bool overlaps = false;
+  bool by_output = false;  ///< one consumer group finds dV, the other one dK, of the same 64 rows
 };
-
-/// Whether dK and dV need a kernel each: accumulators of 64 rows times D, twice, beside S and dP.
-constexpr bool splits_keys_values(int head_dim) { return head_dim > 128; }
 
 /// Whether there is a kernel for all three gradients.
 constexpr bool fuses(int head_dim) { return head_dim == 32 || head_dim == 64 || head_dim == 128; }
 
 /// Kept scores a row from which on it pays: float32 dQ is zeroed, added to and read again.
-constexpr int fused_scores(int head_dim) { return head_dim == 128 ? 1536 : 896; }
+constexpr int fused_scores(int head_dim) { return head_dim == 128 ? 448 : 192; }
 
 constexpr BackwardSm90 backward_sm90(int head_dim, Gradients pass, bool simple) {
   const int consumer = simple ? 224 : 208, producer = simple ? 56 : 88;
@@ -48,8 +46,10 @@ constexpr BackwardSm90 backward_sm90(int head_dim, Gradients pass, bool simple) 
     return head_dim == 128 ? BackwardSm90{2, 64, 2, 2, 2, 1, 4, 1, 224, 56, true, false}
                            : BackwardSm90{2, 128, 2, 2, 2, 1, 4, 1, 224, 56, true, false};
   if (pass == Gradients::all)
-    return head_dim == 128 ? BackwardSm90{2, 64, 3, 3, 1, 2, 4, 1, 224, 56, true, false}
-                           : BackwardSm90{2, 128, 3, 3, 1, 2, 4, 1, 224, 56, true, false, 1, true};
+    return head_dim == 128 ? BackwardSm90{2, 64, 3, 3, 2, 1, 4, 1, 224, 56, true, false, 1, false, true}
+                           : BackwardSm90{2, 128, 3, 3, 2, 2, 4, 1, 224, 56, true, false, 1, true, true};
+  // Accumulators of 64 rows times D, twice, are too many beside S and dP.
+  if (both && head_dim > 128) return {2, 64, 2, 2, 1, 2, 4, 1, 208, 88, false, false, 1, false, false, true};
   // Accumulators of 64 rows leave least where there are two of D 128: tiles are narrower then.
   const int narrow = simple || !both ? 64 : 48;
   switch (head_dim) {
@@ -64,9 +64,8 @@ constexpr BackwardSm90 backward_sm90(int head_dim, Gradients pass, bool simple) 
     case 192:
       return {2, 64, 2, 2, 1, 2, 4, 1, simple ? 208 : 200, simple ? 88 : 104, false, true};
     default:
-      if (pass == Gradients::values && simple) return {2, 64, 2, 2, 1, 2, 4, 1, 208, 88, false, true};
-      return {2,     32,  pass == Gradients::values ? 4 : 3, 2, 1, 2, 4, 1, simple ? 208 : 200, simple ? 88 : 104,
-              false, true};
+      if (simple) return {2, 64, 2, 1, 1, 1, 4, 1, 224, 56, false, true};
+      return {2, 32, 3, 2, 1, 2, 4, 1, simple ? 208 : 200, simple ? 88 : 104, false, true};
   }
 }
 
