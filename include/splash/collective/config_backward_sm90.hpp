@@ -33,11 +33,17 @@ struct MapsBackwardSm90 {
 template <patterns::Pattern Pattern, int Block>
 inline constexpr bool kWideBlocks = patterns::BlockListPattern<Pattern> && Block == 128;
 
+/// Whether the producers manage with few registers. Those of wide blocks do by a walk in batches, where dK and dV leave
+/// them no more.
+template <patterns::Pattern Pattern, tuning::Gradients Pass, int Block>
+inline constexpr bool kFewRegisters =
+    patterns::SimplePattern<Pattern> || (kWideBlocks<Pattern, Block> && Pass != tuning::Gradients::queries);
+
 template <patterns::Pattern Pattern, int HeadDim, tuning::Gradients Pass, int Block>
 inline constexpr tuning::BackwardSm90 kBackwardTuning =
     Block > 0 && !kWideBlocks<Pattern, Block> && Pass != tuning::Gradients::closed
         ? tuning::backward_blocks_sm90(HeadDim, Pass)
-        : tuning::backward_sm90(HeadDim, Pass, patterns::SimplePattern<Pattern> || kWideBlocks<Pattern, Block>);
+        : tuning::backward_sm90(HeadDim, Pass, kFewRegisters<Pattern, Pass, Block>);
 
 template <class Element, int HeadDim, auto Tuning>
 using BackwardTilesSm90 =
