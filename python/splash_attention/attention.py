@@ -46,9 +46,9 @@ def attention(
     q_start, k_start: positions of the first query and the first key; q_start = k_start + Nk - Nq by default.
     return_statistic: also return the normalizer's statistic, (B, Hq, Nq) float32 (float64 for float64), differentiable.
     deterministic: True asks for a backward that repeats bit for bit, None follows
-        torch.are_deterministic_algorithms_enabled(). Otherwise dq of long rows and of lists of 128-blocks on CUDA is
-        added up in no fixed order, which is faster; all else always repeats (dk and dv on the CPU for one number of
-        threads).
+        torch.are_deterministic_algorithms_enabled(). Otherwise dq of long rows, and of lists of blocks of a multiple
+        of 128, may be added up in no fixed order on CUDA, which is faster; all else always repeats (dk and dv on the
+        CPU for one number of threads).
     validate: also check values inside CUDA tensors, which synchronises. Outside of torch.compile those of CPU tensors
         are always checked; kernels clamp them in any case.
 

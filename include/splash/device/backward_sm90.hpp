@@ -122,12 +122,12 @@ inline cudaError_t clear_packed(const TensorView& view, cudaStream_t stream) {
 }
 
 /// grad_q, grad_k, grad_v and the normalizer's gradients are written whole, but for heads and keys that the call is not
-/// about. Long rows of simple patterns take one fused sweep, which adds dQ up in no fixed order; exec.deterministic,
-/// short rows and sink logits that learn take two, the same bits in every run; so does the one sweep where rows are
-/// problems of so few keys that a piece holds them. Asynchronous on exec.stream. Beside the tensors it takes 8 bytes a
-/// query and head, 4 more where a sink logit learns, float32 tiles of rows that are split over their columns, and for
-/// the fused sweep dQ in float32. Block: as the forward's; from 64 on, which is for lists of blocks and for short rows,
-/// pieces are 64 rows and nothing is fused.
+/// about. Long rows of simple patterns, and lists of wide blocks, take one fused sweep, which adds dQ up in no fixed
+/// order; exec.deterministic, short rows and sink logits that learn take two, the same bits in every run; so does the
+/// one sweep where rows are problems of so few keys that a piece holds them. Asynchronous on exec.stream. Beside the
+/// tensors it takes 8 bytes a query and head, 4 more where a sink logit learns, float32 tiles of rows that are split
+/// over their columns, and for the fused sweep dQ in float32. Block: as the forward's; but for wide blocks it means
+/// pieces of 64 rows, for lists of blocks and for short rows, and nothing is fused.
 template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
 Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, const Execution& exec) {
   static_assert(normalizers::kOneSweepGradient<Normalizer>, "the Hopper backward has one sweep");
