@@ -1,17 +1,16 @@
-// From a problem as data to the instance that computes it: checks, simplifies the pattern, chooses the key, runs.
+// From a problem as data to what computes it: checks, plans (plan.hpp), launches.
 #pragma once
 
 #include "registry.hpp"
 
 namespace splash::kernels {
 
-/// Checks that the views describe one problem (shapes, dtypes, strides, the numbers of pattern and normalizer), folds
-/// bands into one sliding window, and runs the instance found. `normalizer` is the public name: "softmax", "entmax".
-/// invalid_value, invalid_type and no_kernel come back with a reason before anything was computed. The arguments'
-/// pattern is replaced by the folded one.
-SPLASH_API Status attention_forward(ForwardArguments& arguments, const char* normalizer, Arch arch,
+/// Checks that the views describe one problem (shapes, dtypes, strides, the numbers of pattern and normalizer), plans,
+/// and runs the instances found. `normalizer` is the public name: "softmax", "entmax". invalid_value, invalid_type and
+/// no_kernel come back with a reason before anything was launched.
+SPLASH_API Status attention_forward(const ForwardArguments& arguments, const char* normalizer, Arch arch,
                                     const Execution& execution);
-SPLASH_API Status attention_backward(BackwardArguments& arguments, const char* normalizer, Arch arch,
+SPLASH_API Status attention_backward(const BackwardArguments& arguments, const char* normalizer, Arch arch,
                                      const Execution& execution);
 
 /// How many statistics beside the first one the forward saves for the backward; 0 for an unknown name,

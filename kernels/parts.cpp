@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "splash/core/head_groups.hpp"
-#include "splash/patterns/concept.hpp"
+#include "splash/patterns/sliding_window.hpp"
 
 namespace splash::kernels {
 namespace {
@@ -29,6 +29,17 @@ const PatternTerm* term_within_bands(const PatternSpec& spec, int64_t (&band)[2]
   return found;
 }
 
+/// As the dispatcher's other terms are.
+PatternTerm term_of(const patterns::Part& part) {
+  PatternTerm term = part.term;
+  term.kind = pattern_kind(part.pattern);
+  return term;
+}
+
+PatternTerm window_term(const int64_t (&sides)[2]) {
+  return term_of(patterns::part_of<patterns::SlidingWindow>({sides[0], sides[1]}));
+}
+
 bool same_list(const PatternSpec& spec, int64_t head, int64_t other) {
   for (int t = 0; t < spec.count; ++t) {
     const PatternTerm& term = spec.terms[t];
@@ -44,9 +55,7 @@ AttentionInputs of_heads(const AttentionInputs& in, const HeadRange& heads) {
     PatternTerm& term = own.pattern.terms[t];
     const PatternInfo& info = patterns()[term.kind];
     if (!info.of_head) continue;
-    const char* name = nullptr;
-    term = info.of_head(term, heads.first, name);
-    term.kind = pattern_kind(name);
+    term = term_of(info.of_head(term, heads.first));
   }
   return own;
 }
@@ -89,13 +98,7 @@ PatternSpec fold_bands(const PatternSpec& spec) {
     for (int n = 0; n < 2; ++n) sides[n] = shorter_side(sides[n], own[n]);
   }
   const bool limits = sides[0] >= 0 || sides[1] >= 0;
-  if (limits || folded.count == 0) {
-    PatternTerm& window = folded.terms[folded.count++];
-    window.kind = pattern_kind("sliding_window");
-    window.num_ints = 2;
-    window.ints[0] = sides[0];
-    window.ints[1] = sides[1];
-  }
+  if (limits || folded.count == 0) folded.terms[folded.count++] = window_term(sides);
   return folded;
 }
 
@@ -132,8 +135,7 @@ std::vector<AttentionInputs> split_keys(const AttentionInputs& in) {
   std::vector<AttentionInputs> calls(size_t(count), in);
   for (int n = 0; n < count; ++n) {
     AttentionInputs& call = calls[size_t(n)];
-    call.pattern = {1, {parts[n].term}};
-    call.pattern.terms[0].kind = pattern_kind(parts[n].pattern);
+    call.pattern = {1, {term_of(parts[n])}};
     call.residues = parts[n].residues;
     call.key_runs = parts[n].key_runs;
   }
@@ -147,10 +149,7 @@ std::vector<GradientPart> split_gradients(const AttentionInputs& in,
     fold_residues(own.in);
     std::vector<AttentionInputs> parts;
     if (own.in.residues == 1) parts = split_keys(own.in);
-    const auto fits = [&](const AttentionInputs& part) {
-      return part.key_runs.fill_tiles(64) && part.key_runs.fill_tiles(128) && runs(part);
-    };
-    if (parts.empty() || !std::all_of(parts.begin(), parts.end(), fits)) parts = {own.in};
+    if (parts.empty() || !std::all_of(parts.begin(), parts.end(), runs)) parts = {own.in};
     // The first one writes the gradients of all keys; runs are some of them.
     std::stable_partition(parts.begin(), parts.end(),
                           [](const AttentionInputs& part) { return part.key_runs.length == 0; });
@@ -165,11 +164,8 @@ void fold_residues(AttentionInputs& in) {
   if (!term) return;
   const PatternInfo& info = patterns()[term->kind];
   if (!info.residues || !info.residues(*term, dilation, sides)) return;
-  PatternTerm window;
-  window.kind = pattern_kind("sliding_window");
-  window.num_ints = 2;
-  for (int n = 0; n < 2; ++n) window.ints[n] = shorter_side(sides[n], band[n] < 0 ? -1 : band[n] / dilation);
-  in.pattern = {1, {window}};
+  for (int n = 0; n < 2; ++n) sides[n] = shorter_side(sides[n], band[n] < 0 ? -1 : band[n] / dilation);
+  in.pattern = {1, {window_term(sides)}};
   in.residues = dilation;
 }
 

@@ -29,7 +29,7 @@ struct GradientPart {
 };
 
 /// With the statistics of whole rows, the gradients of disjoint scores add up: the calls of split_heads and of
-/// split_keys, in the order in which they have to run. `runs` says whether there is an instance for a call.
+/// split_keys, in the order in which they have to run. `runs` says whether an instance can run a call.
 std::vector<GradientPart> split_gradients(const AttentionInputs& in,
                                           const std::function<bool(const AttentionInputs&)>& runs);
 

@@ -71,6 +71,12 @@ int pattern_kind(std::string_view name) {
   return found == rows.end() ? -1 : int(found - rows.begin());
 }
 
+int pattern_kind(patterns::TypeId type) {
+  const auto rows = patterns();
+  const auto found = std::find_if(rows.begin(), rows.end(), [&](const PatternInfo& row) { return row.type == type; });
+  return found == rows.end() ? -1 : int(found - rows.begin());
+}
+
 int pattern_ints(int kind) { return patterns()[kind].ints; }
 int pattern_tensors(int kind) { return patterns()[kind].tensors; }
 bool pattern_has_list(int kind) { return patterns()[kind].list; }

@@ -42,22 +42,37 @@ struct Key {
 using Forward = Status (*)(const ForwardArguments&, const Execution&);
 using Backward = Status (*)(const BackwardArguments&, const Execution&);
 
+/// Widths of the boxes of keys in which an instance loads them; 0: any keys.
+struct KeyTiles {
+  int widths[2] = {};
+};
+
 /// One kernel. Exactly one of the two functions is set, as the key's pass says.
 struct Instance {
   Key key;
   Forward forward = nullptr;
   Backward backward = nullptr;
+  KeyTiles key_tiles = {};
+  bool resumes = false;  ///< it can go on from the output of an earlier call
+
+  /// Whether the keys of a call lie in memory as the instance can load them.
+  bool loads(const KeyRuns& runs) const {
+    for (const int width : key_tiles.widths)
+      if (width && !runs.fill_tiles(width)) return false;
+    return true;
+  }
 };
 
 /// A pattern of the list; its place there is PatternTerm::kind.
 struct PatternInfo {
   std::string_view name;
+  patterns::TypeId type = {};
   int ints = 0;
   int tensors = 0;
   bool list = false;  ///< its numbers are followed by the length of a list, and by the list
   /// Set where the pattern is a band of diagonals: writes its two sides, -1 for an unlimited one.
   void (*band)(const PatternTerm& term, int64_t (&sides)[2]) = nullptr;
-  bool resumes = false;  ///< kIsPart: its GPU instances can go on from the output of an earlier call
+  bool lists = false;  ///< kBlockLists: it holds lists of blocks, which only a device reads
   /// Set where a width of tiles serves a term best: that width, 0 where it does not matter.
   int (*block)(const PatternTerm& term) = nullptr;
   /// Set where a term may contradict the inputs: why it does, or nullptr.
@@ -69,8 +84,8 @@ struct PatternInfo {
   /// Set where a term may be a union of disjoint patterns: writes these, restricted to a band, and returns how many.
   int (*parts)(const PatternTerm& term, const AttentionInputs& in, const int64_t (&band)[2],
                patterns::Part (&parts)[patterns::kMaxParts]) = nullptr;
-  /// Set where every query head has a pattern of its own that the host knows: that of one of them, and its name.
-  PatternTerm (*of_head)(const PatternTerm& term, int64_t head, const char*& pattern) = nullptr;
+  /// Set where every query head has a pattern of its own that the host knows: that of one of them.
+  patterns::Part (*of_head)(const PatternTerm& term, int64_t head) = nullptr;
   /// Set where a term may be a band of diagonals of every dilation-th row and column: whether it is, and which.
   bool (*residues)(const PatternTerm& term, int64_t& dilation, int64_t (&sides)[2]) = nullptr;
 };
@@ -111,6 +126,7 @@ SPLASH_API bool parse_arch(std::string_view text, Arch& arch);  ///< the inverse
 
 /// Place in the pattern list, or -1 where the name is unknown.
 SPLASH_API int pattern_kind(std::string_view name);
+SPLASH_API int pattern_kind(patterns::TypeId type);
 SPLASH_API int pattern_ints(int kind);
 SPLASH_API int pattern_tensors(int kind);
 SPLASH_API bool pattern_has_list(int kind);

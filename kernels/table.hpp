@@ -6,6 +6,7 @@
 #include "kernels/registry.hpp"
 #include "splash/normalizers/concept.hpp"
 #include "splash/patterns/sliding_window.hpp"
+#include "splash/tuning/forward_sm90.hpp"
 
 namespace splash::kernels {
 
@@ -20,13 +21,29 @@ Function pick(Function lowest, Functions... higher) {
   return all[level < int(1 + sizeof...(higher)) ? level : int(sizeof...(higher))];
 }
 
-inline Instance row(Key key, Forward forward) { return {std::move(key), forward, nullptr}; }
-inline Instance row(Key key, Backward backward) { return {std::move(key), nullptr, backward}; }
+/// What the host must know of an instance of these types before it launches one.
+template <class Pattern, class Normalizer>
+Instance row(Key key, Forward forward) {
+  Instance instance{std::move(key), forward};
+  if (instance.key.arch == Arch::cpu) return instance;
+  const auto tuned = tuning::forward_sm90<Pattern, Normalizer>(instance.key.head_dim, instance.key.block);
+  instance.key_tiles = {{tuned.tile_columns}};
+  instance.resumes = normalizers::kMerges<Normalizer> && patterns::kIsPart<Pattern>;
+  return instance;
+}
+
+/// Its sweeps have pieces of 64 or 128 keys as rows, and tiles of as many as columns.
+template <class, class>
+Instance row(Key key, Backward backward) {
+  Instance instance{std::move(key), nullptr, backward};
+  if (instance.key.arch != Arch::cpu) instance.key_tiles = {{64, 128}};
+  return instance;
+}
 
 template <splash::patterns::TablePattern P>
 constexpr PatternInfo pattern(std::string_view name, int ints, int tensors) {
-  PatternInfo info{name, ints, tensors};
-  info.resumes = splash::patterns::kIsPart<P>;
+  PatternInfo info{name, patterns::type_id<P>(), ints, tensors};
+  info.lists = patterns::BlockListPattern<P>;
   if constexpr (splash::patterns::Band<P>) {
     info.band = [](const PatternTerm& term, int64_t (&sides)[2]) {
       const splash::patterns::SlidingWindow window = P::from(term).band();

@@ -15,18 +15,11 @@ struct MapsForwardSm90 {
   __device__ __forceinline__ RowMapsSm90 rows(int) const { return {q, fold_q_head, fold_q_batch}; }
 };
 
-template <patterns::Pattern Pattern, normalizers::Normalizer Normalizer, int HeadDim, int Block>
-inline constexpr tuning::ForwardSm90 kForwardTuning =
-    tuning::forward_sm90(HeadDim, Block,
-                         {.lists = patterns::BlockListPattern<Pattern>,
-                          .simple = patterns::SimplePattern<Pattern>,
-                          .sweeps = Normalizer::kScoreSweeps});
-
 template <patterns::Pattern Pattern_, normalizers::Normalizer Normalizer_, class Element, int HeadDim, int Block>
-struct ConfigForwardSm90 : TilesSm90<Element, HeadDim, kForwardTuning<Pattern_, Normalizer_, HeadDim, Block>, 1> {
+struct ConfigForwardSm90 : TilesSm90<Element, HeadDim, tuning::forward_sm90<Pattern_, Normalizer_>(HeadDim, Block), 1> {
   using Pattern = Pattern_;
   using Normalizer = Normalizer_;
-  using Tiles = TilesSm90<Element, HeadDim, kForwardTuning<Pattern, Normalizer, HeadDim, Block>, 1>;
+  using Tiles = TilesSm90<Element, HeadDim, tuning::forward_sm90<Pattern, Normalizer>(HeadDim, Block), 1>;
 
   // What the producers ask.
   using View = const Pattern&;

@@ -134,26 +134,43 @@ inline constexpr int kNarrow = 64;
 /// What block(term) says of a pattern whose rows keep a span of this many keys.
 SPLASH_HD constexpr int block_for(int64_t keys_of_row) { return keys_of_row < kShortRow ? kNarrow : 0; }
 
+/// A pattern as a type, by which the host finds it in the list of patterns, whatever its name is there.
+struct TypeId {
+  const void* tag = nullptr;
+  bool operator==(const TypeId&) const = default;
+};
+
+template <class P>
+inline constexpr char kTypeTag = 0;
+
+template <class P>
+constexpr TypeId type_id() {
+  return {&kTypeTag<P>};
+}
+
 /// One of the disjoint patterns that a pattern is the union of, as a term, and the layout in which it is computed.
 struct Part {
-  const char* pattern;  ///< its name in the list
-  PatternTerm term;     ///< its numbers
+  TypeId pattern;    ///< what it is
+  PatternTerm term;  ///< its numbers
   int64_t residues = 1;
   KeyRuns key_runs;
 };
 
 inline constexpr int kMaxParts = 2;  ///< of one pattern
 
-inline Part part_of(const char* pattern, std::initializer_list<int64_t> numbers) {
-  Part part{pattern, {}, 1, {}};
+template <class P>
+Part part_of(std::initializer_list<int64_t> numbers) {
+  Part part{type_id<P>(), {}, 1, {}};
   for (const int64_t number : numbers) part.term.ints[part.term.num_ints++] = number;
   return part;
 }
 
+struct SlidingWindow;
+
 /// A window within each class of positions modulo `residues`; sides as a band has them, -1 for an unlimited one. The
 /// keys begin `nearest` steps before the query.
 inline Part window_part(int64_t left, int64_t nearest, int64_t residues) {
-  Part part = part_of("sliding_window", {left, 0});
+  Part part = part_of<SlidingWindow>({left, 0});
   if (nearest > 0) part.term.ints[part.term.num_ints++] = nearest;
   part.residues = residues;
   return part;
@@ -174,10 +191,9 @@ constexpr int64_t shorter_side(int64_t a, int64_t b) { return a < 0 ? b : (b < 0
 ///   parts(term, inputs, band, parts)    writes disjoint patterns whose union is just what the term and a band of sides
 ///                                       band[0] and band[1] keep together, and returns how many there are; 0 where no
 ///                                       union serves better. Asked for on CUDA only.
-///   of_head(term, head, pattern)        what one query head keeps, as a term of another pattern of the list, whose
-///   name
-///                                       is written. CUDA asks nothing else of such patterns, but in the backward where
-///                                       heads of a group differ in no regular way.
+///   of_head(term, head)                 what one query head keeps, as a term of another pattern of the list. CUDA
+///                                       asks nothing else of such patterns, but in the backward where heads of a
+///                                       group differ in no regular way.
 ///   residues(term, dilation, sides)     true where just the scores with (i - j) % dilation == 0 and -sides[1] <=
 ///                                       (i - j) / dilation <= sides[0] are kept, -1 for an unlimited side.
 template <class P>

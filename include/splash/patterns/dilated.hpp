@@ -93,14 +93,8 @@ struct DilatedHeads : Dilated {
   }
 
   /// What one head keeps, as a term of Dilated.
-  static PatternTerm of_head(const PatternTerm& term, int64_t head, const char*& pattern) {
-    pattern = "dilated";
-    PatternTerm own;
-    own.num_ints = 3;
-    own.ints[0] = term.ints[0];
-    own.ints[1] = term.list[head];
-    own.ints[2] = term.ints[1];
-    return own;
+  static Part of_head(const PatternTerm& term, int64_t head) {
+    return part_of<Dilated>({term.ints[0], term.list[head], term.ints[1]});
   }
 };
 

@@ -1,8 +1,8 @@
 // Fixed(stride, summary): j <= i and (j // stride == i // stride or j % stride >= stride - summary).
 #pragma once
 
-#include "splash/patterns/bits.hpp"
-#include "splash/patterns/concept.hpp"
+#include "splash/patterns/block_diagonal.hpp"
+#include "splash/patterns/staircase.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace patterns {
@@ -44,9 +44,9 @@ struct Fixed {
     const int64_t last = (p.kv_lengths ? p.k_start + keys : p.q_start + in.q.shape[2]) - 1;
     // Rows may stand behind a run that the tensor ends within.
     if (summary > 0 && first + runs * stride < keys && floor_div(int(last), fixed.stride) > start + runs) return 0;
-    parts[count++] = part_of("block_diagonal", {stride, 1});
+    parts[count++] = part_of<BlockDiagonal>({stride, 1});
     if (runs > 0) {
-      parts[count] = part_of("staircase", {stride, summary, start});
+      parts[count] = part_of<Staircase>({stride, summary, start});
       parts[count++].key_runs = {summary, stride, first, runs * summary};
     }
     return count;

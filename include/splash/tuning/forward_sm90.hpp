@@ -1,6 +1,9 @@
 // Tile numbers of the Hopper forward: the only place where they stand. Why they are what they are: benchmarks/NOTES.md.
 #pragma once
 
+#include "splash/normalizers/concept.hpp"
+#include "splash/patterns/concept.hpp"
+
 namespace splash::tuning {
 
 struct ForwardSm90 {
@@ -58,6 +61,14 @@ constexpr ForwardSm90 forward_sm90(int head_dim, int block, ForwardTraits traits
     default:
       return {2, 64, 3, 2, 1, 1, 4, 1, consumer, producer, true};
   }
+}
+
+template <patterns::Pattern Pattern, normalizers::Normalizer Normalizer>
+constexpr ForwardSm90 forward_sm90(int head_dim, int block) {
+  return forward_sm90(head_dim, block,
+                      {.lists = patterns::BlockListPattern<Pattern>,
+                       .simple = patterns::SimplePattern<Pattern>,
+                       .sweeps = Normalizer::kScoreSweeps});
 }
 
 }  // namespace splash::tuning

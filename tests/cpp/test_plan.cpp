@@ -1,0 +1,243 @@
+// Dispatch with instances that only write down that they ran: what a call launches, in which order, and that nothing
+// runs before everything is known to.
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.hpp"
+#include "kernels/dispatch.hpp"
+#include "kernels/plan.hpp"
+#include "kernels/table.hpp"
+#include "splash/normalizers/elastic.hpp"
+#include "splash/normalizers/softmax_sink.hpp"
+#include "splash/patterns/big_bird.hpp"
+#include "splash/patterns/compose.hpp"
+#include "splash/patterns/dilated.hpp"
+#include "splash/patterns/fixed.hpp"
+#include "splash/patterns/full.hpp"
+#include "splash/patterns/strided.hpp"
+
+namespace {
+
+using namespace splash;
+using namespace splash::kernels;
+
+struct Launch {
+  std::string what;
+  bool joins;  ///< goes on from, or adds to, what is there
+};
+std::vector<Launch> launches;
+
+void write_down(const char* key, const AttentionInputs& in, bool joins) {
+  std::string what = key;
+  for (int t = 0; t < in.pattern.count; ++t)
+    what.append(t ? " & " : ": ").append(kernels::patterns()[in.pattern.terms[t].kind].name);
+  if (in.residues > 1) what += " / " + std::to_string(in.residues);
+  launches.push_back({what, joins});
+}
+
+constexpr char kExact[] = "exact", kAny[] = "any";
+
+template <const char* Name>
+Status forward(const ForwardArguments& args, const Execution&) {
+  write_down(Name, args.in, args.accumulate);
+  return {};
+}
+
+template <const char* Name>
+Status backward(const BackwardArguments& args, const Execution&) {
+  write_down(Name, args.in, args.adds_queries || args.adds_keys);
+  return {};
+}
+
+using Sink = splash::normalizers::SoftmaxSink<float>;
+using Softmax = splash::normalizers::Softmax<float>;
+namespace p = splash::patterns;
+using Any = p::Conjunction<p::AnyOf<p::Full, p::SlidingWindow, p::BlockDiagonal, p::Dilated, p::DilatedHeads,
+                                    p::Strided, p::Fixed, p::Staircase, p::BigBird>>;
+
+template <class Pattern>
+std::vector<Instance> pair(const char* pattern, int block = 0) {
+  constexpr const char* kName = std::is_same_v<Pattern, Any> ? "any" : "exact";
+  const auto key = [&](Pass pass) {
+    return Key{pass, Arch::sm90, pattern, "softmax_sink", DType::bfloat16, 128, block};
+  };
+  if (std::strcmp(kName, "any") == 0)
+    return {row<Pattern, Sink>(key(Pass::forward), forward<kAny>),
+            row<Pattern, Sink>(key(Pass::backward), backward<kAny>)};
+  return {row<Pattern, Sink>(key(Pass::forward), forward<kExact>),
+          row<Pattern, Sink>(key(Pass::backward), backward<kExact>)};
+}
+
+std::vector<Instance> all_rows() {
+  std::vector<Instance> rows;
+  for (const auto& more : {pair<p::SlidingWindow>("sliding_window"), pair<p::BlockDiagonal>("block_diagonal"),
+                           pair<p::Staircase>("staircase"), pair<p::BigBird>("big_bird", 64), pair<Any>("any")})
+    rows.insert(rows.end(), more.begin(), more.end());
+  return rows;
+}
+
+std::vector<Instance> table = all_rows();
+
+}  // namespace
+
+namespace splash::kernels {
+
+std::span<const Instance> instances() { return table; }
+
+std::span<const NormalizerInfo> normalizers() {
+  using splash::normalizers::Elastic;
+  static constexpr NormalizerInfo rows[] = {normalizer<Softmax>({"softmax", "softmax", ""}),
+                                            normalizer<Sink>({"softmax_sink", "softmax_sink", "softmax"}),
+                                            normalizer<Elastic<float>>({"elastic", "elastic", ""})};
+  return rows;
+}
+
+std::span<const PatternInfo> patterns() {
+  // Names of the table's own: the library knows its patterns by type.
+  static constexpr PatternInfo rows[] = {pattern<p::Full>("full", 0, 0),
+                                         pattern<p::SlidingWindow>("sliding_window", 2, 0),
+                                         pattern<p::BlockDiagonal>("block_diagonal", 2, 0),
+                                         pattern<p::Dilated>("dilated", 3, 0),
+                                         pattern<p::DilatedHeads>("dilated_heads", 2, 1),
+                                         pattern<p::Strided>("strided", 2, 0),
+                                         pattern<p::Fixed>("fixed", 2, 0),
+                                         pattern<p::Staircase>("staircase", 3, 0),
+                                         pattern<p::BigBird>("big_bird", 4, 2)};
+  return rows;
+}
+
+}  // namespace splash::kernels
+
+namespace {
+
+struct Problem {
+  AttentionInputs in;
+  std::vector<float> sinks = std::vector<float>(8);
+  std::vector<int64_t> dilations;
+  std::vector<int32_t> tensor;
+
+  Problem(const char* pattern, std::initializer_list<int64_t> ints, int64_t length = 4096) {
+    const TensorView view{this, DType::bfloat16, 4, {1, 8, length, 128}, {8 * length * 128, length * 128, 128, 1}};
+    in.q = in.k = in.v = view;
+    add(pattern, ints);
+  }
+
+  Problem& add(const char* pattern, std::initializer_list<int64_t> ints) {
+    PatternTerm& term = in.pattern.terms[in.pattern.count++];
+    term.kind = pattern_kind(pattern);
+    for (const int64_t number : ints) term.ints[term.num_ints++] = number;
+    return *this;
+  }
+
+  Problem& by_head(std::vector<int64_t> each) {
+    dilations = std::move(each);
+    tensor.assign(dilations.begin(), dilations.end());
+    PatternTerm& term = in.pattern.terms[0];
+    term.list = dilations.data();
+    term.list_size = int64_t(dilations.size());
+    term.num_tensors = 1;
+    term.tensors[0] = {tensor.data(), DType::int32, 1, {term.list_size}, {1}};
+    return *this;
+  }
+
+  Status run(Pass pass, const char* normalizer = "softmax") {
+    launches.clear();
+    const TensorView statistic{this, DType::float32, 3, {1, 8, in.q.shape[2]}, {8 * in.q.shape[2], in.q.shape[2], 1}};
+    TensorView saved = statistic;
+    saved.rank = 4;
+    saved.shape[0] = 0, saved.shape[1] = 1, saved.shape[2] = 8, saved.shape[3] = in.q.shape[2];
+    saved.stride[0] = saved.stride[1] = 8 * in.q.shape[2], saved.stride[2] = in.q.shape[2], saved.stride[3] = 1;
+    const std::string before(reinterpret_cast<const char*>(&in), sizeof(in));
+    Status status;
+    if (pass == Pass::forward) {
+      const ForwardArguments args{in, in.q, statistic, saved};
+      status = attention_forward(args, normalizer, Arch::sm90, {});
+      check::that(std::memcmp(&args.in, before.data(), sizeof(in)) == 0, "the caller's problem is as it was");
+    } else {
+      BackwardArguments args;
+      args.in = in;
+      args.out = args.grad_out = args.grad_q = args.grad_k = args.grad_v = in.q;
+      args.statistic = statistic;
+      args.saved = saved;
+      status = attention_backward(args, normalizer, Arch::sm90, {});
+    }
+    return status;
+  }
+};
+
+std::string told() {
+  std::string text;
+  for (const Launch& launch : launches) text += (text.empty() ? "" : "; ") + launch.what + (launch.joins ? " +" : "");
+  return text;
+}
+
+void expect(Problem problem, Pass pass, const std::string& wanted) {
+  const Status status = problem.run(pass);
+  check::that(status.ok(), "%s: refused: %s", wanted.c_str(), status.reason);
+  check::that(told() == wanted, "launched '%s', not '%s'", told().c_str(), wanted.c_str());
+}
+
+void check_order() {
+  expect({"full", {}}, Pass::forward, "exact: sliding_window");
+  expect(Problem("strided", {256, 64}).add("full", {}), Pass::forward,
+         "exact: sliding_window / 64; exact: sliding_window +");
+  expect({"strided", {256, 64}}, Pass::backward, "exact: sliding_window / 64; exact: sliding_window +");
+  expect({"fixed", {128, 16}}, Pass::forward, "exact: block_diagonal; exact: staircase +");
+  expect({"fixed", {128, 16}}, Pass::backward, "exact: block_diagonal; exact: staircase +");
+  // Runs of 24 keys fill no tile of the staircase: nothing of it may run.
+  expect({"fixed", {128, 24}}, Pass::forward, "any: fixed");
+  expect({"fixed", {128, 24}}, Pass::backward, "any: fixed");
+  expect({"dilated", {512, 8, 1}}, Pass::forward, "exact: sliding_window / 8");
+  expect(Problem("dilated_heads", {64, 1}).by_head({1, 1, 2, 2, 1, 1, 2, 2}), Pass::forward,
+         "exact: sliding_window; exact: sliding_window / 2; exact: sliding_window; exact: sliding_window / 2");
+}
+
+/// Without the rows that `drop` names, the call is refused before anything ran.
+template <class Drop>
+void check_refusal(Problem problem, Pass pass, Drop drop, const char* normalizer = "softmax") {
+  const std::vector<Instance> whole = table;
+  std::erase_if(table, drop);
+  // A thread remembers the instances that it found.
+  std::thread([&] {
+    const Status status = problem.run(pass, normalizer);
+    check::that(status.code == StatusCode::no_kernel, "'%s' is no refusal", status.reason);
+    check::that(launches.empty(), "ran '%s' and was refused then", told().c_str());
+  }).join();
+  table = whole;
+}
+
+void check_refusals() {
+  const auto second = [](const Instance& row) { return row.key.pattern == "any" || row.key.pattern == "staircase"; };
+  for (const Pass pass : {Pass::forward, Pass::backward}) {
+    const int64_t sizes[] = {16, 24};
+    for (const int64_t summary : sizes) check_refusal(Problem("fixed", {128, summary}), pass, second);
+    check_refusal(Problem("dilated_heads", {64, 1}).by_head({1, 2, 3, 4, 5, 6, 7, 8}), pass,
+                  [](const Instance& row) { return row.key.pattern != "block_diagonal"; });
+    check_refusal(Problem("full", {}), pass, [](const Instance&) { return true; });
+  }
+}
+
+void check_text() {
+  Problem fixed("fixed", {128, 16});
+  const Plan plan = plan_attention(Pass::forward, Arch::sm90, fixed.in, *general_normalizer("softmax"));
+  const std::string text = to_string(plan);
+  check::that(plan.steps.size() == 2 && std::count(text.begin(), text.end(), '\n') == 1, "'%s'", text.c_str());
+  for (const char* part : {"block_diagonal(128, 1)", "staircase(128, 16, 0), of 512 keys in runs of 16, merged with",
+                           "forward on sm90, pattern staircase"})
+    check::that(text.find(part) != std::string::npos, "'%s' has no '%s'", text.c_str(), part);
+  const Plan refused = plan_attention(Pass::forward, Arch(80), fixed.in, *general_normalizer("softmax"));
+  check::that(refused.steps.empty() && to_string(refused).starts_with("no compiled instance"), "'%s'",
+              to_string(refused).c_str());
+}
+
+}  // namespace
+
+int main() {
+  check_order();
+  check_refusals();
+  check_text();
+  return check::summary("test_plan");
+}
