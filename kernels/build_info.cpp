@@ -1,8 +1,8 @@
 // Build facts and the table as JSON, for callers without C++: the definitions come from CMake.
-#include <sstream>
 #include <utility>
 
 #include "kernels/registry.hpp"
+#include "kernels/text.hpp"
 
 namespace splash::kernels {
 namespace {
@@ -13,25 +13,22 @@ std::string build_info() {
       {"build_type", SPLASH_BUILD_TYPE},     {"torch", SPLASH_TORCH_VERSION}, {"cuda", SPLASH_CUDA_VERSION},
       {"cuda_archs", SPLASH_CUDA_ARCH_LIST}, {"cpu_isa", cpu_isa()},
   };
-  std::ostringstream text;
-  text << "{";
-  for (const auto& [name, value] : facts) text << '"' << name << "\": \"" << value << "\", ";
-  text << "\"instances\": " << instances().size() << "}";
-  return text.str();
+  std::string text = "{";
+  for (const auto& [name, value] : facts) text += join('"', name, "\": \"", value, "\", ");
+  return text + join("\"instances\": ", instances().size(), "}");
 }
 
 std::string instances_json() {
-  std::ostringstream text;
+  std::string text;
   const char* separator = "[";
   for (const Instance& row : instances()) {
     const Key& key = row.key;
-    text << separator << "{\"pass\": \"" << name_of(key.pass) << "\", \"arch\": \"" << name_of(key.arch)
-         << "\", \"pattern\": \"" << key.pattern << "\", \"normalizer\": \"" << key.normalizer << "\", \"dtype\": \""
-         << name_of(key.dtype) << "\", \"head_dim\": " << key.head_dim << ", \"block\": " << key.block << "}";
+    text += join(separator, "{\"pass\": \"", name_of(key.pass), "\", \"arch\": \"", name_of(key.arch),
+                 "\", \"pattern\": \"", key.pattern, "\", \"normalizer\": \"", key.normalizer, "\", \"dtype\": \"",
+                 name_of(key.dtype), "\", \"head_dim\": ", key.head_dim, ", \"block\": ", key.block, "}");
     separator = ",\n ";
   }
-  text << "]";
-  return text.str();
+  return text + "]";
 }
 
 }  // namespace

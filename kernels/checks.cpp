@@ -1,8 +1,8 @@
 #include "kernels/checks.hpp"
 
 #include <initializer_list>
-#include <sstream>
 
+#include "kernels/text.hpp"
 #include "splash/core/frame.hpp"
 
 namespace splash::kernels {
@@ -10,24 +10,18 @@ namespace {
 
 template <class... Parts>
 Fault invalid_value(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  return {StatusCode::invalid_value, text.str()};
+  return {StatusCode::invalid_value, join(parts...)};
 }
 
 template <class... Parts>
 Fault invalid_type(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  return {StatusCode::invalid_type, text.str()};
+  return {StatusCode::invalid_type, join(parts...)};
 }
 
 std::string shape_of(const TensorView& view) {
-  std::ostringstream text;
-  text << "(";
-  for (int n = 0; n < view.rank; ++n) text << (n ? ", " : "") << view.shape[n];
-  text << ")";
-  return text.str();
+  std::string text;
+  for (int n = 0; n < view.rank; ++n) text += join(n ? ", " : "", view.shape[n]);
+  return join("(", text, ")");
 }
 
 Fault check_shape(const char* name, const TensorView& view, const TensorView& expected) {
@@ -85,7 +79,7 @@ Fault check_parameters(const char* name, const AttentionInputs& in, const Tensor
                        const NormalizerInfo& info) {
   for (int p = 0; p < info.parameters; ++p) {
     const TensorView& view = parameters[p];
-    const std::string which = std::string(name) + "[" + std::to_string(p) + "]";
+    const std::string which = join(name, "[", p, "]");
     if (Fault fault = check_dtype(which.c_str(), view, statistic_dtype(in.q))) return fault;
     const bool bias = info.bias && p + 1 == info.parameters;
     const int64_t distances = view.rank == 2 ? view.shape[1] : 0;

@@ -1,8 +1,8 @@
 // Keys as text, and the nearest row for a key that has none.
 #include <charconv>
-#include <sstream>
 
 #include "kernels/registry.hpp"
+#include "kernels/text.hpp"
 
 namespace splash::kernels {
 namespace {
@@ -16,7 +16,7 @@ struct Difference {
   std::string text;
 };
 
-std::string number(int value) { return value == 0 ? "any" : std::to_string(value); }
+std::string number(int value) { return value == 0 ? "any" : join(value); }
 
 void compare(Difference& difference, int weight, const char* field, const std::string& wanted, const std::string& row) {
   if (wanted == row) return;
@@ -53,7 +53,7 @@ bool parse(const char* text, const char* const (&names)[N], Value& value) {
 const char* name_of(Pass pass) { return kPasses[int(pass)]; }
 std::string name_of(Arch arch) {
   if (arch == Arch::cpu || arch == Arch::cuda) return arch == Arch::cpu ? "cpu" : "cuda";
-  return "sm" + std::to_string(int(arch));
+  return join("sm", int(arch));
 }
 
 bool parse_arch(std::string_view text, Arch& arch) {
@@ -69,11 +69,8 @@ bool parse_arch(std::string_view text, Arch& arch) {
 const char* name_of(DType dtype) { return kDTypes[int(dtype)]; }
 
 std::string to_string(const Key& key) {
-  std::ostringstream text;
-  text << name_of(key.pass) << " on " << name_of(key.arch) << ", pattern " << key.pattern << ", normalizer "
-       << key.normalizer << ", " << name_of(key.dtype) << ", head_dim " << number(key.head_dim) << ", block "
-       << number(key.block);
-  return text.str();
+  return join(name_of(key.pass), " on ", name_of(key.arch), ", pattern ", key.pattern, ", normalizer ", key.normalizer,
+              ", ", name_of(key.dtype), ", head_dim ", number(key.head_dim), ", block ", number(key.block));
 }
 
 std::string explain(const Key& key) {

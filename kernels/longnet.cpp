@@ -5,6 +5,7 @@
 #include "kernels/longnet_functions.hpp"
 #include "kernels/report.hpp"
 #include "kernels/table.hpp"
+#include "kernels/text.hpp"
 #include "splash/patterns/longnet.hpp"
 
 namespace splash::kernels {
@@ -13,7 +14,7 @@ namespace {
 constexpr int64_t kMaxPosition = int64_t(1) << 29;
 
 Status invalid(int part, const std::string& what) {
-  return report(StatusCode::invalid_value, "part " + std::to_string(part) + " " + what);
+  return report(StatusCode::invalid_value, join("part ", part, " ", what));
 }
 
 /// A part has the rows that its branch says, so that no token is looked for outside of it.

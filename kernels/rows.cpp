@@ -5,6 +5,7 @@
 #include "kernels/report.hpp"
 #include "kernels/row_functions.hpp"
 #include "kernels/table.hpp"
+#include "kernels/text.hpp"
 
 namespace splash::kernels {
 namespace {
@@ -32,7 +33,7 @@ Status run(const char* pass, Status (*function)(const Arguments&, const Executio
            Arch arch, const Execution& execution) {
   if (!(arguments.alpha > 1.0 && arguments.alpha <= 2.0))
     return report(StatusCode::invalid_value,
-                  "alpha is " + std::to_string(arguments.alpha) + "; expected a number above 1, up to 2");
+                  join("alpha is ", arguments.alpha, "; expected a number above 1, up to 2"));
   if (const Status status = check_dtype(arguments.dtype); !status.ok()) return status;
   if (function) return function(arguments, execution);
   std::string nearest = name_of(Arch::cpu);

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from splash_attention import _library
+
 ROOT = Path(__file__).resolve().parent.parent
 HEADERS = ROOT / "include" / "splash"
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
@@ -59,14 +61,34 @@ def test_every_folder_has_a_rule():
     assert {path.name for path in HEADERS.iterdir() if path.is_dir()} <= set(BELOW)
 
 
-def test_torch_and_pybind_headers_stay_in_their_folders():
+def test_torch_and_pybind_headers_stay_in_their_places():
     for path in sources():
         place = path.relative_to(ROOT).as_posix()
         for name in includes(path):
             if re.match(r"torch|ATen|c10", name):
-                assert place.startswith("kernels/torch/"), f"{place} includes {name}"
+                assert place == "kernels/torch/stable.hpp", f"{place} includes {name}"
             if name.startswith("pybind11"):
                 assert place.startswith("python/bindings/"), f"{place} includes {name}"
+
+
+def test_texts_need_no_locale():
+    """kernels/text.hpp says why: no iostreams, and of the standard library's texts none that asks for a locale."""
+    headers = {"ios", "iosfwd", "iostream", "istream", "ostream", "sstream", "fstream", "strstream", "syncstream"}
+    headers |= {"iomanip", "locale", "format", "print", "regex"}
+    for path in sources():
+        place = path.relative_to(ROOT).as_posix()
+        assert not headers & set(includes(path)), place
+        assert not re.search(r"\bstd::(to_string|sto[a-z]+|strto[a-z]+)\b", path.read_text()), place
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="no nm on PATH")
+@pytest.mark.parametrize("name", [_library.KERNELS, _library.OPERATORS])
+def test_compiled_library_keeps_the_standard_library_to_itself(name):
+    """No streams, the ones of Torch's own headers included; and a copy of the C++ runtime that a compiler linked
+    statically is not exported, since half of it would be replaced by Torch's."""
+    listed = subprocess.run(["nm", "-DC", _library.find(name)], capture_output=True, text=True, check=True).stdout
+    assert not re.findall(r".*(?:basic_\w*stream|std::\w*stream\b|std::locale).*", listed)
+    assert not re.findall(r".* [TDBVW] (?:__cxa_|__gxx_|_Unwind_|operator (?:new|delete)).*", listed)
 
 
 def test_files_are_short():

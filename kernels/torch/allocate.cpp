@@ -1,7 +1,5 @@
 #include "allocate.hpp"
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <exception>
 
@@ -10,8 +8,7 @@ namespace {
 
 Tensor allocate_strided(int rank, const int64_t* shape, const int64_t* stride, int32_t dtype, const Device& device) {
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(rank, shape, stride, dtype, device.type, device.index, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, shape, stride, dtype, device.type, device.index, &handle));
   return Tensor(handle);
 }
 

@@ -1,7 +1,5 @@
 #include "attention.hpp"
 
-#include <torch/csrc/stable/ops.h>
-
 #include "allocate.hpp"
 #include "errors.hpp"
 #include "execution.hpp"

@@ -14,14 +14,14 @@ using kernels::name_of;
 
 std::string name_of(const Device& device) {
   if (device.is_cpu()) return "cpu";
-  const std::string type = device.is_cuda() ? "cuda" : "device type " + std::to_string(device.type);
-  return type + ":" + std::to_string(device.index);
+  if (device.is_cuda()) return kernels::join("cuda:", device.index);
+  return kernels::join("device type ", device.type, ":", device.index);
 }
 
 Device own_device(const Tensor& tensor) {
   Device device;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &device.type));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(tensor.get(), &device.index));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &device.type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(tensor.get(), &device.index));
   if (device.is_cpu()) device.index = 0;
   return device;
 }
@@ -38,7 +38,7 @@ constexpr struct {
 
 std::optional<DType> dtype_of(const Tensor& tensor) {
   int32_t dtype = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
   for (const auto& [own, of_torch] : kDTypes)
     if (of_torch() == dtype) return own;
   return std::nullopt;
@@ -199,7 +199,7 @@ int32_t torch_dtype(DType dtype) {
   return -1;
 }
 
-std::string Argument::text() const { return place < 0 ? name : name + ("[" + std::to_string(place) + "]"); }
+std::string Argument::text() const { return place < 0 ? name : kernels::join(name, "[", place, "]"); }
 
 namespace {
 
@@ -207,7 +207,7 @@ namespace {
 TensorView checked_view(const Tensor& tensor, const Argument& name, const Device& device, int inner) {
   require_defined(tensor, name);
   int32_t layout = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(tensor.get(), &layout));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(tensor.get(), &layout));
   if (layout != aoti_torch_layout_strided()) type_error(name.text(), " is sparse; expected a dense tensor");
   const Device own = own_device(tensor);
   if (own != device) value_error(name.text(), " is on ", name_of(own), "; expected ", name_of(device), " like q");

@@ -2,14 +2,13 @@
 // express (undefined, sparse, foreign device or dtype, too many of anything); libsplash checks how the rest fits.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "splash/core/arguments.hpp"
+#include "stable.hpp"
 
 namespace splash::torch_ops {
 

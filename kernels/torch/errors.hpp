@@ -1,20 +1,18 @@
-// Errors of the operators. The stable ABI carries a text and nothing else (Python sees a RuntimeError), so the class is
-// written in front of it and splash_attention._errors.translate raises the right one.
+// Errors of the operators. Torch carries a text and nothing else (Python sees a RuntimeError), so the class is written
+// in front of it and splash_attention._errors.translate raises the right one.
 #pragma once
 
-#include <sstream>
 #include <stdexcept>
 
+#include "kernels/text.hpp"
 #include "splash/core/arguments.hpp"
+#include "stable.hpp"
 
 namespace splash::torch_ops {
 
 template <class... Parts>
 [[noreturn]] void raise(const char* kind, const Parts&... parts) {
-  std::ostringstream text;
-  text << "splash." << kind << ": ";
-  (text << ... << parts);
-  throw std::runtime_error(text.str());
+  throw std::runtime_error(kernels::join("splash.", kind, ": ", parts...));
 }
 
 template <class... Parts>
@@ -28,19 +26,18 @@ template <class... Parts>
 }
 
 /// Raises what a host call of libsplash reports.
-inline void check(const Status& status) {
-  switch (status.code) {
-    case StatusCode::ok:
-      return;
-    case StatusCode::invalid_value:
-      value_error(status.reason);
-    case StatusCode::invalid_type:
-      type_error(status.reason);
-    case StatusCode::no_kernel:
-      raise("NoKernelError", status.reason);
-    case StatusCode::cuda_error:
-      raise("CudaError", status.reason);
-  }
+void check(const Status& status);
+
+using BoxedKernel = void(StableIValue* stack, uint64_t inputs, uint64_t outputs);
+
+/// Runs the kernel. What it threw as a text that stays readable until this thread's next one; nullptr where it did not.
+const char* caught(BoxedKernel* kernel, StableIValue* stack, uint64_t inputs, uint64_t outputs) noexcept;
+
+/// The kernel as Torch may call it. No exception of this library leaves it: one copy of the C++ runtime may not be able
+/// to unwind what another one threw, so Torch throws its own. Nothing in this frame needs unwinding.
+template <BoxedKernel* Kernel>
+void guarded(StableIValue* stack, uint64_t inputs, uint64_t outputs) {
+  if (const char* text = caught(Kernel, stack, inputs, outputs)) aoti_torch_check(false, "splash", "", 0, text);
 }
 
 }  // namespace splash::torch_ops

@@ -1,7 +1,6 @@
 #include "execution.hpp"
 
 #include <dlfcn.h>
-#include <torch/csrc/stable/ops.h>
 
 #include "errors.hpp"
 
@@ -26,7 +25,7 @@ void* current_cuda_stream(int32_t device_index) {
   using Getter = AOTITorchError (*)(int32_t device_index, void** stream);
   static const auto get = loaded_function<Getter>("libtorch_cuda.so", "aoti_torch_get_current_cuda_stream");
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(get(device_index, &stream));
+  TORCH_ERROR_CODE_CHECK(get(device_index, &stream));
   return stream;
 }
 

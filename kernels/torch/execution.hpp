@@ -2,8 +2,6 @@
 // memory.
 #pragma once
 
-#include <torch/csrc/stable/accelerator.h>
-
 #include <optional>
 
 #include "allocate.hpp"

@@ -1,8 +1,8 @@
 // torch.ops.splash.*: schemas and their boxed kernels. Fakes, autograd and autocast are registered in Python, since the
 // stable ABI has none of them.
-#include <torch/csrc/stable/library.h>
 
 #include "attention.hpp"
+#include "errors.hpp"
 
 namespace splash::torch_ops {
 namespace {
@@ -22,10 +22,10 @@ class Arguments {
     const auto handle = take<StringHandle>();
     size_t length = 0;
     const char* data = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
+    TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+    TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
     std::string text(data, length);
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
     return text;
   }
 
@@ -99,11 +99,11 @@ STABLE_TORCH_LIBRARY(splash, library) {
 
 // One kernel for both keys: the device of q decides, and every other tensor must agree with it.
 STABLE_TORCH_LIBRARY_IMPL(splash, CPU, library) {
-  library.impl("attention_forward", &splash::torch_ops::boxed_forward);
-  library.impl("attention_backward", &splash::torch_ops::boxed_backward);
+  library.impl("attention_forward", &splash::torch_ops::guarded<splash::torch_ops::boxed_forward>);
+  library.impl("attention_backward", &splash::torch_ops::guarded<splash::torch_ops::boxed_backward>);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(splash, CUDA, library) {
-  library.impl("attention_forward", &splash::torch_ops::boxed_forward);
-  library.impl("attention_backward", &splash::torch_ops::boxed_backward);
+  library.impl("attention_forward", &splash::torch_ops::guarded<splash::torch_ops::boxed_forward>);
+  library.impl("attention_backward", &splash::torch_ops::guarded<splash::torch_ops::boxed_backward>);
 }

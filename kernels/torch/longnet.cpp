@@ -1,9 +1,6 @@
 // torch.ops.splash.longnet_mix: the outputs of LongNet's branches as one.
 #include "kernels/longnet.hpp"
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-
 #include <vector>
 
 #include "errors.hpp"
@@ -109,11 +106,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(splash, library) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(splash, CPU, library) {
-  library.impl("longnet_mix", TORCH_BOX(&splash::torch_ops::longnet_mix));
-  library.impl("longnet_mix_backward", TORCH_BOX(&splash::torch_ops::longnet_mix_backward));
+  library.impl("longnet_mix", &splash::torch_ops::guarded<TORCH_BOX(&splash::torch_ops::longnet_mix)>);
+  library.impl("longnet_mix_backward",
+               &splash::torch_ops::guarded<TORCH_BOX(&splash::torch_ops::longnet_mix_backward)>);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(splash, CUDA, library) {
-  library.impl("longnet_mix", TORCH_BOX(&splash::torch_ops::longnet_mix));
-  library.impl("longnet_mix_backward", TORCH_BOX(&splash::torch_ops::longnet_mix_backward));
+  library.impl("longnet_mix", &splash::torch_ops::guarded<TORCH_BOX(&splash::torch_ops::longnet_mix)>);
+  library.impl("longnet_mix_backward",
+               &splash::torch_ops::guarded<TORCH_BOX(&splash::torch_ops::longnet_mix_backward)>);
 }

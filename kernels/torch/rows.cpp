@@ -1,9 +1,6 @@
 // torch.ops.splash.entmax_*: entmax along one dimension of a tensor of any rank and strides.
 #include "kernels/rows.hpp"
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 
 #include "errors.hpp"
@@ -86,11 +83,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(splash, library) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(splash, CPU, library) {
-  library.impl("entmax_forward", TORCH_BOX(&splash::torch_ops::entmax_forward));
-  library.impl("entmax_backward", TORCH_BOX(&splash::torch_ops::entmax_backward));
+  library.impl("entmax_forward", &splash::torch_ops::guarded<TORCH_BOX(&splash::torch_ops::entmax_forward)>);
+  library.impl("entmax_backward", &splash::torch_ops::guarded<TORCH_BOX(&splash::torch_ops::entmax_backward)>);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(splash, CUDA, library) {
-  library.impl("entmax_forward", TORCH_BOX(&splash::torch_ops::entmax_forward));
-  library.impl("entmax_backward", TORCH_BOX(&splash::torch_ops::entmax_backward));
+  library.impl("entmax_forward", &splash::torch_ops::guarded<TORCH_BOX(&splash::torch_ops::entmax_forward)>);
+  library.impl("entmax_backward", &splash::torch_ops::guarded<TORCH_BOX(&splash::torch_ops::entmax_backward)>);
 }

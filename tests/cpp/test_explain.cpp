@@ -1,8 +1,12 @@
-// The texts of NoKernelError, from a table as small as it can be: the nearest row, and all that differs from it.
+// The texts of NoKernelError, from a table as small as it can be: the nearest row, and all that differs from it. And
+// how texts are made of parts.
+#include <cmath>
+#include <cstdint>
 #include <string>
 
 #include "check.hpp"
 #include "kernels/registry.hpp"
+#include "kernels/text.hpp"
 
 namespace splash::kernels {
 
@@ -36,9 +40,24 @@ void check_text(const Key& key, const std::string& wanted) {
   check::that(ends, "'%s' does not end with '%s'", text.c_str(), wanted.c_str());
 }
 
+void check_join(const std::string& text, const std::string& wanted) {
+  check::that(text == wanted, "'%s' is not '%s'", text.c_str(), wanted.c_str());
+}
+
+void check_joins() {
+  check_join(join(), "");
+  check_join(join("head ", std::string("dim"), ' ', std::string_view("of "), 3), "head dim of 3");
+  check_join(join(INT64_MIN, ", ", UINT64_MAX, ", ", int8_t(-1), ", ", size_t(0)),
+             "-9223372036854775808, 18446744073709551615, -1, 0");
+  check_join(join(1.5, ", ", 0.1, ", ", 0.1f, ", ", -0.0, ", ", 1e300, ", ", 5e-324, ", ", 2.0),
+             "1.5, 0.1, 0.1, -0, 1e+300, 5e-324, 2");
+  check_join(join(NAN, ", ", HUGE_VAL, ", ", -HUGE_VAL), "nan, inf, -inf");
+}
+
 }  // namespace
 
 int main() {
+  check_joins();
   const Key softmax{Pass::backward, Arch::sm90, "any", "softmax", DType::bfloat16, 64, 0};
   const auto with = [&](auto change) {
     Key key = softmax;
