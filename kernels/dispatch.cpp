@@ -5,6 +5,7 @@
 
 #include "kernels/plan.hpp"
 #include "kernels/report.hpp"
+#include "kernels/text.hpp"
 
 namespace splash::kernels {
 namespace {
@@ -38,7 +39,7 @@ template <class Arguments, class Check>
 Status plan_and_run(Pass pass, const Arguments& arguments, const char* name, Arch arch, const Execution& execution,
                     Check check) {
   const NormalizerInfo* normalizer = general_normalizer(name);
-  if (!normalizer) return report(StatusCode::invalid_value, std::string("unknown normalizer ") + name);
+  if (!normalizer) return report(StatusCode::invalid_value, join("unknown normalizer ", name));
   if (Fault fault = check(arguments, *normalizer)) return report(fault.code, std::move(fault.reason));
   Plan plan = plan_attention(pass, arch, arguments.in, *normalizer);
   if (plan.refusal) return report(plan.refusal.code, std::move(plan.refusal.reason));

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/parts.hpp"
+#include "kernels/text.hpp"
 
 namespace splash::kernels {
 namespace {
@@ -158,29 +159,28 @@ Plan plan_backward(Arch arch, const AttentionInputs& in, const NormalizerInfo& n
   return plan;
 }
 
-std::string to_string(const PatternSpec& spec) {
-  std::string text;
+void append(std::string& text, const PatternSpec& spec) {
   for (int t = 0; t < spec.count; ++t) {
     const PatternTerm& term = spec.terms[t];
-    text.append(t ? " & " : "").append(patterns()[term.kind].name).append("(");
-    for (int n = 0; n < term.num_ints; ++n) text.append(n ? ", " : "").append(std::to_string(term.ints[n]));
+    text += join(t ? " & " : "", patterns()[term.kind].name, "(");
+    for (int n = 0; n < term.num_ints; ++n) text += join(n ? ", " : "", term.ints[n]);
     text += ")";
   }
-  return text;
 }
 
 std::string to_string(const Step& step) {
-  std::string text = to_string(step.in.pattern);
+  std::string text;
+  append(text, step.in.pattern);
   if (const HeadRange& heads = step.in.heads; heads.count > 0) {
-    text += ", " + std::to_string(heads.count) + " heads from " + std::to_string(heads.first) + " on";
-    if (heads.step > 1) text += ", every " + std::to_string(heads.step) + "th";
+    text += join(", ", heads.count, " heads from ", heads.first, " on");
+    if (heads.step > 1) text += join(", every ", heads.step, "th");
   }
-  if (step.in.residues > 1) text += ", in each class of positions modulo " + std::to_string(step.in.residues);
+  if (step.in.residues > 1) text += join(", in each class of positions modulo ", step.in.residues);
   if (const KeyRuns& runs = step.in.key_runs; runs.length > 0)
-    text += ", of " + std::to_string(runs.count) + " keys in runs of " + std::to_string(runs.length);
+    text += join(", of ", runs.count, " keys in runs of ", runs.length);
   if (step.accumulate) text += ", merged with what was found before";
   if (step.adds_queries || step.adds_keys) text += ", added to what was found before";
-  return text + ": " + to_string(step.instance->key);
+  return join(text, ": ", to_string(step.instance->key));
 }
 
 }  // namespace
@@ -205,7 +205,7 @@ Plan plan_attention(Pass pass, Arch arch, const AttentionInputs& in, const Norma
 std::string to_string(const Plan& plan) {
   if (plan.refusal) return plan.refusal.reason;
   std::string text;
-  for (const Step& step : plan.steps) text.append(text.empty() ? "" : "\n").append(to_string(step));
+  for (const Step& step : plan.steps) text += join(text.empty() ? "" : "\n", to_string(step));
   return text;
 }
 

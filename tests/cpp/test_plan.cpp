@@ -10,6 +10,7 @@
 #include "kernels/dispatch.hpp"
 #include "kernels/plan.hpp"
 #include "kernels/table.hpp"
+#include "kernels/text.hpp"
 #include "splash/normalizers/elastic.hpp"
 #include "splash/normalizers/softmax_sink.hpp"
 #include "splash/patterns/big_bird.hpp"
@@ -34,7 +35,7 @@ void write_down(const char* key, const AttentionInputs& in, bool joins) {
   std::string what = key;
   for (int t = 0; t < in.pattern.count; ++t)
     what.append(t ? " & " : ": ").append(kernels::patterns()[in.pattern.terms[t].kind].name);
-  if (in.residues > 1) what += " / " + std::to_string(in.residues);
+  if (in.residues > 1) what += join(" / ", in.residues);
   launches.push_back({what, joins});
 }
 
