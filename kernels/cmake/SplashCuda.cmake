@@ -90,6 +90,9 @@ function(splash_add_cuda_objects target)
   target_compile_definitions(${target} PRIVATE NDEBUG)
   target_compile_options(${target} PRIVATE -O3 --expt-relaxed-constexpr -gencode arch=compute_90a,code=sm_90a -Xptxas -v
                                            -Xcompiler=-Wno-psabi)
-  set_target_properties(${target} PROPERTIES CUDA_COMPILER_LAUNCHER
-                        "${Python_EXECUTABLE};${PROJECT_SOURCE_DIR}/kernels/cmake/check_ptxas.py;${SPLASH_CCACHE_PROGRAM}")
+  set(launcher ${Python_EXECUTABLE} ${PROJECT_SOURCE_DIR}/kernels/cmake/check_ptxas.py)
+  if(SPLASH_CCACHE_PROGRAM)
+    list(APPEND launcher ${SPLASH_CCACHE_PROGRAM})
+  endif()
+  set_target_properties(${target} PROPERTIES CUDA_COMPILER_LAUNCHER "${launcher}")
 endfunction()
