@@ -226,6 +226,10 @@ class _Take(torch.autograd.Function):
             part.add(total, heads, gradient)
         return None, None, total
 
+    @staticmethod
+    def jvp(ctx, parts, heads, tangent):
+        return _Take.forward(ctx.parts, ctx.heads, tangent)
+
 
 def _key_heads(part: _Part, heads: int, kv_heads: int) -> Heads:
     """The key/value heads that the query heads of each residue read."""
