@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ._values import checkable
+
 MAX_POSITION = 2**29
 MAX_CUDA_HEAD_DIM = 256
 _FLOATS = frozenset((torch.bfloat16, torch.float16, torch.float32, torch.float64))
@@ -114,7 +116,7 @@ def check_cu_seqlens(side: str, ends: Tensor, longest: int, q: Tensor, tokens: i
         raise TypeError(f"max_seqlen_{side}: expected an int, got {type(longest).__name__}")
     if longest < 0 or longest > MAX_POSITION:
         raise ValueError(f"max_seqlen_{side}: expected 0 to 2**29, got {longest}")
-    if (validate or ends.device.type == "cpu") and _has_values(ends):
+    if checkable(ends, validate):
         lengths = ends.diff()
         if int(ends[0]) != 0 or (lengths.numel() and int(lengths.min()) < 0) or int(ends[-1]) > tokens:
             raise ValueError(f"{name}: expected values rising from 0 to at most {tokens}, got {_some(ends)}")
@@ -194,17 +196,13 @@ def _lengths(name: str, lengths: Tensor, q: Tensor, most: int, validate: bool) -
         raise ValueError(f"{name}: expected shape ({q.shape[0]},), one a batch entry, got {_shape(lengths)}")
     if lengths.device != q.device:
         raise ValueError(f"{name}: expected q's device {q.device}, got {lengths.device}")
-    if (validate or lengths.device.type == "cpu") and lengths.shape[0] and _has_values(lengths):
+    if lengths.shape[0] and checkable(lengths, validate):
         least, largest = (int(extreme) for extreme in torch.aminmax(lengths))
         if least < 0 or largest > most:
             raise ValueError(f"{name}: expected values from 0 to {most}, got {least} to {largest}")
     if lengths.dtype is torch.int64:
         lengths = lengths.clamp(0, MAX_POSITION).to(torch.int32)
     return lengths.contiguous()
-
-
-def _has_values(tensor: Tensor) -> bool:
-    return not (torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def _some(values: Tensor) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import _checks
 from ._longnet_mix import longnet_mix
+from ._values import tracing
 from .attention import attention
 from .normalizers import Softmax
 from .patterns import BlockDiagonal
@@ -173,7 +174,7 @@ def _parts(segments: tuple[tuple[int, int], ...], q: Tensor, k: Tensor, lengths:
     batch, heads, N, _ = q.shape
     group = heads // k.shape[1]
     # Whether counts are equal depends on N: one graph for all lengths that fit, one for the others.
-    even = not torch.compiler.is_compiling() or all(w % r == 0 and N % r == 0 for w, r in segments)
+    even = not tracing() or all(w % r == 0 and N % r == 0 for w, r in segments)
     parts = []
     for w, r in segments:
         before = None

@@ -9,6 +9,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from .._values import tracing
+from . import opaque
 from .checks import four
 
 MAX_TERMS = 4
@@ -96,6 +98,21 @@ class Pattern:
     """
 
     name: ClassVar[str]
+    by_name: ClassVar[dict[str, type[Pattern]]] = {}
+    one_operation: ClassVar[bool] = False
+    """Whether torch.compile sees tensors() as one operation, of the shapes that shapes() gives."""
+
+    def __init_subclass__(cls):
+        if "name" in vars(cls):
+            Pattern.by_name[cls.name] = cls
+
+    @classmethod
+    def restored(cls, fields: list) -> Pattern:
+        """The pattern with these fields, which have been checked before."""
+        pattern = object.__new__(cls)
+        for name, value in zip(cls.__match_args__, fields, strict=True):
+            object.__setattr__(pattern, name, value)
+        return pattern
 
     def ints(self) -> list[int]:
         """Its numbers, in the order that C++ reads them."""
@@ -104,6 +121,13 @@ class Pattern:
     def tensors(self, extent: Extent) -> list[Tensor]:
         """Its tensors, checked against the problem."""
         return []
+
+    def fit(self, extent: Extent) -> None:
+        """Raises ValueError where what the pattern holds does not fit the problem. Part of tensors()."""
+
+    def shapes(self, extent: Extent) -> list[tuple[int, ...]]:
+        """Shapes of tensors() before anything is known of values. All of them are int32."""
+        raise NotImplementedError
 
     def keep(self, grid: Grid) -> Tensor:
         """bool, broadcastable to (B, H, n, m): which scores of the grid are kept."""
@@ -131,7 +155,7 @@ class Pattern:
 
     def encode(self, extent: Extent) -> Encoded:
         """What the operators take. ValueError where the pattern does not fit the problem."""
-        return Encoded(self.name, self.ints(), self.tensors(extent))
+        return Encoded(self.name, self.ints(), opaque.tensors_of(self, extent))
 
     def to_dense(
         self,
@@ -267,7 +291,7 @@ class Prepared(Pattern):
         return self.pattern.keep(grid)
 
     def encode(self, extent):
-        if not torch.compiler.is_compiling() and not extent.packed and extent in self._fitting:
+        if not extent.packed and not tracing() and extent in self._fitting:
             return self.encoded
         if extent.backward and not self.extent.backward:
             raise ValueError("pattern: prepared with backward=False, but an input requires a gradient")

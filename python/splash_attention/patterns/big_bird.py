@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import draw
 from .base import Extent, Grid, Pattern, Rows
-from .bits import range_bits, words
+from .bits import range_bits, shapes_of_bits, words
 from .cache import cached, stream_of
 from .checks import UNLIMITED, check_flag, check_number, four
 
@@ -39,6 +39,7 @@ class BigBird(Pattern):
     """
 
     name: ClassVar[str] = "big_bird"
+    one_operation: ClassVar[bool] = True
 
     block: int = 64
     window: int = 3
@@ -65,11 +66,19 @@ class BigBird(Pattern):
     def ints(self) -> list[int]:
         return [self.block, int(self.causal), self.first, self.last]
 
+    def fit(self, extent: Extent) -> None:
+        if extent.packed and self.length is not None:
+            raise ValueError(f"length: packed sequences have their own, got {self.length} too")
+
+    def shapes(self, extent: Extent) -> list[tuple[int, ...]]:
+        blocks = self._blocks(extent.keys if extent.packed else self._length(extent.k_start + extent.keys))
+        heads = extent.heads if self.per_head and self.random > 0 else 1
+        return shapes_of_bits((extent.batch if extent.packed else 1, heads), blocks, blocks, extent.backward)
+
     def tensors(self, extent: Extent) -> list[Tensor]:
+        self.fit(extent)
         heads = extent.heads if self.per_head else 1
         if extent.packed:
-            if self.length is not None:
-                raise ValueError(f"length: packed sequences have their own, got {self.length} too")
             lengths = extent.cu_seqlens_k.long().diff().clamp(0, extent.keys)
             own = self._blocks(lengths)[:, None, None]
             return self._bits(own, self._blocks(extent.keys), heads, extent.device, extent.backward)

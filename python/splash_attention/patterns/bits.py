@@ -41,6 +41,11 @@ def range_bits(begin: Tensor, end: Tensor, count: int) -> Tensor:
     return high - low
 
 
+def shapes_of_bits(lead, rows: int, columns: int, backward: bool) -> list[tuple[int, ...]]:
+    """Shapes of the bits of a mask (*lead, rows, columns) and of its transpose, which the forward does without."""
+    return [(*lead, rows, words(columns)), (*(lead if backward else (1, 1)), columns, words(rows))]
+
+
 def words(bits: int) -> int:
     return (bits + 31) // 32
 

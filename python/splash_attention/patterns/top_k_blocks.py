@@ -9,6 +9,7 @@ from .band import Causal
 from .base import Pattern
 from .block_mask import BlockMask
 from .checks import check_block, check_device, check_flag, check_number, check_tensor, shape_of
+from .opaque import operator
 
 _MAX_POSITION = 2**29
 
@@ -45,22 +46,35 @@ def top_k_blocks(
     check_number("q_start", q_start, -_MAX_POSITION, _MAX_POSITION, optional=True)
     check_number("k_start", k_start, -_MAX_POSITION, _MAX_POSITION)
     _check_inputs(q, k)
-    (rows, columns), heads, kv_heads = pair, q.shape[1], k.shape[1]
     q_start = k_start + k.shape[2] - q.shape[2] if q_start is None else q_start
 
+    mask = _best_blocks(q.detach(), k.detach(), *pair, top, share_group, q_start - k_start)
+    return BlockMask(mask, pair) & Causal() if causal else BlockMask(mask, pair)
+
+
+def _fake_mask(q, k, rows, columns, top, share_group, offset):
+    blocks = (-(-length // size) for length, size in ((q.shape[2], rows), (k.shape[2], columns)))
+    return q.new_empty((q.shape[0], q.shape[1], *blocks), dtype=torch.bool)
+
+
+@operator(
+    "(Tensor q, Tensor k, SymInt rows, SymInt columns, SymInt top, bool share_group, SymInt offset) -> Tensor",
+    _fake_mask,
+)
+def _best_blocks(q, k, rows, columns, top, share_group, offset):
+    """The mask (B, Hq, block rows, block columns). offset: q_start - k_start."""
+    heads, kv_heads = q.shape[1], k.shape[1]
     pooled_q = _pool(q, rows).unflatten(1, (kv_heads, heads // kv_heads))
     if share_group:
         pooled_q = pooled_q.sum(2, keepdim=True)
     scores = (pooled_q @ _pool(k, columns).unsqueeze(2).transpose(-1, -2)).flatten(1, 2)
-    own, earlier = _own_blocks(q.shape[2], k.shape[2], rows, columns, q_start - k_start, q.device)
+    own, earlier = _own_blocks(q.shape[2], k.shape[2], rows, columns, offset, q.device)
     scores = scores.nan_to_num(-torch.inf, torch.inf, -torch.inf).masked_fill(~earlier, -torch.inf)
 
     order = torch.sort(scores, dim=-1, descending=True, stable=True).indices
     rank = torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[-1], device=q.device).expand_as(order))
     mask = own | (earlier & (rank < top - own.sum(-1, keepdim=True)))
-    if share_group:
-        mask = mask.repeat_interleave(heads // kv_heads, 1)
-    return BlockMask(mask, pair) & Causal() if causal else BlockMask(mask, pair)
+    return mask.repeat_interleave(heads // kv_heads, 1) if share_group else mask
 
 
 def _check_inputs(q: Tensor, k: Tensor) -> None:
