@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch._C import _functorch, _get_dispatch_mode, _len_torch_dispatch_stack, 
 from torch._ops import _get_dispatch_mode_pre_dispatch, _len_torch_dispatch_stack_pre_dispatch
 from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.fx.experimental.symbolic_shapes import has_static_value
 
 _STAND_INS = (FakeTensor, FunctionalTensor)
 _FAKE, _PROXY, _FUNCTIONAL = (getattr(_TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL"))
@@ -28,9 +29,18 @@ def compiling() -> bool:
     return torch.compiler.is_compiling()
 
 
-def compiling_for_python() -> bool:
-    """Whether torch.compile does, whose graphs run where this package is imported; exported ones may run without it."""
-    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+def wants_operators(tensors: Iterable[Tensor], numbers: Iterable[int]) -> bool:
+    """Whether what is made of these is to be one operation in a graph, not the dozens that it takes.
+
+    Under torch.compile always. An exported graph with one needs this package where it runs, which AOTInductor need not
+    have, so there only where sizes are not settled: Torch's own operations would be tied to those of the example.
+    """
+    if not torch.compiler.is_compiling():
+        return False
+    if not torch.compiler.is_exporting():
+        return True
+    sizes = [*numbers, *(size for tensor in tensors for size in tensor.shape)]
+    return not all(has_static_value(size) for size in sizes)
 
 
 @contextlib.contextmanager

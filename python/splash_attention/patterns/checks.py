@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 UNLIMITED = 2**30  # positions lie below 2**29 in magnitude, so no distance reaches this
 
@@ -51,7 +52,8 @@ def check_numbers(name: str, given, low: int, high: int, high_of_one: int | None
 
 def check_broadcast(name: str, sizes, target, what: str) -> None:
     for size, wanted in zip(sizes, target, strict=True):
-        if size != 1 and size != wanted:
+        # Sizes that only the running graph knows are left to the kernels.
+        if not guard_or_false(size == 1) and guard_or_false(size != wanted):
             raise ValueError(f"{name}: {tuple(sizes)} does not broadcast to {tuple(target)}, {what}")
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._values import checkable
 from .checks import check_device, check_tensor, shape_of
-from .opaque import operator
+from .opaque import free_size, operator
 
 
 class Entries(NamedTuple):
@@ -59,7 +59,7 @@ def dense(found: Entries, rows: int, columns: int) -> Tensor:
 
 
 def _fake_mask(crow, col, rows, columns):
-    return col.new_empty((*col.shape[:-1], rows, columns), dtype=torch.bool)
+    return col.new_empty((*col.shape[:-1], free_size(rows), free_size(columns)), dtype=torch.bool)
 
 
 @operator("(Tensor crow, Tensor col, SymInt rows, SymInt columns) -> Tensor", _fake_mask)

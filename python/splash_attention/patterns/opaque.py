@@ -1,7 +1,6 @@
-"""Metadata as operators of their own: torch.compile sees one operation instead of the dozens that it takes.
+"""Metadata as operators of their own: graphs hold one operation instead of the dozens that it takes.
 
-Only torch.compile does. Its graphs run where this package is imported; the graphs of torch.export go to places without
-Python (AOTInductor), so they hold Torch's own operations, and calls that are not traced need no operator.
+Calls that are not traced need no operator, and do without. See wants_operators().
 """
 
 from __future__ import annotations
@@ -11,8 +10,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
+from torch.fx.experimental.symbolic_shapes import has_static_value
 
-from .._values import as_traced, compiling_for_python
+from .._values import as_traced, compiling, wants_operators
 
 _INT64 = 2**63
 
@@ -37,7 +38,9 @@ def operator(schema: str, fake: Callable) -> Callable[[Callable], Callable]:
 
         @functools.wraps(function)
         def call(*args):
-            return overload(*args) if compiling_for_python() else function(*args)
+            tensors = [argument for argument in args if isinstance(argument, Tensor)]
+            numbers = [argument for argument in args if isinstance(argument, (int, torch.SymInt))]
+            return overload(*args) if wants_operators(tensors, numbers) else function(*args)
 
         return call
 
@@ -46,12 +49,14 @@ def operator(schema: str, fake: Callable) -> Callable[[Callable], Callable]:
 
 def tensors_of(pattern, extent) -> list[Tensor]:
     """pattern.tensors(extent), which torch.compile sees as one operation where the pattern says so."""
-    if not (pattern.one_operation and compiling_for_python()):
+    if not (pattern.one_operation and compiling()):
         return pattern.tensors(extent)
     if type(pattern) is not pattern.by_name[pattern.name]:  # a class of the caller's, which could not be restored
         return pattern.tensors(extent)
-    pattern.fit(extent)
     codes, numbers, tensors = _flatten((*_fields(pattern), *extent))
+    if not wants_operators(tensors, numbers):
+        return pattern.tensors(extent)
+    pattern.fit(extent)
     anchor = torch.empty(0, device=extent.device)
     return torch.ops.splash.pattern_tensors(anchor, tensors, pattern.name, codes, numbers)
 
@@ -151,7 +156,18 @@ def _one_by_one(overload, info, in_dims, *arguments):
 
 def _fake_tensors(anchor, tensors, name, codes, numbers):
     pattern, extent = _rebuild(anchor, tensors, name, codes, numbers)
-    return [anchor.new_empty(shape, dtype=torch.int32) for shape in pattern.shapes(extent)]
+    return [anchor.new_empty([*map(free_size, shape)], dtype=torch.int32) for shape in pattern.shapes(extent)]
+
+
+def free_size(size: int) -> int:
+    """A size that no graph depends on, where graphs know such: only kernels read it, and Torch would tie a graph to
+    whether it is 1."""
+    if has_static_value(size):
+        return size
+    try:
+        return torch.library.get_ctx().new_dynamic_size(min=0)
+    except DynamicOutputShapeException:
+        return size
 
 
 @operator("(Tensor anchor, Tensor[] tensors, str name, str codes, SymInt[] numbers) -> Tensor[]", _fake_tensors)

@@ -9,7 +9,7 @@ from .band import Causal
 from .base import Pattern
 from .block_mask import BlockMask
 from .checks import check_block, check_device, check_flag, check_number, check_tensor, shape_of
-from .opaque import operator
+from .opaque import free_size, operator
 
 _MAX_POSITION = 2**29
 
@@ -53,7 +53,7 @@ def top_k_blocks(
 
 
 def _fake_mask(q, k, rows, columns, top, share_group, offset):
-    blocks = (-(-length // size) for length, size in ((q.shape[2], rows), (k.shape[2], columns)))
+    blocks = (free_size((length + size - 1) // size) for length, size in ((q.shape[2], rows), (k.shape[2], columns)))
     return q.new_empty((q.shape[0], q.shape[1], *blocks), dtype=torch.bool)
 
 
