@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 from torch.fx.experimental.symbolic_shapes import has_static_value
+from torch.utils._pytree import tree_map
 
 from .._values import as_traced, compiling, wants_operators
 
@@ -34,7 +35,7 @@ def operator(schema: str, fake: Callable) -> Callable[[Callable], Callable]:
         torch.library.custom_op(name, run, mutates_args=(), schema=schema)
         torch.library.register_fake(name, fake)
         overload = getattr(torch.ops.splash, name.removeprefix("splash::")).default
-        torch.library.register_vmap(name, functools.partial(_one_by_one, overload))
+        register_one_by_one(name)
 
         @functools.wraps(function)
         def call(*args):
@@ -140,18 +141,21 @@ def _tensors(arguments):
             yield from _tensors(argument)
 
 
-def _one_by_one(overload, info, in_dims, *arguments):
-    """One call an entry of the mapped dimension."""
+def register_one_by_one(name: str) -> None:
+    """torch.vmap makes one call of the operator for each entry of the mapped dimension."""
+    overload = getattr(torch.ops.splash, name.removeprefix("splash::")).default
 
     def entry(argument, dim, n):
         if isinstance(argument, (list, tuple)):
             return [entry(item, None if dim is None else dim[at], n) for at, item in enumerate(argument)]
         return argument if dim is None else argument.select(dim, n)
 
-    calls = [overload(*entry(arguments, in_dims, n)) for n in range(info.batch_size)]
-    if isinstance(calls[0], Tensor):
-        return torch.stack(calls), 0
-    return [torch.stack(parts) for parts in zip(*calls, strict=True)], [0] * len(calls[0])
+    def rule(info, in_dims, *arguments):
+        calls = [overload(*entry(arguments, in_dims, n)) for n in range(info.batch_size)]
+        stacked = tree_map(lambda *parts: torch.stack(parts), *calls)
+        return stacked, tree_map(lambda _: 0, stacked)
+
+    torch.library.register_vmap(name, rule)
 
 
 def _fake_tensors(anchor, tensors, name, codes, numbers):
