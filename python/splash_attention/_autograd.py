@@ -5,7 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch._C import _after_autograd_keyset, _AutoDispatchBelowAutograd
 from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+
+from ._errors import NoKernelError
+
+
+class Function(torch.autograd.Function):
+    """Its forward is forward(lower, *arguments), where lower(operator, *arguments) goes on below autograd.
+
+    One without a derivative of its own (second derivatives, forward mode) says so where one is taken: a None or a 0
+    would be a wrong answer.
+    """
+
+    entry = ""
+    """What the user called."""
+
+    @classmethod
+    def no_second(cls) -> NoKernelError:
+        return NoKernelError(f"{cls.entry}: second derivatives have no kernels")
+
+    @classmethod
+    def no_forward_mode(cls) -> NoKernelError:
+        return NoKernelError(
+            f"{cls.entry}: forward-mode derivatives (jvp, jacfwd, hessian, dual tensors) have no kernels; "
+            "first derivatives in reverse mode do (grad, vjp, jacrev)"
+        )
+
+
+def observed() -> bool:
+    """Whether a tensor may carry a tangent, or a dispatch mode looks on: traced code enters levels of forward_ad
+    without its counting them."""
+    return forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack() > 0
 
 
 def plain_apply(function: type[torch.autograd.Function]) -> Callable:
@@ -17,19 +49,32 @@ def plain_apply(function: type[torch.autograd.Function]) -> Callable:
     return super(torch.autograd.Function, function).apply
 
 
-def as_kernel(function: type[torch.autograd.Function]) -> Callable:
-    """kernel(keyset, *arguments of the operator), for Library.impl(..., "Autograd", with_keyset=True).
-
-    `function` has forward(keyset, *arguments), which redispatches below autograd, and setup_context.
-    """
+def as_kernel(function: type[Function]) -> Callable:
+    """kernel(keyset, *arguments of the operator), for Library.impl(..., "Autograd", with_keyset=True)."""
     apply = plain_apply(function)
 
     def kernel(keyset, *args):
-        if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
-            return function.forward(keyset, *args)
-        if not torch._C._are_functorch_transforms_active():
-            return apply(keyset, *args)
-        with enable_single_level_autograd_function():
-            return apply(keyset, *args)
+        def lower(operator, *arguments):
+            with _AutoDispatchBelowAutograd():
+                return operator.redispatch(keyset & _after_autograd_keyset, *arguments)
+
+        if torch._C._are_functorch_transforms_active():
+            if torch.is_grad_enabled() or torch._C._is_fwd_grad_enabled():
+                with enable_single_level_autograd_function():
+                    return apply(_as_called(lower), *args)
+        elif observed() or (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
+            return apply(lower, *args)
+        return function.forward(lower, *args)
 
     return kernel
+
+
+def _as_called(lower: Callable) -> Callable:
+    """`lower` under the modes of here, for the transforms further out: within apply() autograd is off altogether."""
+    backward, forward = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
+
+    def below(operator, *arguments):
+        with torch.set_grad_enabled(backward), forward_ad._set_fwd_grad_enabled(forward):
+            return lower(operator, *arguments)
+
+    return below

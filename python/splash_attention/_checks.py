@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ._statistics import kind_of
 from ._values import checkable
 
 MAX_POSITION = 2**29
@@ -89,6 +90,12 @@ def check_parts(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> None:
     for name, lse in (("lse1", lse1), ("lse2", lse2)):
         if lse.shape != o1.shape[:-1]:
             raise ValueError(f"{name}: expected shape {tuple(o1.shape[:-1])}, got {_shape(lse)}")
+        kind = kind_of(lse)
+        if kind is not None:
+            raise ValueError(
+                f"{name}: expected the log-sum-exp of Softmax() without sink_logit, got the statistic of {kind}, "
+                "whose results do not merge"
+            )
 
 
 def check_packed(q: Tensor, k: Tensor, v: Tensor) -> None:

@@ -10,11 +10,10 @@ proportion to exp(lse); 0 where none has it, or where lse is -inf in all of them
 from __future__ import annotations
 
 import torch
-from torch._C import _after_autograd_keyset, _AutoDispatchBelowAutograd
 
-from ._autograd import as_kernel
-from ._errors import NoKernelError, translate
-from ._vmap import fold_batch
+from ._autograd import Function, as_kernel
+from ._errors import translate
+from ._vmap import batching_rule, fold_batch
 
 _mix = torch.ops.splash.longnet_mix.default
 _split = torch.ops.splash.longnet_mix_backward.default
@@ -39,13 +38,14 @@ def _(grad, lses, parts):
     return [grad.new_empty((*lse.shape, grad.shape[3])) for lse in lses]
 
 
-class _Mix(torch.autograd.Function):
+class _Mix(Function):
     """Autograd does not look into lists, so each of the outs is an argument of its own."""
 
+    entry = "longnet_attention"
+
     @staticmethod
-    def forward(keyset, lses, parts, heads, tokens, *outs):
-        with _AutoDispatchBelowAutograd():
-            return _mix.redispatch(keyset & _after_autograd_keyset, list(outs), lses, parts, heads, tokens)
+    def forward(lower, lses, parts, heads, tokens, *outs):
+        return lower(_mix, list(outs), lses, parts, heads, tokens)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -59,14 +59,19 @@ class _Mix(torch.autograd.Function):
         except RuntimeError as error:
             raise translate(error) from None
 
+    @staticmethod
+    def jvp(ctx, *tangents):
+        raise _Mix.no_forward_mode()
 
-class _Split(torch.autograd.Function):
-    """The backward as an operator of its own: it has no derivative, and says so where one is taken."""
+
+class _Split(Function):
+    """The backward as an operator of its own, without derivatives."""
+
+    entry = "longnet_attention"
 
     @staticmethod
-    def forward(keyset, grad, parts, *lses):
-        with _AutoDispatchBelowAutograd():
-            return tuple(_split.redispatch(keyset & _after_autograd_keyset, grad, list(lses), parts))
+    def forward(lower, grad, parts, *lses):
+        return tuple(lower(_split, grad, list(lses), parts))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -74,7 +79,11 @@ class _Split(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients):
-        raise NoKernelError("longnet_attention: second derivatives have no kernels")
+        raise _Split.no_second()
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        raise _Split.no_forward_mode()
 
 
 _run_mix, _run_split = as_kernel(_Mix), as_kernel(_Split)
@@ -92,13 +101,13 @@ _library.impl("longnet_mix", _mix_kernel, "Autograd", with_keyset=True)
 _library.impl("longnet_mix_backward", _split_kernel, "Autograd", with_keyset=True)
 
 
-@torch.library.register_vmap("splash::longnet_mix")
+@batching_rule("longnet_mix")
 def _(info, in_dims, outs, *others):
     fold = fold_batch(info, outs[0], in_dims[0][0])
     return fold.undo(_mix(*fold.all((outs, *others), in_dims))), 0
 
 
-@torch.library.register_vmap("splash::longnet_mix_backward")
+@batching_rule("longnet_mix_backward")
 def _(info, in_dims, grad, *others):
     fold = fold_batch(info, grad, in_dims[0])
     gradients = _split(*fold.all((grad, *others), in_dims))

@@ -151,6 +151,10 @@ class Take(torch.autograd.Function):
     def backward(ctx, *gradients):
         return None, None, put_back(ctx.parts, ctx.heads, gradients, ctx.shape)
 
+    @staticmethod
+    def jvp(ctx, parts, heads, tangent):
+        return Take.forward(ctx.parts, ctx.heads, tangent)
+
 
 def put_back(parts: tuple[Part, ...], heads: tuple[Heads, ...], gradients, shape: torch.Size) -> Tensor:
     """The transpose of what all parts take."""

@@ -1,21 +1,88 @@
 """torch.vmap over the operators: the mapped dimension joins the batch, so one call serves all of it.
 
+The same rules serve the older mechanism behind is_grads_batched=True and torch.autograd.functional's vectorize=True.
 Calls with parameters (their gradients are sums over the batch), with tensors of a pattern that are no tables with an
 own batch, or with packed sequences (they have no batch) are made one after the other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .ops import Problem
 
+_library = torch.library.Library("splash", "IMPL")
+_BATCHED_KEY = torch._C._parse_dispatch_key("Batched")
 _PROBLEM = len(Problem._fields)
 _BATCHED = ("full", "causal", "sliding_window", "block_mask")
 """Patterns without tensors, or with tensors whose first dimension is the batch."""
+
+
+class _Info(NamedTuple):
+    """What a rule reads of Torch's own."""
+
+    batch_size: int
+
+
+def batching_rule(operator: str) -> Callable:
+    """Registers rule(info, in_dims, *arguments) -> (results, out_dims), as torch.library.register_vmap has it."""
+
+    def register(rule):
+        torch.library.register_vmap(f"splash::{operator}", rule)
+        _library.impl(operator, _for_batched_gradients(rule), "Batched")
+        return rule
+
+    return register
+
+
+def _for_batched_gradients(rule: Callable) -> Callable:
+    """The rule as a kernel for the tensors that is_grads_batched=True makes, which torch.func knows nothing of.
+
+    Their levels are counted from 1. Those that some argument has are taken off it from the first on; the rule is for
+    the last of them, the others come back with the call that it makes.
+    """
+
+    def kernel(*arguments):
+        leaves, spec = tree_flatten(arguments)
+        levels = [_levels(leaf) if isinstance(leaf, Tensor) else {} for leaf in leaves]
+        last = max(max(sizes, default=0) for sizes in levels)
+        size = next(sizes[last] for sizes in levels if last in sizes)
+        mapped = [last in sizes for sizes in levels]
+        leaves = [
+            torch._remove_batch_dim(leaf, last, size, 0) if has else leaf
+            for leaf, has in zip(leaves, mapped, strict=True)
+        ]
+        in_dims = tree_unflatten([0 if has else None for has in mapped], spec)
+        results, out_dims = rule(_Info(size), in_dims, *tree_unflatten(leaves, spec))
+        return _wrapped(results, out_dims, last)
+
+    return kernel
+
+
+def _wrapped(results, dims, level):
+    if isinstance(results, Tensor):
+        return torch._add_batch_dim(results, dims, level)
+    dims = dims if isinstance(dims, (list, tuple)) else [dims] * len(results)
+    return type(results)(_wrapped(*pair, level) for pair in zip(results, dims, strict=True))
+
+
+def _levels(tensor: Tensor) -> dict[int, int]:
+    """{level: size} of a batched tensor. Torch tells neither; to take off a level that is not there adds a dimension
+    of the size that is asked for."""
+    found, level = {}, 1
+    while torch._C._dispatch_keys(tensor).has(_BATCHED_KEY):
+        one, two = (torch._remove_batch_dim(tensor, level, size, 0) for size in (1, 2))
+        if one.shape[0] == two.shape[0]:
+            found[level] = one.shape[0]
+            tensor = one
+        level += 1
+    return found
 
 
 @dataclass(frozen=True)
@@ -76,7 +143,7 @@ def _stack(parts):
     return torch.stack(parts)
 
 
-@torch.library.register_vmap("splash::attention_forward")
+@batching_rule("attention_forward")
 def _(info, in_dims, *arguments):
     operator = torch.ops.splash.attention_forward
     if _one_by_one(arguments):
@@ -86,7 +153,7 @@ def _(info, in_dims, *arguments):
     return (fold.undo(out), fold.undo(statistic), fold.undo(saved, 1)), (0, 0, 1)
 
 
-@torch.library.register_vmap("splash::attention_backward")
+@batching_rule("attention_backward")
 def _(info, in_dims, *arguments):
     operator = torch.ops.splash.attention_backward
     if _one_by_one(arguments):

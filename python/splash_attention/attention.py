@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _checks, ops
+from ._statistics import marked
 from .normalizers import EncodedNormalizer, Normalizer, Softmax, as_normalizer
 from .ops import Problem
 from .patterns import Extent, Full, Pattern, Prepared, as_pattern
@@ -81,7 +82,7 @@ def _attend(
         _deterministic(deterministic),
     )  # fmt: skip
     out, statistic, _ = ops.forward(q, k, v, problem, direct, backward)
-    return (out, statistic) if return_statistic else out
+    return (out, marked(statistic, normalizer, encoded)) if return_statistic else out
 
 
 def _first_refusal(error: Exception, check: Callable, q: Tensor, k: Tensor, v: Tensor) -> Exception:
@@ -164,7 +165,7 @@ def _attend_packed(
         _scale(scale, dim), _deterministic(deterministic),
     )  # fmt: skip
     out, statistic, _ = ops.forward(q, k, v, problem, direct, backward)
-    return (out, statistic[0]) if return_statistic else out
+    return (out, marked(statistic[0], normalizer, encoded)) if return_statistic else out
 
 
 def _encode_normalizer(normalizer: Normalizer, pattern: Pattern, q: Tensor, heads: int) -> EncodedNormalizer:
@@ -208,8 +209,14 @@ def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, T
     """Softmax attention over the union of two disjoint sets of keys, from the results over each.
 
     o1, o2: (..., D) outputs, one shape and dtype. lse1, lse2: (...) natural log-sum-exps, -inf in a row without keys.
-    Returns (out, lse) of the same shapes and dtypes; differentiable in all four. ValueError where shapes or
-    devices differ, TypeError for other dtypes.
+    Returns (out, lse) of the same shapes and dtypes, as often differentiable in all four as wanted, in every mode.
+
+    Only Softmax() merges, Entmax(1) included. A statistic that attention() or attention_varlen() returned for another
+    normalizer is refused, and so are views of it: entmax has a threshold in its place, TopK chooses among all keys,
+    Elastic's weights are cut against all of them, and a sink would count once in each part. Copies of a statistic do
+    not show where they come from; tensors of your own are taken as log-sum-exps.
+
+    Raises ValueError (shapes or devices that differ, a statistic that does not merge) and TypeError (dtypes).
     """
     _checks.check_parts(o1, lse1, o2, lse2)
     larger = torch.maximum(lse1, lse2).detach()

@@ -9,17 +9,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C import (
-    DispatchKey,
-    DispatchKeySet,
-    _after_autograd_keyset,
-    _AutoDispatchBelowAutograd,
-    _ExcludeDispatchKeyGuard,
-)
+from torch._C import DispatchKey, DispatchKeySet, _AutoDispatchBelowAutograd, _ExcludeDispatchKeyGuard
 
 from . import _fakes
-from ._autograd import as_kernel, plain_apply
-from ._errors import NoKernelError, translate
+from ._autograd import Function, as_kernel, observed, plain_apply
+from ._errors import translate
 from .normalizers import SAVED
 
 _forward = torch.ops.splash.attention_forward.default
@@ -76,7 +70,8 @@ def _allocate_like(tensor: Tensor) -> Tensor:
 
 
 def direct(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether nothing but autograd stands between a call and the kernels: no subclass, mode, transform or autocast.
+    """Whether nothing but autograd stands between a call and the kernels: no subclass, mode, transform, autocast or
+    tangent.
 
     Such a call may go below autograd by itself, which costs half of what the dispatcher's way through it does.
     """
@@ -86,9 +81,9 @@ def direct(q: Tensor, k: Tensor, v: Tensor) -> bool:
         type(q) in _PLAIN
         and type(k) in _PLAIN
         and type(v) in _PLAIN
-        and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._is_any_autocast_enabled()
+        and not observed()
     )
 
 
@@ -101,7 +96,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem, is_direct: bool, 
         if not is_direct:
             return _forward(q, k, v, *problem)
         if gradient:
-            return _apply_forward(None, problem, q, k, v, *problem.normalizer_parameters)
+            return _apply_forward(_below_autograd, problem, q, k, v, *problem.normalizer_parameters)
         return _below_autograd(_forward, q, k, v, *problem)
     except RuntimeError as error:
         raise translate(error) from None
@@ -115,19 +110,17 @@ def _below_autograd(operator, *args):
         return torch._C._dispatch_call_boxed(operator._handle, *args)
 
 
-class _Forward(torch.autograd.Function):
+class _Forward(Function):
     """The forward with gradients into q, k, v and the normalizer's parameters, from the output and from the statistic.
 
-    Autograd does not look into lists, so the parameters come once more behind the others. keyset: that of a call that
-    came through the dispatcher, None for a direct one.
+    Autograd does not look into lists, so the parameters come once more behind the others.
     """
 
+    entry = "attention"
+
     @staticmethod
-    def forward(keyset, problem, q, k, v, *parameters):
-        if keyset is None:
-            return _below_autograd(_forward, q, k, v, *problem)
-        with _AutoDispatchBelowAutograd():
-            return _forward.redispatch(keyset & _after_autograd_keyset, q, k, v, *problem)
+    def forward(lower, problem, q, k, v, *parameters):
+        return lower(_forward, q, k, v, *problem)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -155,24 +148,25 @@ class _Forward(torch.autograd.Function):
         tensors = grad_out, grad_statistic, q, k, v, out, statistic, saved
         try:
             if type(grad_out) in _PLAIN and direct(q, k, v) and not torch.is_grad_enabled():
-                return None, None, *_Backward.forward(None, problem, *tensors)
+                return None, None, *_Backward.forward(_below_autograd, problem, *tensors)
             *gradients, of_parameters = _backward(*tensors, *problem)
         except RuntimeError as error:
             raise translate(error) from None
         return None, None, *gradients, *of_parameters
 
+    @staticmethod
+    def jvp(ctx, *tangents):
+        raise _Forward.no_forward_mode()
 
-class _Backward(torch.autograd.Function):
-    """The backward as an operator of its own: it has no derivative, and says so where one is taken."""
+
+class _Backward(Function):
+    """The backward as an operator of its own, without derivatives."""
+
+    entry = "attention"
 
     @staticmethod
-    def forward(keyset, problem, *tensors):
-        tensors = tensors[:_BACKWARD_TENSORS]
-        if keyset is None:
-            *gradients, of_parameters = _below_autograd(_backward, *tensors, *problem)
-        else:
-            with _AutoDispatchBelowAutograd():
-                *gradients, of_parameters = _backward.redispatch(keyset & _after_autograd_keyset, *tensors, *problem)
+    def forward(lower, problem, *tensors):
+        *gradients, of_parameters = lower(_backward, *tensors[:_BACKWARD_TENSORS], *problem)
         return *gradients, *of_parameters
 
     @staticmethod
@@ -181,7 +175,11 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients):
-        raise NoKernelError("attention: second derivatives have no kernels")
+        raise _Backward.no_second()
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        raise _Backward.no_forward_mode()
 
 
 _apply_forward = plain_apply(_Forward)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch._C import _after_autograd_keyset, _AutoDispatchBelowAutograd
 
-from ._autograd import as_kernel
+from ._autograd import Function, as_kernel
 from ._errors import translate
+from ._vmap import batching_rule
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _forward = torch.ops.splash.entmax_forward.default
@@ -98,16 +98,18 @@ def _(grad, p, alpha, dim):
     return p.new_empty(p.shape)
 
 
-class _Forward(torch.autograd.Function):
+class _Forward(Function):
+    entry = "entmax"
+
     @staticmethod
-    def forward(keyset, x, alpha, dim):
-        with _AutoDispatchBelowAutograd():
-            return _forward.redispatch(keyset & _after_autograd_keyset, x, alpha, dim)
+    def forward(lower, x, alpha, dim):
+        return lower(_forward, x, alpha, dim)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         _, _, ctx.alpha, ctx.dim = inputs
         ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
 
     @staticmethod
     def backward(ctx, grad):
@@ -117,34 +119,61 @@ class _Forward(torch.autograd.Function):
         except RuntimeError as error:
             raise translate(error) from None
 
+    @staticmethod
+    def jvp(ctx, _, tangent, *others):
+        """The Jacobian is symmetric."""
+        return _Forward.backward(ctx, tangent)[1]
 
-class _Backward(torch.autograd.Function):
+
+class _Backward(Function):
     """With D(g) = g - sum(u g) / sum(u), the result u D(grad) is linear in grad and symmetric, and its derivative by u
     is D(grad) D(outer); u = p^(2 - alpha)."""
 
+    entry = "entmax"
+
     @staticmethod
-    def forward(keyset, grad, p, alpha, dim):
-        with _AutoDispatchBelowAutograd():
-            return _backward.redispatch(keyset & _after_autograd_keyset, grad, p, alpha, dim)
+    def forward(lower, grad, p, alpha, dim):
+        return lower(_backward, grad, p, alpha, dim)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         _, grad, p, ctx.alpha, ctx.dim = inputs
         ctx.save_for_backward(grad, p)
+        ctx.save_for_forward(grad, p)
 
     @staticmethod
     def backward(ctx, outer):
-        grad, p = ctx.saved_tensors
-        alpha, dim = ctx.alpha, ctx.dim
-        support = p > 0
-        base = torch.where(support, p, 1)
-        u = torch.where(support, base ** (2 - alpha), 0)
-        mass = u.sum(dim, keepdim=True)
-        mass = torch.where(mass > 0, mass, 1)
-        grad, outer = (torch.where(support, g, 0) for g in (grad, outer))
-        d_grad, d_outer = (g - (u * g).sum(dim, keepdim=True) / mass for g in (grad, outer))
-        by_p = torch.where(support, (2 - alpha) * base ** (1 - alpha) * d_grad * d_outer, 0)
-        return None, u * d_outer, by_p, None, None
+        row = _Row(*ctx.saved_tensors, ctx.alpha, ctx.dim)
+        d_outer = row.centred(outer)
+        return None, row.u * d_outer, row.slope * row.centred(row.grad) * d_outer, None, None
+
+    @staticmethod
+    def jvp(ctx, _, of_grad, of_p, *others):
+        row = _Row(*ctx.saved_tensors, ctx.alpha, ctx.dim)
+        result = torch.zeros_like(row.u)
+        if of_grad is not None:
+            result = row.u * row.centred(of_grad)
+        if of_p is not None:
+            bent = row.slope * of_p * row.centred(row.grad)
+            result = result + bent - row.u * bent.sum(ctx.dim, keepdim=True) / row.mass
+        return result
+
+
+class _Row:
+    """What derivatives of the gradient read: u and its derivative by p, both 0 off the support."""
+
+    def __init__(self, grad: Tensor, p: Tensor, alpha: float, dim: int):
+        self.grad, self.dim, self.support = grad, dim, p > 0
+        base = torch.where(self.support, p, 1)
+        self.u = torch.where(self.support, base ** (2 - alpha), 0)
+        self.slope = torch.where(self.support, (2 - alpha) * base ** (1 - alpha), 0)
+        mass = self.u.sum(dim, keepdim=True)
+        self.mass = torch.where(mass > 0, mass, 1)
+
+    def centred(self, g: Tensor) -> Tensor:
+        """g minus its mean, weighted by u."""
+        g = torch.where(self.support, g, 0)
+        return g - (self.u * g).sum(self.dim, keepdim=True) / self.mass
 
 
 _library.impl("entmax_forward", as_kernel(_Forward), "Autograd", with_keyset=True)
@@ -159,13 +188,13 @@ def _in_front(x: Tensor, mapped: int | None, size: int) -> Tensor:
     return x if x.ndim > 1 else x.unsqueeze(-1)
 
 
-@torch.library.register_vmap("splash::entmax_forward")
+@batching_rule("entmax_forward")
 def _(info, in_dims, x, alpha, dim):
     p = _forward(_in_front(x, in_dims[0], info.batch_size), alpha, dim if dim < 0 else dim + 1)
     return p.reshape(x.movedim(in_dims[0], 0).shape), 0
 
 
-@torch.library.register_vmap("splash::entmax_backward")
+@batching_rule("entmax_backward")
 def _(info, in_dims, grad, p, alpha, dim):
     grad, p = (_in_front(t, at, info.batch_size) for t, at in zip((grad, p), in_dims[:2], strict=True))
     grad_x = _backward(grad, p, alpha, dim if dim < 0 else dim + 1)
