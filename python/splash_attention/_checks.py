@@ -105,6 +105,8 @@ def check_packed(q: Tensor, k: Tensor, v: Tensor) -> None:
             raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
         if tensor.dim() != 3:
             raise ValueError(f"{name}: expected 3 dimensions (tokens, heads, head_dim), got shape {_shape(tensor)}")
+        if tensor.shape[0] > MAX_POSITION:
+            raise ValueError(f"{name}: expected at most 2**29 tokens, got {tensor.shape[0]}")
     check_inputs(*(tensor.transpose(0, 1)[None] for tensor in (q, k, v)))
 
 
@@ -152,8 +154,11 @@ def check_scale(scale: float) -> float:
     return scale
 
 
-def check_positions(Nq: int, Nk: int, q_start: int | None, k_start: int) -> int:
-    """q_start with its default filled in. Every position must lie below 2**29 in magnitude."""
+def check_positions(Nq: int, Nk: int, q_start: int | None, k_start: int, cached: bool = False) -> int:
+    """q_start with its default filled in. Every position must lie below 2**29 in magnitude.
+
+    cached: the last query stands at the last key that kv_lengths leave, which may be the first one of all.
+    """
     if q_start is None and type(k_start) is int and k_start >= 0 and Nq <= Nk and k_start + Nk <= MAX_POSITION:
         return k_start + Nk - Nq
     for name, start in (("q_start", q_start), ("k_start", k_start)):
@@ -161,10 +166,12 @@ def check_positions(Nq: int, Nk: int, q_start: int | None, k_start: int) -> int:
             raise TypeError(f"{name}: expected an int, got {type(start).__name__}")
     if q_start is None:
         q_start = k_start + Nk - Nq
-    for name, start, length in (("q_start", q_start, Nq), ("k_start", k_start, Nk)):
+    first = min(q_start, k_start + 1 - Nq) if cached else q_start
+    for name, start, length in (("q_start", first, Nq), ("k_start", k_start, Nk)):
         if start <= -MAX_POSITION or start + length > MAX_POSITION:
             raise ValueError(
-                f"{name}: positions must lie between -2**29 and 2**29, got {start} to {start + length - 1}"
+                f"{name}: positions must lie between -2**29 and 2**29, both excluded, "
+                f"got {start} to {start + max(length, 1) - 1}"
             )
     return q_start
 

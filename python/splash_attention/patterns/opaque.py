@@ -179,7 +179,5 @@ def _pattern_tensors(anchor, tensors, name, codes, numbers):
     """The tensors of the pattern `name`; its fields and those of the problem are taken apart by _flatten()."""
     pattern, extent = _rebuild(anchor, tensors, name, codes, numbers)
     made = pattern.tensors(extent)
-    shapes = [tuple(tensor.shape) for tensor in made]
-    if shapes != [tuple(shape) for shape in pattern.shapes(extent)]:
-        raise RuntimeError(f"{name}: its tensors have shapes {shapes}, its shapes() are {pattern.shapes(extent)}")
-    return made
+    # Fewer batches or heads than a graph was told of, where all turn out to have the same.
+    return [tensor.expand(shape) for tensor, shape in zip(made, pattern.shapes(extent), strict=True)]
