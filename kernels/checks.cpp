@@ -1,6 +1,7 @@
 #include "kernels/checks.hpp"
 
 #include <initializer_list>
+#include <utility>
 
 #include "kernels/text.hpp"
 #include "splash/core/frame.hpp"
@@ -128,13 +129,30 @@ Fault check_pattern(const AttentionInputs& in) {
   return {};
 }
 
+/// `count` of them from position `first` on.
+Fault check_place(const char* name, const char* what, int64_t first, int64_t count) {
+  if (first >= -kMaxPosition && first <= kMaxPosition + 1 - count) return {};
+  return invalid_value(name, ": the ", count, " ", what, " from position ", first, " on reach past +-", kMaxPosition,
+                       ", the last positions");
+}
+
+/// The sequences of packed tokens have the positions of the longest one, and not of all tokens.
+int64_t longest(const TensorView& view, const int32_t* ends, int64_t of_sequence) {
+  return ends && of_sequence < view.shape[2] ? of_sequence : view.shape[2];
+}
+
 Fault check_positions(const AttentionInputs& in) {
   const Positions& positions = in.positions;
-  for (const int64_t start : {positions.q_start, positions.k_start}) {
-    const int64_t reach = (start < 0 ? -start : start) + in.q.shape[2] + in.k.shape[2];
-    if (start < -kMaxPosition || start > kMaxPosition || reach > kMaxPosition)
-      return invalid_value("positions from ", start, " on leave the range of +-", kMaxPosition);
-  }
+  const int64_t queries = longest(in.q, positions.cu_queries, positions.max_queries);
+  if (Fault fault =
+          check_place("k_start", "keys", positions.k_start, longest(in.k, positions.cu_keys, positions.max_keys)))
+    return fault;
+  // The last query stands at the last key, the first of which may be the only one.
+  const bool by_keys = positions.cu_queries || positions.kv_lengths;
+  if (Fault fault = by_keys && queries > 0 ? check_place("k_start", "queries up to the first key",
+                                                         positions.k_start + 1 - queries, queries)
+                                           : check_place("q_start", "queries", positions.q_start, queries))
+    return fault;
   if (positions.lengths && in.q.shape[2] != in.k.shape[2])
     return invalid_value("lengths needs as many queries as keys; got ", in.q.shape[2], " and ", in.k.shape[2]);
   if (positions.lengths && positions.kv_lengths) return invalid_value("lengths and kv_lengths exclude each other");
@@ -148,8 +166,11 @@ Fault check_positions(const AttentionInputs& in) {
   if (positions.sequences < 0 || positions.sequences > kMaxPosition)
     return invalid_value("cu_seqlens_q tells of ", positions.sequences, " sequences");
   for (const int64_t longest : {positions.max_queries, positions.max_keys})
-    if (longest < 0 || longest > kMaxPosition)
-      return invalid_value("max_seqlen is ", longest, "; allowed are 0 to ", kMaxPosition);
+    if (longest < 0 || longest > kMaxPosition + 1)
+      return invalid_value("max_seqlen is ", longest, "; allowed are 0 to ", kMaxPosition + 1);
+  for (const auto& [name, tokens] : {std::pair{"q", in.q.shape[2]}, {"k", in.k.shape[2]}})
+    if (tokens > kMaxPosition + 1)
+      return invalid_value(name, " has ", tokens, " packed tokens; at most ", kMaxPosition + 1, " are possible");
   return {};
 }
 

@@ -14,7 +14,9 @@ def forward_arguments(case, device):
     """{name: argument} of the forward operator for a case."""
     q, k, v, _ = case.inputs(device)
     s, options = case.shape, case.options(device)
-    encoded = case.pattern(case, device).encode(Extent(s.batch, s.heads, s.queries, s.keys, q.device))
+    names = ("k_start", "q_start", "lengths", "kv_lengths")
+    extent = Extent(s.batch, s.heads, s.queries, s.keys, q.device, **{name: options[name] for name in names})
+    encoded = case.pattern(case, device).encode(extent)
     q_start = options["k_start"] + s.keys - s.queries if options["q_start"] is None else options["q_start"]
     scale = s.dim**-0.5 if options["scale"] is None else options["scale"]
     normalizer = case.normalizer_of(case.parameters(device))

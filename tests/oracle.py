@@ -91,22 +91,29 @@ def kept(pattern, q, k, options):
     i = row + (options["q_start"] if options["q_start"] is not None else k_start + keys - queries)
     if options["kv_lengths"] is not None:
         held = options["kv_lengths"].long()[:, None, None, None]
-        mask = dense_mask(pattern, row + (k_start + held - queries), j, heads) & (j < k_start + held)
+        ends = options["kv_lengths"] + k_start
+        mask = dense_mask(pattern, row + (k_start + held - queries), j, heads, ends) & (j < k_start + held)
     else:
-        mask = dense_mask(pattern, i, j, heads)
+        mask = dense_mask(pattern, i, j, heads, options["lengths"])
     if options["lengths"] is not None:
         length = options["lengths"].long()[:, None, None, None]
         mask = mask & (i < length) & (j < length)
     return mask.expand(batch, heads, queries, keys)
 
 
-def dense_mask(pattern, i, j, heads):
+def dense_mask(pattern, i, j, heads, ends=None):
     """The reference's mask, with BigBird's looked up in a table of blocks: the reference walks its rows one by one."""
     if isinstance(pattern, sa.patterns.And):
-        return reduce(operator.and_, (dense_mask(term, i, j, heads) for term in pattern.terms))
+        return reduce(operator.and_, (dense_mask(term, i, j, heads, ends) for term in pattern.terms))
     if not isinstance(pattern, sa.BigBird) or not len(j):
-        return masks.dense_mask(pattern, i, j, heads)
-    length = int(j[-1]) + 1 if pattern.length is None else pattern.length
+        return masks.dense_mask(pattern, i, j, heads, ends)
+    if ends is None or pattern.length is not None:
+        return big_bird_mask(pattern, i, j, heads, int(j[-1]) + 1 if pattern.length is None else pattern.length)
+    entries = zip(i.expand(len(ends), -1, -1, -1), ends.tolist(), strict=True)
+    return torch.cat([big_bird_mask(pattern, own[None], j, heads, end) for own, end in entries])
+
+
+def big_bird_mask(pattern, i, j, heads, length):
     rows, columns = (
         torch.div(i, pattern.block, rounding_mode="floor"),
         torch.div(j, pattern.block, rounding_mode="floor"),

@@ -26,7 +26,8 @@ def kept_by(problem, pattern, device):
 def through_the_operator(problem, q, k, v, pattern, normalizer, ends, deterministic=False):
     """A call whose metadata are already made, and which checks no value of `ends`: (out, statistic) of (1, H, T, D)."""
     s, longest = problem.case.shape, problem.longest
-    extent = Extent(len(problem.queries), s.heads, *longest, q.device, cu_seqlens_k=ends[1])
+    of_tensors = {"cu_seqlens_q": ends[0], "cu_seqlens_k": ends[1], "rows": q.shape[2], "columns": k.shape[2]}
+    extent = Extent(len(problem.queries), s.heads, *longest, q.device, **of_tensors)
     encoded, scale = pattern.encode(extent), problem.case.scale or s.dim**-0.5
     rows = None, None, *ends, *longest, 0, 0
     return lambda: FORWARD(q, k, v, *encoded, *normalizer.encode(), *rows, scale, deterministic)[:2]

@@ -17,6 +17,25 @@ def int32(*shape):
     return torch.zeros(shape, dtype=torch.int32)
 
 
+def bird_tables(block, batch, heads, queries, keys, q_start=0, k_start=0, cached=False, longest=None):
+    """Zeros as BigBird's tensors. cached: with kv_lengths. longest: max_seqlen_q, max_seqlen_k of packed sequences."""
+
+    def blocks(start, count, anywhere):
+        if anywhere:
+            return max(0, (count + 2 * block - 2) // block) if count else 0
+        return len({max(0, position) // block for position in (start, *range(start, start + count), start + count - 1)})
+
+    rows, columns = (queries, keys) if longest is None else map(min, (queries, keys), longest)
+    lines = (
+        blocks(q_start, rows, cached or longest) if rows > 0 else 0,
+        blocks(k_start, columns, False) if columns else 0,
+    )
+    bits = [-(-n // 32) for n in lines[::-1]]
+    if longest is None:
+        return [int32(batch, 1, lines[0], bits[0]), int32(1, heads, lines[1], bits[1])]
+    return [int32(1, queries // block + 2 * batch, bits[0]), int32(heads, keys // block + 2 * batch, bits[1])]
+
+
 def good_terms(batch, heads, queries, keys):
     """{pattern: (ints, tensors)} that fit a problem of these sizes; the tensors are zeros."""
     rows, columns = (-(-n // 64) for n in (queries, keys))
@@ -35,7 +54,7 @@ def good_terms(batch, heads, queries, keys):
         "staircase": ([16, 4, 0], []),
         "longformer": ([5, 3, 1, 0], []),
         "longformer_tokens": ([5, 1, 0], [int32(3)]),
-        "big_bird": ([16, 0, 1, 1], [int32(batch, 1, 5, 1), int32(1, heads, 5, 1)]),
+        "big_bird": ([16, 0, 1, 1, 2**30], bird_tables(16, batch, heads, queries, keys, keys - queries)),
         "index_causal": ([], [int32(batch, 1, queries), int32(1, heads, keys), *ranges]),
         "block_mask": ([64, 64], [by_row, by_column]),
         "element_mask": ([], [by_row, by_column, int32(batch, heads, rows, columns), int32(2, 64, 2)]),
@@ -61,7 +80,16 @@ BAD_INTS = {
     "staircase": ([0, 2, 0], [-8, 2, 0], [8, 0, 0], [8, -(2**63), 0], [2**31, 2, 0], [8, 2**31, 0]),
     "longformer": ([-1, 3, 1, 0], [5, -3, 1, 0], [5, 3, 0, 0], [5, 3, 2**32, 1]),
     "longformer_tokens": ([-1, 1, 0], [5, 0, 0], [5, -(2**63), 0]),
-    "big_bird": ([0, 0, 1, 1], [-16, 0, 1, 1], [2**31, 0, 1, 1], [2**30, 1, 0, 0], [16, 0, -1, 1], [16, 0, 1, -1]),
+    "big_bird": (
+        [0, 0, 1, 1, 80],
+        [-16, 0, 1, 1, 80],
+        [2**31, 0, 1, 1, 80],
+        [2**30, 1, 0, 0, 80],
+        [16, 0, -1, 1, 80],
+        [16, 0, 1, -1, 80],
+        [16, 0, 1, 1, -1],
+        [16, 0, 1, 1, 2**30 + 1],
+    ),
     "block_mask": ([0, 64], [64, -64], [24, 64], [64, 2**62]),
 }
 """Numbers of patterns that no problem takes, beside tensors that fit."""
@@ -159,13 +187,17 @@ class Draw:
             return shape
         return [*shape[:dim], *([] if self.maybe() else [self.one_of(SIZES)]), *shape[dim + 1 :]]
 
-    def term(self, name, sizes):
-        """Numbers and tensors of one pattern."""
+    def term(self, name, sizes, place):
+        """Numbers and tensors of one pattern. place: the further arguments of bird_tables()."""
         ints, tensors = good_terms(*sizes)[name]
         if name == "block_mask":
             ints = [self.one_of((16, 64, 128, 32)) for _ in range(2)]
             rows, columns = -(-sizes[2] // ints[0]), -(-sizes[3] // ints[1])
             tensors = [int32(1, sizes[1], rows, -(-columns // 32)), int32(sizes[0], 1, columns, -(-rows // 32))]
+        elif name == "big_bird":
+            block = self.one_of((1, 7, 16, 64, 128, 2**30))
+            ints = [block, int(self.maybe()), *(self.number(self.int(0, 3)) for _ in range(2)), self.int(0, 300)]
+            tensors = bird_tables(block, *sizes, *place)
         elif name == "dilated_heads":
             ints = [
                 self.number(4),
@@ -193,7 +225,13 @@ class Draw:
         statistic = torch.float64 if dtype == torch.float64 else torch.float32
         heads, entries = kv_heads * group, 1 if packed and not self.mistake() else batch
         names = [self.one_of(PATTERN_NAMES) for _ in range(self.int(1, 4) + self.mistake())]
-        terms = [self.term(name, (batch, heads, queries, keys)) for name in names]
+        lengths = self.maybe() and packed == self.mistake()
+        starts = [0 if self.maybe() else self.number(self.int(-150, 150)) for _ in range(2)]
+        longest = [self.number(self.one_of((*SIZES, 1000, 2**29 - 1))) for _ in range(2)]
+        near = [start if abs(start) < 2**29 else 0 for start in starts]
+        known = [count if 0 <= count < 2**30 else 0 for count in longest]
+        place = *near, bool(lengths) and queries != keys, known if packed else None
+        terms = [self.term(name, (batch, heads, queries, keys), place) for name in names]
         ints, tensors = (list(chain.from_iterable(term[n] for term in terms)) for n in (0, 1))
         if self.mistake():
             ints.append(self.one_of(NUMBERS))
@@ -206,9 +244,7 @@ class Draw:
         parameters = parameters[: {"softmax_sink": 1, "elastic": 2}.get(normalizer, 0) + self.mistake()]
 
         like_q, like_k, row = (entries, heads, queries, dim), (entries, kv_heads, keys, dim), (entries, heads, queries)
-        lengths = self.maybe() and packed == self.mistake()
         ends = [self.ends(batch, rows) if packed != self.mistake() else None for rows in (queries, keys)]
-        starts = [0 if self.maybe() else self.number(self.int(-150, 150)) for _ in range(2)]
         return {
             "q": self.tensor(like_q, dtype),
             "k": self.tensor(like_k, dtype),
@@ -228,8 +264,8 @@ class Draw:
             "kv_lengths": self.tensor((entries,), torch.int32) if lengths and queries != keys else None,
             "cu_seqlens_q": ends[0],
             "cu_seqlens_k": ends[1],
-            "max_seqlen_q": self.number(self.one_of((*SIZES, 1000, 2**29 - 1))),
-            "max_seqlen_k": self.number(self.one_of((*SIZES, 1000, 2**29 - 1))),
+            "max_seqlen_q": longest[0],
+            "max_seqlen_k": longest[1],
             "q_start": starts[0],
             "k_start": starts[1],
             "scale": self.one_of(ODD) if self.mistake() else self.one_of((0.2, -1.0, 30.0, 0.0)),

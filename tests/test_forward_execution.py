@@ -230,7 +230,8 @@ def test_opcheck(device, name):
     else:
         q, k, v = (t.transpose(0, 1)[None] for t in call.tensors())
         (cu_q, cu_k, max_q, max_k), heads = call.positional, q.shape[1]
-        encoded = call.pattern.encode(Extent(len(cu_q) - 1, heads, max_q, max_k, q.device, cu_seqlens_k=cu_k))
+        of_tensors = {"cu_seqlens_q": cu_q, "cu_seqlens_k": cu_k, "rows": q.shape[2], "columns": k.shape[2]}
+        encoded = call.pattern.encode(Extent(len(cu_q) - 1, heads, max_q, max_k, q.device, **of_tensors))
         rows = None, None, cu_q, cu_k, max_q, max_k, 0, 0
         values = q, k, v, *encoded, *call.normalizer.encode(), *rows, 0.1, False
         arguments = dict(zip((a.name for a in FORWARD._schema.arguments), values, strict=True))

@@ -120,6 +120,17 @@ def test_heads_and_seeds_draw_anew():
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(seeds, 2))
 
 
+def expected_tables(pattern, length, head, rows, columns):
+    """bool (rows, columns) of the blocks that a problem touches, by the reference's sets."""
+    kept = big_bird_blocks(pattern, length, head)
+    return torch.tensor([[column in kept.get(row, ()) for column in columns] for row in rows], dtype=torch.bool)
+
+
+def touched(start, count, block):
+    """The blocks of positions from 0 on; those before 0 count as 0."""
+    return sorted({max(0, position) // block for position in range(start, start + count)})
+
+
 @given(
     st.integers(1, 9),
     st.sampled_from((1, 3, 5)),
@@ -128,51 +139,94 @@ def test_heads_and_seeds_draw_anew():
     st.booleans(),
     st.integers(0, 300),
     st.none() | st.integers(0, 300),
+    st.integers(-60, 400),
+    st.integers(-60, 300),
 )
 @settings(max_examples=100, deadline=None)
-def test_bits_are_those_of_the_blocks(block, window, numbers, per_head, causal, keys, length):
+def test_bits_are_those_of_the_blocks(block, window, numbers, per_head, causal, keys, length, q_start, k_start):
     pattern = BigBird(block, window, *numbers, per_head=per_head, causal=causal, length=length)
-    name, ints, (by_row, by_column) = pattern.encode(Extent(2, 3, 50, keys, CPU, k_start=20))
-    assert (name, ints, by_row.dtype) == ("big_bird", [block, int(causal), *numbers[:2]], torch.int32)
-    length = keys + 20 if length is None else length
-    blocks = -(-length // block)
-    heads = 3 if per_head and numbers[2] and blocks else 1  # without a draw they do not differ
-    assert by_row.shape == by_column.shape == (1, heads, blocks, -(-blocks // 32))
+    extent = Extent(2, 3, 50, keys, CPU, k_start=k_start, q_start=q_start)
+    name, ints, (by_row, by_column) = pattern.encode(extent)
+    length = max(0, keys + k_start) if length is None else length
+    end = -(-length // block) * block
+    assert (name, ints, by_row.dtype) == ("big_bird", [block, int(causal), *numbers[:2], end], torch.int32)
+    heads = by_row.shape[1]
+    assert heads in ((1, 3) if per_head and numbers[2] else (1,))  # without a draw they do not differ
+    rows, columns = touched(q_start, 50, block), touched(k_start, keys, block)
+    assert by_row.shape == (1, heads, len(rows), -(-len(columns) // 32))
+    assert by_column.shape == (1, heads, len(columns), -(-len(rows) // 32))
     assert by_row.is_contiguous() and by_column.is_contiguous()
-    assert torch.equal(unpack(by_row, blocks), unpack(by_column, blocks).transpose(2, 3))
-    for head in range(heads):
-        of_row = big_bird_blocks(pattern, length, head)
-        lines = unpack(by_row, blocks)[0, head]
-        assert {row: frozenset(lines[row].nonzero().flatten().tolist()) for row in range(blocks)} == of_row
+    for head in range(3 if per_head else 1):
+        expected = expected_tables(pattern, length, head, rows, columns)
+        at = head if heads > 1 else 0
+        assert torch.equal(unpack(by_row, len(columns))[0, at], expected.view(len(rows), len(columns)))
+        assert torch.equal(unpack(by_column, len(rows))[0, at], expected.view(len(rows), len(columns)).T)
+
+
+def ragged(lengths):
+    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+
+
+def packed_extent(heads, queries, keys, ends, rows=None, columns=None):
+    own = {"rows": rows or int(ends[0][-1]), "columns": columns or int(ends[1][-1])}
+    return Extent(len(ends[0]) - 1, heads, queries, keys, CPU, cu_seqlens_q=ends[0], cu_seqlens_k=ends[1], **own)
 
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("per_head", [False, True])
 @pytest.mark.parametrize("random", [0, 1, 2])
 def test_packed_sequences_have_their_own_blocks(causal, per_head, random):
-    lengths = [100, 0, 1, 333, 64]
+    queries, keys = [100, 0, 1, 200, 64, 30], [100, 0, 1, 333, 64, 5]
     pattern = BigBird(16, 3, 1, 2, random, seed=5, causal=causal, per_head=per_head)
-    offsets = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
-    extent = Extent(len(lengths), 4, 400, 333, CPU, cu_seqlens_k=offsets)
-    by_row, by_column = pattern.encode(extent).tensors
+    ends = ragged(queries), ragged(keys)
+    name, ints, (by_row, by_column) = pattern.encode(packed_extent(4, 400, 333, ends))
     heads = 4 if per_head and random else 1
-    assert by_row.shape == by_column.shape == (5, heads, 21, 1)
-    assert torch.equal(unpack(by_row, 21), unpack(by_column, 21).transpose(2, 3))
-    for b, length in enumerate(lengths):
-        alone = pattern.encode(Extent(1, 4, length, length, CPU)).tensors[0]
-        blocks = alone.shape[2]
-        own = unpack(by_row[b : b + 1], 21)[..., :blocks, :blocks]
-        assert torch.equal(own, unpack(alone, blocks).expand_as(own))
-        assert not unpack(by_row[b], 21)[:, blocks:].any() and not unpack(by_row[b], 21)[..., blocks:].any()
+    assert (name, ints) == ("big_bird", [16, int(causal), 1, 2, 2**30])
+    assert by_row.shape == (heads, 395 // 16 + 12, 1) and by_column.shape == (heads, 503 // 16 + 12, 1)
+    for b, (Nq, Nk) in enumerate(zip(queries, keys, strict=True)):
+        rows, columns = touched(Nk - Nq, Nq, 16), touched(0, Nk, 16)
+        begins = [int(end[b]) // 16 + 2 * b for end in ends]
+        for head in range(heads):
+            expected = expected_tables(pattern, Nk, head, rows, columns).view(len(rows), len(columns))
+            own = unpack(by_row[head, begins[0] :][: len(rows)], 32)
+            assert torch.equal(own[:, : len(columns)], expected) and not own[:, len(columns) :].any()
+            own = unpack(by_column[head, begins[1] :][: len(columns)], 32)
+            assert torch.equal(own[:, : len(rows)], expected.T)
 
 
 def test_packed_offsets_that_make_no_sense_stay_in_bounds():
     offsets = torch.tensor([50, 20, 2**31 - 1, -(2**31)], dtype=torch.int32)
-    by_row, _ = BigBird(16).encode(Extent(3, 2, 64, 64, CPU, cu_seqlens_k=offsets)).tensors
-    assert by_row.shape == (3, 1, 4, 1) and not by_row[0].any() and not by_row[2].any()
-    assert torch.equal(by_row[1:2], BigBird(16).encode(Extent(1, 2, 64, 64, CPU)).tensors[0])
+    tensors = BigBird(16).encode(packed_extent(2, 64, 64, (offsets, offsets.flip(0)), 70, 90)).tensors
+    assert [t.shape for t in tensors] == [(1, 10, 1), (1, 11, 1)]
     with pytest.raises(ValueError, match="length: packed sequences have their own, got 99 too"):
-        BigBird(16, length=99).encode(Extent(3, 2, 64, 64, CPU, cu_seqlens_k=offsets))
+        BigBird(16, length=99).encode(packed_extent(2, 64, 64, (offsets, offsets)))
+
+
+@pytest.mark.parametrize("length", [None, 300])
+@pytest.mark.parametrize("causal", [False, True])
+def test_batch_entries_have_their_own_blocks(causal, length):
+    pattern = BigBird(16, 3, 1, 2, 2, seed=5, causal=causal, length=length)
+    held = torch.tensor([500, 0, 77, 2**31 - 1, -3, 16], dtype=torch.int32)
+    cached = Extent(6, 2, 33, 500, CPU, k_start=20, kv_lengths=held)
+    by_row, by_column = pattern.encode(cached).tensors
+    assert by_row.shape == (6, 1, 3, 1) and by_column.shape == (6, 1, 32, 1)
+    for b, keys in enumerate((500, 0, 77, 500, 0, 16)):
+        end = 20 + keys if length is None else length
+        rows, columns = touched(20 + keys - 33, 33, 16), touched(20, 500, 16)
+        expected = expected_tables(pattern, end, 0, rows, columns)
+        assert torch.equal(unpack(by_row, 32)[b, 0, : len(rows)], expected)
+        assert torch.equal(unpack(by_column, len(rows))[b, 0], expected.T)
+    padded = Extent(6, 2, 500, 500, CPU, k_start=20, q_start=20, lengths=held)
+    by_row, by_column = pattern.encode(padded).tensors
+    shared = length is not None
+    assert by_row.shape == by_column.shape == (1 if shared else 6, 1, 32, 1)
+    for b, end in enumerate((500, 0, 77, 2**31 - 1, 0, 16)[: len(by_row)]):
+        if end <= 500:
+            blocks = touched(20, 500, 16)
+            expected = expected_tables(pattern, length or end, 0, blocks, blocks)
+            assert torch.equal(unpack(by_row, 32)[b, 0], expected) and torch.equal(
+                unpack(by_column, 32)[b, 0], expected.T
+            )
 
 
 def test_without_a_backward_every_row_may_see_a_block():
@@ -183,7 +237,8 @@ def test_without_a_backward_every_row_may_see_a_block():
 
 
 def test_no_keys_and_more_draws_than_blocks():
-    assert BigBird().encode(Extent(1, 1, 5, 0, CPU)).tensors[0].shape == (1, 1, 0, 0)
+    assert BigBird().encode(Extent(1, 1, 5, 0, CPU)).tensors[0].shape == (1, 1, 1, 0)
+    assert BigBird().encode(Extent(1, 1, 0, 5, CPU)).tensors[0].shape == (1, 1, 0, 1)
     assert BigBird().to_dense(5, 0).shape == (1, 1, 5, 0)
     assert not BigBird().to_dense(5, 3, k_start=-9).any()
     assert BigBird(4, 1, 0, 0, random=2**30).to_dense(30, 30).all()

@@ -58,7 +58,11 @@ BUILDS = {
 
 
 def encode(make, q, *tensors, cu_seqlens=None):
-    return make(q, *tensors).encode(Extent(*q.shape[:3], q.shape[2], q.device, cu_seqlens_k=cu_seqlens)).tensors
+    extent = Extent(*q.shape[:3], q.shape[2], q.device)
+    if cu_seqlens is not None:
+        ends = {"cu_seqlens_q": cu_seqlens, "cu_seqlens_k": cu_seqlens, "rows": q.shape[2], "columns": q.shape[2]}
+        extent = extent._replace(**ends)
+    return make(q, *tensors).encode(extent).tensors
 
 
 def decode(tensors, length):

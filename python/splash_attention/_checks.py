@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ._statistics import kind_of
+from ._values import checkable
 
 MAX_POSITION = 2**29
 MAX_CUDA_HEAD_DIM = 256
@@ -104,6 +105,8 @@ def check_packed(q: Tensor, k: Tensor, v: Tensor) -> None:
             raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
         if tensor.dim() != 3:
             raise ValueError(f"{name}: expected 3 dimensions (tokens, heads, head_dim), got shape {_shape(tensor)}")
+        if tensor.shape[0] > MAX_POSITION:
+            raise ValueError(f"{name}: expected at most 2**29 tokens, got {tensor.shape[0]}")
     check_inputs(*(tensor.transpose(0, 1)[None] for tensor in (q, k, v)))
 
 
@@ -122,7 +125,7 @@ def check_cu_seqlens(side: str, ends: Tensor, longest: int, q: Tensor, tokens: i
         raise TypeError(f"max_seqlen_{side}: expected an int, got {type(longest).__name__}")
     if longest < 0 or longest > MAX_POSITION:
         raise ValueError(f"max_seqlen_{side}: expected 0 to 2**29, got {longest}")
-    if (validate or ends.device.type == "cpu") and _has_values(ends):
+    if checkable(ends, validate):
         lengths = ends.diff()
         if int(ends[0]) != 0 or (lengths.numel() and int(lengths.min()) < 0) or int(ends[-1]) > tokens:
             raise ValueError(f"{name}: expected values rising from 0 to at most {tokens}, got {_some(ends)}")
@@ -151,8 +154,11 @@ def check_scale(scale: float) -> float:
     return scale
 
 
-def check_positions(Nq: int, Nk: int, q_start: int | None, k_start: int) -> int:
-    """q_start with its default filled in. Every position must lie below 2**29 in magnitude."""
+def check_positions(Nq: int, Nk: int, q_start: int | None, k_start: int, cached: bool = False) -> int:
+    """q_start with its default filled in. Every position must lie below 2**29 in magnitude.
+
+    cached: the last query stands at the last key that kv_lengths leave, which may be the first one of all.
+    """
     if q_start is None and type(k_start) is int and k_start >= 0 and Nq <= Nk and k_start + Nk <= MAX_POSITION:
         return k_start + Nk - Nq
     for name, start in (("q_start", q_start), ("k_start", k_start)):
@@ -160,10 +166,12 @@ def check_positions(Nq: int, Nk: int, q_start: int | None, k_start: int) -> int:
             raise TypeError(f"{name}: expected an int, got {type(start).__name__}")
     if q_start is None:
         q_start = k_start + Nk - Nq
-    for name, start, length in (("q_start", q_start, Nq), ("k_start", k_start, Nk)):
+    first = min(q_start, k_start + 1 - Nq) if cached else q_start
+    for name, start, length in (("q_start", first, Nq), ("k_start", k_start, Nk)):
         if start <= -MAX_POSITION or start + length > MAX_POSITION:
             raise ValueError(
-                f"{name}: positions must lie between -2**29 and 2**29, got {start} to {start + length - 1}"
+                f"{name}: positions must lie between -2**29 and 2**29, both excluded, "
+                f"got {start} to {start + max(length, 1) - 1}"
             )
     return q_start
 
@@ -202,17 +210,13 @@ def _lengths(name: str, lengths: Tensor, q: Tensor, most: int, validate: bool) -
         raise ValueError(f"{name}: expected shape ({q.shape[0]},), one a batch entry, got {_shape(lengths)}")
     if lengths.device != q.device:
         raise ValueError(f"{name}: expected q's device {q.device}, got {lengths.device}")
-    if (validate or lengths.device.type == "cpu") and lengths.shape[0] and _has_values(lengths):
+    if lengths.shape[0] and checkable(lengths, validate):
         least, largest = (int(extreme) for extreme in torch.aminmax(lengths))
         if least < 0 or largest > most:
             raise ValueError(f"{name}: expected values from 0 to {most}, got {least} to {largest}")
     if lengths.dtype is torch.int64:
         lengths = lengths.clamp(0, MAX_POSITION).to(torch.int32)
     return lengths.contiguous()
-
-
-def _has_values(tensor: Tensor) -> bool:
-    return not (torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor))
 
 
 def _some(values: Tensor) -> str:

@@ -73,10 +73,10 @@ def _attend(
     batch, heads, Nq, dim = q.shape
     Nk = k.shape[2]
     lengths, kv_lengths = _checks.check_lengths(lengths, kv_lengths, q, Nk, q_start, k_start, validate)
-    q_start = _checks.check_positions(Nq, Nk, q_start, k_start)
+    q_start = _checks.check_positions(Nq, Nk, q_start, k_start, kv_lengths is not None)
     encoded = _encode_normalizer(normalizer, pattern, q, heads)
     backward = _needs_gradient(q, k, v, encoded)
-    extent = Extent(batch, heads, Nq, Nk, q.device, k_start, None, backward)
+    extent = Extent(batch, heads, Nq, Nk, q.device, k_start, None, backward, q_start, lengths, kv_lengths)
     problem = Problem(
         *pattern.encode(extent), *encoded, lengths, kv_lengths, None, None, 0, 0, q_start, k_start, _scale(scale, dim),
         _deterministic(deterministic),
@@ -159,7 +159,10 @@ def _attend_packed(
     sequences = cu_seqlens_q.shape[0] - 1
     encoded = _encode_normalizer(normalizer, pattern, q, heads)
     backward = _needs_gradient(q, k, v, encoded)
-    extent = Extent(sequences, heads, max_seqlen_q, max_seqlen_k, q.device, 0, cu_seqlens_k, backward)
+    extent = Extent(
+        sequences, heads, max_seqlen_q, max_seqlen_k, q.device, 0, cu_seqlens_k, backward, None, None, None,
+        cu_seqlens_q, tokens, k.shape[0],
+    )  # fmt: skip
     problem = Problem(
         *pattern.encode(extent), *encoded, None, None, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, 0, 0,
         _scale(scale, dim), _deterministic(deterministic),
@@ -191,17 +194,26 @@ def _deterministic(wish: bool | None) -> bool:
     return torch.are_deterministic_algorithms_enabled() if wish is None else bool(wish)
 
 
-def prepare(pattern: Pattern | str, q: Tensor, k: Tensor, backward: bool = True, k_start: int = 0) -> Prepared:
+def prepare(
+    pattern: Pattern | str,
+    q: Tensor,
+    k: Tensor,
+    backward: bool = True,
+    k_start: int = 0,
+    q_start: int | None = None,
+) -> Prepared:
     """The pattern with its metadata for tensors like q and k built once; it goes wherever a pattern goes.
 
     q: (B, Hq, Nq, D), k: (B, Hkv, Nk, D), of which only shapes and device matter. backward: also build what the
-    backward reads; ValueError later where it was left out and a gradient is asked for. k_start: position of the first
-    key. Built on the device, without synchronisation. Later changes of a mask's values are not seen.
+    backward reads; ValueError later where it was left out and a gradient is asked for. q_start, k_start: positions of
+    the first query and the first key, as in attention(). Built on the device, without synchronisation. Later changes of
+    a mask's values are not seen. What BigBird and Longformer of single tokens build depends on q_start, lengths and
+    kv_lengths, too: a call with others than here builds its own.
     """
     pattern = as_pattern(pattern)
     _checks.check_inputs(q, k, k)
-    _checks.check_positions(0, k.shape[2], 0, k_start)
-    extent = Extent(*q.shape[:3], k.shape[2], q.device, k_start=k_start, backward=backward)
+    q_start = _checks.check_positions(q.shape[2], k.shape[2], q_start, k_start)
+    extent = Extent(*q.shape[:3], k.shape[2], q.device, k_start=k_start, backward=backward, q_start=q_start)
     return Prepared(pattern, pattern.encode(extent), extent)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _checks
+from ._values import readable
 from .attention import attention
 from .normalizers import Elastic, Entmax, TopK
 from .patterns import Causal, Full, IndexCausal, Pattern
@@ -146,7 +147,7 @@ class LazyAttention(nn.Module):
         # Checkpoints of flash-lazy-attention hold the rates of RoPE beside the parameters that both have.
         rates = state_dict.pop(f"{prefix}rope.inv_freq", None)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
-        if rates is not None and not rates.is_meta:
+        if rates is not None and readable(rates):
             own = _rotary_rates(self.dim // self.num_heads, self.rope_base, torch.float32, rates.device)
             if rates.shape != own.shape or not torch.allclose(rates.float(), own, rtol=1e-2):
                 errors.append(f"{prefix}rope.inv_freq: expected the rates of rope_base {self.rope_base}, got others")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet, _AutoDispatchBelowAutograd, _ExcludeDispatchKeyGuard
 
+from . import _fakes
 from ._autograd import Function, as_kernel, observed, plain_apply
 from ._errors import translate
 from .normalizers import SAVED
@@ -45,15 +46,20 @@ class Problem(NamedTuple):
 
 @torch.library.register_fake("splash::attention_forward")
 def _(q, k, v, *problem):
-    rows = q.shape[:3] if q.dim() == 4 else (1, q.shape[1], q.shape[0])  # packed tokens (T, H, D)
-    statistic = q.new_empty(rows, dtype=torch.float64 if q.dtype is torch.float64 else torch.float32)
-    saved = statistic.new_empty((SAVED[Problem(*problem).normalizer], *statistic.shape))
+    problem = _problem(problem)
+    shape, _ = _fakes.check_problem(q, k, v, problem)
+    statistic = q.new_empty(shape[:3], dtype=_fakes.statistic_dtype(q))
+    saved = statistic.new_empty((SAVED[problem.normalizer], *statistic.shape))
     return _allocate_like(q), statistic, saved
 
 
 @torch.library.register_fake("splash::attention_backward")
 def _(grad_out, grad_statistic, q, k, v, out, statistic, saved, *problem):
-    parameters = [parameter.new_empty(parameter.shape) for parameter in Problem(*problem).normalizer_parameters]
+    problem = _problem(problem)
+    shape, _ = _fakes.check_problem(q, k, v, problem)
+    _fakes.check_results(problem, q, shape, out, statistic, saved)
+    _fakes.check_gradients(problem, q, shape, grad_out, grad_statistic)
+    parameters = [parameter.new_empty(parameter.shape) for parameter in problem.normalizer_parameters]
     return _allocate_like(q), _allocate_like(k), _allocate_like(v), parameters
 
 

@@ -99,6 +99,55 @@ inline Grid big_bird_blocks(const splash::patterns::BigBirdDraw& d) {
   return grid;
 }
 
+/// BigBird's tensors for rows and columns that start at these positions; packed, for a sequence that begins at these
+/// rows of the tensors, behind kBatch - 1 others. What belongs to nobody holds random bits.
+struct Birds {
+  struct Side {
+    int start = 0, count = 0, before = 0;
+    int origin(int block) const { return std::max(start, 0) / block; }
+    int blocks(int block) const { return count < 1 ? 0 : std::max(start + count - 1, 0) / block - origin(block) + 1; }
+  };
+
+  IntTensor by_row{0}, by_column{0};
+  splash::PatternTerm term;
+
+  Birds(const splash::patterns::BigBirdDraw& draw, int block, const Side& rows, const Side& columns,
+        bool packed = false) {
+    const Grid grid = big_bird_blocks(draw);
+    by_row = table(grid, block, rows, columns, false, packed);
+    by_column = table(grid, block, columns, rows, true, packed);
+    for (const int64_t n :
+         {int64_t(block), int64_t(draw.causal), int64_t(draw.first), int64_t(draw.last), int64_t(draw.blocks) * block})
+      term.ints[term.num_ints++] = n;
+    term.num_tensors = 2;
+    term.tensors[0] = by_row.view();
+    term.tensors[1] = by_column.view();
+  }
+  Birds(const Birds&) = delete;
+
+ private:
+  static IntTensor table(const Grid& grid, int block, const Side& lines, const Side& bits, bool transposed,
+                         bool packed) {
+    const int count = lines.blocks(block), words = ceil_div(bits.blocks(block), 32);
+    const int begin = packed ? lines.before / block + 2 * (kBatch - 1) : 0, end = begin + count + packed;
+    IntTensor tensor = packed ? IntTensor{kHeads, end, words} : IntTensor{kBatch, kHeads, end, words};
+    std::mt19937 random(count);
+    if (packed)
+      for (int32_t& word : tensor.data) word = int32_t(random());
+    for (int outer = packed ? (kBatch - 1) * kHeads : 0; outer < kBatch * kHeads; ++outer)
+      for (int line = 0; line < count; ++line)
+        for (int bit = 0; bit < 32 * words; ++bit) {
+          const int l = lines.origin(block) + line, b = bits.origin(block) + bit;
+          const bool kept = l < grid.rows && b < grid.columns && bit < bits.blocks(block) &&
+                            grid.bits[transposed ? grid.at(outer, b, l) : grid.at(outer, l, b)];
+          const int head = packed ? outer % kHeads : outer;
+          uint32_t& word = tensor.word((int64_t(head) * end + begin + line) * words + bit / 32);
+          word = (word & ~(1u << (bit % 32))) | uint32_t(kept) << (bit % 32);
+        }
+    return tensor;
+  }
+};
+
 /// ElementMask's tensors of a grid of scores.
 struct Elements {
   static constexpr int kTile = 64;

@@ -28,21 +28,6 @@ PatternTerm term_of(std::initializer_list<int64_t> ints, int kind = 0) {
   return term;
 }
 
-/// A BigBird of its own with the tensors that it needs.
-struct Birds {
-  cases::IntTensor by_row, by_column;
-  PatternTerm term;
-
-  Birds(const BigBirdDraw& draw, int block)
-      : by_row(cases::big_bird_blocks(draw).lines(false)), by_column(cases::big_bird_blocks(draw).lines(true)) {
-    term = term_of({block, draw.causal, draw.first, draw.last});
-    term.num_tensors = 2;
-    term.tensors[0] = by_row.view();
-    term.tensors[1] = by_column.view();
-  }
-  Birds(const Birds&) = delete;
-};
-
 /// check_pattern() asks whether a `yes` is true; here is where the answer must be one.
 template <class P>
 void check_self(const char* name, const P& pattern, const Frame& frame, bool wanted) {
@@ -80,7 +65,8 @@ void check_selves(const cases::FrameCase& one) {
   spec.terms[spec.count++].kind = 3;
   check_self("Conjunction", Conjunction<AnyPattern>::from(spec), frame, false);
 
-  const Birds birds({5, 3, 1, 1, 2, 0, false, false}, 48);
+  const cases::Birds birds({5, 3, 1, 1, 2, 0, false, false}, 48, {frame.q_start, one.rows},
+                           {frame.k_start, one.columns});
   const BigBird bird = BigBird::from(birds.term);
   bool inside = true;
   for (int row = 0; row < frame.num_queries; ++row)
@@ -155,14 +141,17 @@ void check_global_rows() {
   check_rows<Longformer>("Longformer", longformer(300, false), 100, 200, 100, 100, 0);
   check_rows<Longformer>("Longformer", longformer(30, true), 200, 200, 0, 0, 0);
   for (const bool causal : {false, true}) {
-    const Birds birds({10, 3, 2, 1, 2, 0, false, causal}, 20);
+    const auto check_birds = [&](int rows, int columns, int q_start, int64_t first, int64_t last) {
+      const cases::Birds birds({10, 3, 2, 1, 2, 0, false, causal}, 20, {q_start, rows}, {0, columns});
+      check_rows<BigBird>("BigBird", birds.term, rows, columns, q_start, first, last);
+    };
     const int first = causal ? 0 : 40;
-    check_rows<BigBird>("BigBird", birds.term, 200, 200, 0, first, 20);
-    check_rows<BigBird>("BigBird", birds.term, 190, 190, 0, first, 10);
-    check_rows<BigBird>("BigBird", birds.term, 50, 190, 140, 0, 10);
-    check_rows<BigBird>("BigBird", birds.term, 50, 190, 20, causal ? 0 : 20, 0);
-    check_rows<BigBird>("BigBird", birds.term, 5, 190, 185, 0, 5);
-    const Birds none({10, 3, 0, 0, 2, 0, false, causal}, 20);
+    check_birds(200, 200, 0, first, 20);
+    check_birds(190, 190, 0, first, 10);
+    check_birds(50, 190, 140, 0, 10);
+    check_birds(50, 190, 20, causal ? 0 : 20, 0);
+    check_birds(5, 190, 185, 0, 5);
+    const cases::Birds none({10, 3, 0, 0, 2, 0, false, causal}, 20, {0, 200}, {0, 200});
     check_rows<BigBird>("BigBird", none.term, 200, 200, 0, 0, 0);
   }
   static const int32_t ends[] = {0, 100, 300};
@@ -170,9 +159,10 @@ void check_global_rows() {
   packed.q.shape[2] = packed.k.shape[2] = 300;
   packed.positions.cu_queries = packed.positions.cu_keys = ends;
   packed.positions.max_queries = packed.positions.max_keys = 200;
-  const Birds birds({10, 3, 2, 1, 2, 0, false, false}, 20);
-  const GlobalRows found = BigBird::global_rows(birds.term, packed);
-  check::that(found.first == 40 && found.last == 20, "BigBird: global rows of packed sequences");
+  for (const int64_t length : {int64_t(200), int64_t(kUnlimited)}) {
+    const GlobalRows found = BigBird::global_rows(term_of({20, 0, 2, 1, length}), packed);
+    check::that(found.first == 40 && found.last == 20, "BigBird: global rows of packed sequences");
+  }
 }
 
 /// global_columns() is what is wanted, and these columns are kept by every row, or by every one that is not earlier.
@@ -227,15 +217,18 @@ void check_global_columns() {
     check_columns<Longformer>("Longformer", term_of({5, 0, 1, causal}), causal, 200, 0, 0, 0);
     check_packed_columns<Longformer>("Longformer", longformer, 30, 0);
 
-    const Birds birds({10, 3, 2, 1, 2, 0, false, causal}, 20);
-    const int last = causal ? 0 : 20;
-    check_columns<BigBird>("BigBird", birds.term, causal, 200, 0, 40, last);
-    check_columns<BigBird>("BigBird", birds.term, causal, 190, 0, 40, causal ? 0 : 10);
-    check_columns<BigBird>("BigBird", birds.term, causal, 50, 140, 0, causal ? 0 : 10);
-    check_columns<BigBird>("BigBird", birds.term, causal, 50, 20, 20, 0);
-    check_columns<BigBird>("BigBird", birds.term, causal, 5, 185, 0, causal ? 0 : 5);
-    check_packed_columns<BigBird>("BigBird", birds.term, 40, last);
-    const Birds none({10, 3, 0, 0, 2, 0, false, causal}, 20);
+    const auto check_birds = [&](int columns, int k_start, int64_t first, int64_t last) {
+      const cases::Birds birds({10, 3, 2, 1, 2, 0, false, causal}, 20, {0, 200}, {k_start, columns});
+      check_columns<BigBird>("BigBird", birds.term, causal, columns, k_start, first, causal ? 0 : last);
+    };
+    check_birds(200, 0, 40, 20);
+    check_birds(190, 0, 40, 10);
+    check_birds(50, 140, 0, 10);
+    check_birds(50, 20, 20, 0);
+    check_birds(5, 185, 0, 5);
+    for (const int64_t length : {int64_t(200), int64_t(kUnlimited)})
+      check_packed_columns<BigBird>("BigBird", term_of({20, causal, 2, 1, length}), 40, causal ? 0 : 20);
+    const cases::Birds none({10, 3, 0, 0, 2, 0, false, causal}, 20, {0, 200}, {0, 200});
     check_columns<BigBird>("BigBird", none.term, causal, 200, 0, 0, 0);
   }
 }

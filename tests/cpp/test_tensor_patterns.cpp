@@ -42,23 +42,20 @@ void check_own_tiles(const char* name, const P& pattern, const cases::FrameCase&
 
 void check_big_bird(const cases::FrameCase& one, const patterns::BigBirdDraw& draw, int block, Exact exact) {
   const cases::Grid blocks = cases::big_bird_blocks(draw);
-  cases::IntTensor by_row = blocks.lines(false), by_column = blocks.lines(true);
-  PatternTerm term;
-  term.ints[0] = block;
-  term.ints[1] = draw.causal;
-  term.ints[2] = draw.first;
-  term.ints[3] = draw.last;
-  term.tensors[0] = by_row.view();
-  term.tensors[1] = by_column.view();
-  const BigBird pattern = BigBird::from(term);
-  const Frame& frame = one.frame;
   const int end = draw.blocks * block;
-  check_kept("BigBird", pattern, frame, [&](int row, int column) {
-    const int i = frame.i(row), j = frame.j(column);
-    if (i < 0 || j < 0 || i >= end || j >= end || (draw.causal && j > i)) return false;
-    return blocks.keep(frame.batch, frame.head, i / block, j / block);
-  });
-  check_pattern("BigBird", pattern, frame, exact);
+  for (const bool packed : {false, true}) {
+    Frame frame = one.frame;
+    if (packed) frame.first_row = 37, frame.first_column = 230;
+    const cases::Birds birds(draw, block, {frame.q_start, one.rows, frame.first_row},
+                             {frame.k_start, one.columns, frame.first_column}, packed);
+    const BigBird pattern = BigBird::from(birds.term);
+    check_kept("BigBird", pattern, frame, [&](int row, int column) {
+      const int i = frame.i(row), j = frame.j(column);
+      if (i < 0 || j < 0 || i >= end || j >= end || (draw.causal && j > i)) return false;
+      return blocks.keep(frame.batch, frame.head, i / block, j / block);
+    });
+    check_pattern("BigBird", pattern, frame, exact);
+  }
 }
 
 /// Its own length, a longer sequence of which this is a slice, and a shorter one.
@@ -230,6 +227,45 @@ void check_list() {
   }
 }
 
+/// Packed: a line a whole block and two a sequence, and bits for the longest.
+void check_packed_misfits(PatternTerm term, AttentionInputs in) {
+  static const int32_t ends[] = {0, 1, 2};
+  in.positions.cu_queries = in.positions.cu_keys = ends;
+  in.positions.sequences = 2;
+  in.positions.max_queries = 100000;
+  in.positions.max_keys = 90;
+  cases::IntTensor by_row{1, 12, 1}, by_column{cases::kHeads, 16, 1};
+  term.tensors[0] = by_row.view();
+  term.tensors[1] = by_column.view();
+  check::that(BigBird::misfit(term, in) == nullptr, "BigBird: packed tensors are refused");
+  for (int n = 0; n < 2; ++n)
+    for (int d = 0; d < 3; ++d) {
+      PatternTerm spoilt = term;
+      spoilt.tensors[n].shape[d] += 2;
+      check::that(BigBird::misfit(spoilt, in) != nullptr, "BigBird: packed tensor %d of another extent %d", n, d);
+    }
+  in.positions.max_keys = 16 * 32 + 1;
+  in.k.shape[2] = 16 * 32;
+  cases::IntTensor more{cases::kHeads, 36, 1};
+  term.tensors[1] = more.view();
+  check::that(BigBird::misfit(term, in) == nullptr, "BigBird: the longest is not longer than all");
+}
+
+/// Against caches that end anywhere, rows may lie across a block more; slices have their own blocks only.
+void check_lines_of_caches(PatternTerm term, AttentionInputs in) {
+  static const int32_t held[] = {1, 2};
+  in.positions.q_start = 262144 + 15;
+  cases::IntTensor by_row{1, 1, 10, 1}, by_column{1, 1, 13, 1};
+  term.tensors[0] = by_row.view();
+  term.tensors[1] = by_column.view();
+  check::that(BigBird::misfit(term, in) == nullptr, "BigBird: the lines of a slice are refused");
+  in.q.shape[2] = 129;
+  in.positions.kv_lengths = held;
+  check::that(BigBird::misfit(term, in) != nullptr, "BigBird: 9 blocks are enough for 129 queries");
+  in.q.shape[2] = 131;
+  check::that(BigBird::misfit(term, in) == nullptr, "BigBird: the lines of a cache are refused");
+}
+
 void check_all_misfits() {
   AttentionInputs in;
   in.q.shape[0] = in.k.shape[0] = cases::kBatch;
@@ -244,13 +280,16 @@ void check_all_misfits() {
   check_misfits<ElementMask>("ElementMask", elements.term(), in, false);
   cases::Indices indices(130, 200);
   check_misfits<IndexCausal>("IndexCausal", indices.term(), in, false);
-  cases::IntTensor by_row{cases::kBatch, 1, 13, 1}, by_column{1, cases::kHeads, 13, 1};
+  cases::IntTensor by_row{cases::kBatch, 1, 9, 1}, by_column{1, cases::kHeads, 13, 1};
   PatternTerm big_bird;
   big_bird.ints[0] = 16;
+  big_bird.ints[4] = 208;
   big_bird.num_tensors = 2;
   big_bird.tensors[0] = by_row.view();
   big_bird.tensors[1] = by_column.view();
-  check_misfits<BigBird>("BigBird", big_bird, in, true);
+  check_misfits<BigBird>("BigBird", big_bird, in, false);
+  check_packed_misfits(big_bird, in);
+  check_lines_of_caches(big_bird, in);
   cases::IntTensor dilations{cases::kHeads};
   const int64_t list[cases::kHeads] = {1, 2, 3, 4};
   PatternTerm dilated;
@@ -295,11 +334,8 @@ void check_conjunctions(const cases::FrameCase& one, unsigned seed) {
   cases::Indices indices(one.rows, one.columns);
   indices.fill([&](int n, int) { return n / 30 * 30 + int(random() % 60); });
   const int blocks = cases::ceil_div(clamp_to(frame.k_start + one.columns, 1, 3000), 32);
-  const cases::Grid big = cases::big_bird_blocks({blocks, 3, 1, 1, 2, seed, true, false});
-  cases::IntTensor by_row = big.lines(false), by_column = big.lines(true);
-  PatternTerm big_bird = term_of(9, {32, 0});
-  big_bird.tensors[0] = by_row.view();
-  big_bird.tensors[1] = by_column.view();
+  const cases::Birds birds({blocks, 3, 1, 1, 2, seed, true, false}, 32, {frame.q_start, one.rows},
+                           {frame.k_start, one.columns});
   const std::vector<PatternTerm> pool = {term_of(0, {}),
                                          term_of(1, {}),
                                          term_of(2, {70, 20}),
@@ -309,7 +345,7 @@ void check_conjunctions(const cases::FrameCase& one, unsigned seed) {
                                          term_of(6, {20, 7}),
                                          term_of(7, {64, 10}),
                                          term_of(8, {30, 20, 2, 0}),
-                                         big_bird,
+                                         with_kind(9, birds.term),
                                          with_kind(10, indices.term()),
                                          with_kind(11, mask.term()),
                                          with_kind(12, elements.term())};

@@ -47,7 +47,7 @@ SPLASH_HD constexpr int clamp_to(int value, int low, int high) {
 SPLASH_HD Frame make_frame(const Positions& positions, int batch, int head, int num_queries, int num_keys) {
   Frame frame{batch, head, num_queries, num_keys, int(positions.q_start), int(positions.k_start)};
   if (positions.lengths) {
-    const int length = positions.lengths[batch];
+    const int length = clamp_to(positions.lengths[batch], 0, kMaxPosition + 1);
     frame.num_queries = clamp_to(length - frame.q_start, 0, num_queries);
     frame.num_keys = clamp_to(length - frame.k_start, 0, num_keys);
   }

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import masking_utils
 
+from .._values import compiling, readable
 from ..patterns import BlockDiagonal, Causal, ElementMask, Full, Pattern, SlidingWindow
 
 
@@ -97,7 +98,7 @@ def describe(
         mask = Mask(shape, Full(), q_start=q_offset, k_start=kv_offset)
 
     bidirectional = "allow_is_bidirectional_skip" in others
-    if not torch.compiler.is_compiling():
+    if not compiling():
         kept = _read(mask_function)
     elif use_vmap:
         kept = None
@@ -242,13 +243,13 @@ def _guess(
 
 
 def _is_true(condition: Tensor) -> bool:
-    """Whether the condition is known to hold, which it never is under torch.compile."""
-    return not torch.compiler.is_compiling() and bool(condition)
+    """Whether the condition is known to hold, which it never is while a graph is made."""
+    return readable(condition) and bool(condition)
 
 
 def require(condition: Tensor, text: str) -> bool:
-    """Whether the condition holds. Under torch.compile True; the compiled code raises RuntimeError where it fails."""
-    if not torch.compiler.is_compiling():
+    """Whether the condition holds. In a graph True; the code made of it raises RuntimeError where it fails."""
+    if readable(condition):
         return bool(condition)
     torch._assert_async(condition, text)
     return True
@@ -294,7 +295,7 @@ def _pack_segments(segments: Tensor) -> Packing:
     batch, length = segments.shape
     begins = torch.nn.functional.pad(segments.diff(dim=1) != 0, (1, 0), value=True).flatten()
     total = torch.full((1,), batch * length, device=segments.device)
-    if torch.compiler.is_compiling():  # as many sequences as there could be, most of them empty
+    if not readable(begins):  # as many sequences as there could be, most of them empty
         index = torch.arange(batch * length, device=segments.device)
         ends = torch.cat((torch.where(begins, index, total).sort().values[1:], total))
         longest = length

@@ -9,6 +9,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from .._values import tracing
+from . import opaque
 from .checks import four
 
 MAX_TERMS = 4
@@ -58,7 +60,7 @@ class Rows(NamedTuple):
 
     def within(self, left: int | None, right: int | None) -> Rows:
         """The same rows, with the keys i - left <= j <= i + right only."""
-        low = self.low if left is None else torch.maximum(self.low, self.i - left)
+        low = self.low if left is None else torch.minimum(torch.maximum(self.low, self.i - left), self.high)
         high = self.high if right is None else torch.minimum(self.high, self.i + right + 1)
         return self._replace(low=low, high=torch.maximum(low, high))
 
@@ -70,8 +72,10 @@ class Extent(NamedTuple):
     """The problem that a pattern's tensors are made for.
 
     queries, keys: rows and columns of the tensors; with packed sequences (batch of them) those of the longest one.
-    k_start: the position of the first key. cu_seqlens_k: (batch + 1,) int32 on `device` where sequences are packed,
-    None elsewhere. backward: also what only the backward reads.
+    k_start, q_start: positions of the first key and the first query, None for the default. backward: also what only the
+    backward reads. lengths, kv_lengths: (batch,) int32 on `device`, as attention() takes them. cu_seqlens_q,
+    cu_seqlens_k: (batch + 1,) int32 on `device` where sequences are packed, in tensors of `rows` queries and `columns`
+    keys.
     """
 
     batch: int
@@ -82,10 +86,26 @@ class Extent(NamedTuple):
     k_start: int = 0
     cu_seqlens_k: Tensor | None = None
     backward: bool = True
+    q_start: int | None = None
+    lengths: Tensor | None = None
+    kv_lengths: Tensor | None = None
+    cu_seqlens_q: Tensor | None = None
+    rows: int = 0
+    columns: int = 0
 
     @property
     def packed(self) -> bool:
         return self.cu_seqlens_k is not None
+
+    @property
+    def own_lengths(self) -> bool:
+        """Whether each batch entry or packed sequence has a length of its own, that only the device knows."""
+        return self.packed or self.lengths is not None or self.kv_lengths is not None
+
+    @property
+    def first_query(self) -> int:
+        """The position of the first query, where all batch entries have the same."""
+        return self.k_start + self.keys - self.queries if self.q_start is None else self.q_start
 
 
 class Pattern:
@@ -93,9 +113,26 @@ class Pattern:
 
     A new pattern is a frozen dataclass with its `name` in kernels/instances.json, `keep`, and its numbers in `ints`;
     only patterns that hold tensors need the rest. `count` makes density() fast, `band` and `is_causal` say more.
+    `by_place`: its tensors depend on where the queries stand, or on lengths, and not on sizes and k_start alone.
     """
 
     name: ClassVar[str]
+    by_place: ClassVar[bool] = False
+    by_name: ClassVar[dict[str, type[Pattern]]] = {}
+    one_operation: ClassVar[bool] = False
+    """Whether torch.compile sees tensors() as one operation, of the shapes that shapes() gives."""
+
+    def __init_subclass__(cls):
+        if "name" in vars(cls):
+            Pattern.by_name[cls.name] = cls
+
+    @classmethod
+    def restored(cls, fields: list) -> Pattern:
+        """The pattern with these fields, which have been checked before."""
+        pattern = object.__new__(cls)
+        for name, value in zip(cls.__match_args__, fields, strict=True):
+            object.__setattr__(pattern, name, value)
+        return pattern
 
     def ints(self) -> list[int]:
         """Its numbers, in the order that C++ reads them."""
@@ -104,6 +141,13 @@ class Pattern:
     def tensors(self, extent: Extent) -> list[Tensor]:
         """Its tensors, checked against the problem."""
         return []
+
+    def fit(self, extent: Extent) -> None:
+        """Raises ValueError where what the pattern holds does not fit the problem. Part of tensors()."""
+
+    def shapes(self, extent: Extent) -> list[tuple[int, ...]]:
+        """Shapes of tensors() before anything is known of values. All of them are int32."""
+        raise NotImplementedError
 
     def keep(self, grid: Grid) -> Tensor:
         """bool, broadcastable to (B, H, n, m): which scores of the grid are kept."""
@@ -131,7 +175,7 @@ class Pattern:
 
     def encode(self, extent: Extent) -> Encoded:
         """What the operators take. ValueError where the pattern does not fit the problem."""
-        return Encoded(self.name, self.ints(), self.tensors(extent))
+        return Encoded(self.name, self.ints(), opaque.tensors_of(self, extent))
 
     def to_dense(
         self,
@@ -145,7 +189,8 @@ class Pattern:
     ) -> Tensor:
         """bool mask (B or 1, H or 1, Nq, Nk), True where a score is kept.
 
-        Raises ValueError where the pattern does not fit these sizes.
+        device: of the mask, Torch's default device where it is None. Raises ValueError where the pattern does not fit
+        these sizes.
         """
         self.check(Nq, Nk)
         q_start = k_start + Nk - Nq if q_start is None else q_start
@@ -165,7 +210,7 @@ class Pattern:
         if Nq == 0 or Nk == 0:
             return 0.0
         q_start = k_start + Nk - Nq if q_start is None else q_start
-        row = torch.arange(Nq)
+        row = torch.arange(Nq, device="cpu")
         low = torch.full_like(row, k_start)
         counts = self.count(Rows(row, row + q_start, low, low + Nk, k_start, k_start + Nk, heads))
         if counts is not None:
@@ -174,7 +219,7 @@ class Pattern:
         step = max(1, _CHUNK // Nk)
         for begin in range(0, Nq, step):
             end = min(begin + step, Nq)
-            kept = self.keep(_grid(begin, end, Nk, q_start, k_start, heads, None))
+            kept = self.keep(_grid(begin, end, Nk, q_start, k_start, heads, "cpu"))
             kept = kept.expand(*kept.shape[:-2], end - begin, Nk)
             total += kept.sum().item() / max(1, kept[..., 0, 0].numel())
         return total / (Nq * Nk)
@@ -190,6 +235,10 @@ class And(Pattern):
     """What all of its terms keep; made by `a & b`. ValueError for more than four terms."""
 
     terms: tuple[Pattern, ...]
+
+    @property
+    def by_place(self) -> bool:
+        return any(term.by_place for term in self.terms)
 
     def __post_init__(self):
         object.__setattr__(self, "terms", tuple(self.terms))
@@ -266,8 +315,13 @@ class Prepared(Pattern):
     def keep(self, grid):
         return self.pattern.keep(grid)
 
+    @property
+    def by_place(self) -> bool:
+        return self.pattern.by_place
+
     def encode(self, extent):
-        if not torch.compiler.is_compiling() and not extent.packed and extent in self._fitting:
+        plain = not extent.own_lengths
+        if plain and not tracing() and extent in self._fitting:
             return self.encoded
         if extent.backward and not self.extent.backward:
             raise ValueError("pattern: prepared with backward=False, but an input requires a gradient")
@@ -281,6 +335,8 @@ class Prepared(Pattern):
                 f"pattern: prepared for k_start {self.extent.k_start} without packed sequences, used with "
                 f"{'packed sequences' if extent.packed else f'k_start {extent.k_start}'}"
             )
+        if self.by_place and not (plain and extent.first_query == self.extent.first_query):
+            return self.pattern.encode(extent)
         return self.encoded
 
 

@@ -8,11 +8,14 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from . import draw
-from .base import Extent, Grid, Pattern, Rows
+from . import draw, opaque
+from .base import Encoded, Extent, Grid, Pattern, Rows
 from .bits import range_bits, words
+from .block_lines import Lines, blocks_between, ends_of, lines_of, place_of, sizes_of
 from .cache import cached, stream_of
-from .checks import UNLIMITED, check_flag, check_number, four
+from .checks import UNLIMITED, check_flag, check_number, four, limited
+
+_MOST_POSITIONS = 2**29
 
 
 class _Ranges(NamedTuple):
@@ -39,6 +42,8 @@ class BigBird(Pattern):
     """
 
     name: ClassVar[str] = "big_bird"
+    by_place: ClassVar[bool] = True
+    one_operation: ClassVar[bool] = True
 
     block: int = 64
     window: int = 3
@@ -60,48 +65,65 @@ class BigBird(Pattern):
         check_number("seed", self.seed, 0, 2**64 - 1)
         check_flag("per_head", self.per_head)
         check_flag("causal", self.causal)
-        check_number("length", self.length, 0, 2**29, optional=True)
+        check_number("length", self.length, 0, _MOST_POSITIONS, optional=True)
 
     def ints(self) -> list[int]:
         return [self.block, int(self.causal), self.first, self.last]
 
+    def encode(self, extent: Extent) -> Encoded:
+        # A problem's own end goes without saying; said, it would tie a graph to the lengths that it was made with.
+        positions = UNLIMITED if self.length is None else limited(self._blocks(self.length) * self.block)
+        return Encoded(self.name, [*self.ints(), positions], opaque.tensors_of(self, extent))
+
+    def fit(self, extent: Extent) -> None:
+        if extent.packed and self.length is not None:
+            raise ValueError(f"length: packed sequences have their own, got {self.length} too")
+
+    def shapes(self, extent: Extent) -> list[tuple[int, ...]]:
+        rows, columns = sizes_of(extent, self.block)
+        heads = extent.heads if self.per_head and self.random > 0 else 1
+        differ = extent.own_lengths and (self.length is None or extent.kv_lengths is not None)
+        lead = (heads,) if extent.packed else (extent.batch if differ else 1, heads)
+        by_column = lead if extent.backward else (1,) * len(lead)
+        return [(*lead, rows.lines, words(rows.bits)), (*by_column, columns.lines, words(columns.bits))]
+
     def tensors(self, extent: Extent) -> list[Tensor]:
-        heads = extent.heads if self.per_head else 1
-        if extent.packed:
-            if self.length is not None:
-                raise ValueError(f"length: packed sequences have their own, got {self.length} too")
-            lengths = extent.cu_seqlens_k.long().diff().clamp(0, extent.keys)
-            own = self._blocks(lengths)[:, None, None]
-            return self._bits(own, self._blocks(extent.keys), heads, extent.device, extent.backward)
-        blocks = self._blocks(self._length(extent.k_start + extent.keys))
-        key = self, blocks, heads, extent.backward, extent.device, stream_of(extent.device)
-        return cached(key, lambda: self._bits(blocks, blocks, heads, extent.device, extent.backward))
+        """Bits of the columns that a row keeps, and of the rows that keep a column."""
+        self.fit(extent)
+        heads, end = extent.heads if self.per_head else 1, self._end(extent)
+        if extent.own_lengths:
+            return self._bits(extent, end, heads)
+        place = place_of(extent, self.block)
+        key = self, self._blocks(end), place, heads, extent.backward, extent.device, stream_of(extent.device)
+        return cached(key, lambda: self._bits(extent, end, heads))
 
     def keep(self, grid: Grid) -> Tensor:
-        blocks = self._blocks(self._length(grid.end))
-        row, column = grid.i // self.block, grid.j // self.block
-        inside = (row >= 0) & (row < blocks) & (column >= 0) & (column < blocks)
-        if blocks == 0:
-            return inside
-        by_row = self._bits(blocks, blocks, self._heads(grid), grid.i.device, transpose=False)[0][0]
-        row, column = (index.clamp(0, blocks - 1).flatten() for index in (row, column))
-        of_column = by_row.index_select(-2, row).index_select(-1, column // 32)
-        kept = ((of_column >> (column % 32)) & 1).bool() & inside
+        end = max(0, grid.end) if self.length is None else self.length
+        row, k_start = grid.i.flatten() // self.block, grid.end - grid.j.shape[-1]
+        own = torch.where((row >= 0) & (row < self._blocks(end)), self._blocks(end), 0)
+        row, first = row.clamp(min=0), max(0, k_start) // self.block
+        lines = Lines(row, own, row, first, blocks_between(k_start, grid.j.shape[-1], self.block), 0)
+        ranges = self._ranges(row, own)
+        drawn = self._drawn(row, ranges, self._heads(grid), self._blocks(end))
+        bits = _with_drawn(four(_range_bits(lines, ranges)), *_places(lines, drawn))
+        column = (grid.j.flatten() // self.block - first).clamp(min=0)
+        kept = ((bits.index_select(-1, column // 32) >> (column % 32)) & 1).bool() & (grid.j >= 0)
         return kept & (grid.j <= grid.i) if self.causal else kept
 
     def count(self, rows: Rows) -> Tensor:
         if self.causal:
             rows = rows.within(None, 0)
-        blocks = self._blocks(self._length(rows.end))
+        blocks = self._blocks(max(0, rows.end) if self.length is None else self.length)
         row = rows.i // self.block
-        line = row.clamp(0, max(0, blocks - 1))
-        ranges = self._ranges(line, blocks)
+        own = torch.where((row >= 0) & (row < blocks), blocks, 0)
+        row = row.clamp(min=0)
+        ranges = self._ranges(row, own)
         kept = torch.zeros_like(row)
         for begin, end in zip(*ranges, strict=True):
             kept = kept + rows.count(begin * self.block, end * self.block)
-        for column in self._drawn(line, ranges, blocks, self._heads(rows), blocks):
+        for column in self._drawn(row, ranges, self._heads(rows), blocks):
             kept = kept + torch.where(column >= 0, rows.count(column * self.block, (column + 1) * self.block), 0)
-        return torch.where((row >= 0) & (row < blocks), kept, 0)
+        return kept
 
     def is_causal(self) -> bool:
         return self.causal
@@ -109,75 +131,94 @@ class BigBird(Pattern):
     def _heads(self, grid: Grid | Rows) -> int:
         return grid.heads if self.per_head else 1
 
-    def _length(self, end: int) -> int:
-        return max(0, end) if self.length is None else self.length
+    def _end(self, extent: Extent) -> Tensor | int:
+        """The position after the last one, int64 (batch,) where each entry or sequence has its own."""
+        return ends_of(extent) if self.length is None else self.length
 
     def _blocks(self, length):
         return (length + self.block - 1) // self.block
 
-    def _bits(
-        self, own: Tensor | int, blocks: int, heads: int, device: torch.device, transpose: bool = True
-    ) -> list[Tensor]:
-        """Bits of the columns that a row keeps, and of the rows that keep a column: int32 (B, heads, blocks, words).
-
-        own: the number of blocks of each sequence, (B, 1, 1), or one for all; blocks: the largest.
-        """
-        line = torch.arange(blocks, device=device)
-        ranges = self._ranges(line, own)
-        column = self._drawn(line, ranges, own, heads, blocks)
-        drawn, column, count = column >= 0, column.clamp(min=0), words(blocks)
-        by_row = _with_drawn(self._range_bits(line, own, ranges), line * count + column // 32, drawn, column % 32)
-        if not transpose:
+    def _bits(self, extent: Extent, end: Tensor | int, heads: int) -> list[Tensor]:
+        """int32 (B or 1, heads, lines, words), packed (heads, lines, words): by rows and by columns."""
+        rows, columns = lines_of(extent, self.block, end)
+        ranges = self._ranges(rows.block, rows.own)
+        most = end if self.length is not None or not extent.own_lengths else self._last_end(extent)
+        drawn = self._drawn(rows.block, ranges, heads, self._blocks(most))
+        shaped = _unsqueezed if extent.packed else four
+        by_row = _with_drawn(shaped(_range_bits(rows, ranges)), *_places(rows, drawn))
+        if not extent.backward:
             # The forward does not read it, and "every row may see it" is a right answer for every column.
-            return [by_row, by_row.new_full((1, 1, blocks, count), -1)]
-        by_column = self._range_bits(line, own, self._ranges(line, own, by_column=True))
-        return [by_row, _with_drawn(by_column, column * count + line // 32, drawn, line % 32)]
+            lines = [1] * (by_row.dim() - 2)
+            return [by_row, by_row.new_full((*lines, columns.block.shape[-1], words(columns.bits)), -1)]
+        ranges = self._ranges(columns.block, columns.own, by_column=True)
+        by_column = shaped(_range_bits(columns, ranges))
+        return [by_row, _with_drawn(by_column, *_places_by_column(rows, columns.bits, drawn))]
 
-    def _ranges(self, line: Tensor, own: Tensor | int, by_column: bool = False) -> _Ranges:
-        """What the block rows `line` (n,), or block columns, keep of `own` blocks; broadcastable to (B, heads, n)."""
+    def _last_end(self, extent: Extent) -> int:
+        """What no end is after."""
+        whole = extent.lengths is None or (extent.k_start == 0 and extent.first_query == 0)
+        return max(0, extent.k_start + extent.keys) if whole else _MOST_POSITIONS
+
+    def _ranges(self, line: Tensor, own: Tensor, by_column: bool = False) -> _Ranges:
+        """What the block rows `line` (..., n), or block columns, keep of `own` blocks, nothing where these are 0."""
         low, high = torch.zeros_like(line), own
         if self.causal and by_column:
             low = line
         elif self.causal:
-            high = (line + 1).clamp(max=own)
-        if not isinstance(high, Tensor):
-            high = torch.full_like(line, high)
+            high = torch.minimum(line + 1, own)
         whole = (line < self.first) | (line >= own - self.last)
         # A line that keeps everything is one whose first range ends at the limit; each range begins after the last one.
         head = torch.maximum(torch.where(whole, high, high.clamp(max=self.first)), low)
         near_begin = torch.minimum(torch.maximum(line - self.window // 2, head), high)
         near_end = torch.maximum(torch.minimum(line + self.window // 2 + 1, high), near_begin)
-        tail = torch.minimum(near_end.clamp(min=own - self.last), high)
+        tail = torch.minimum(torch.maximum(near_end, own - self.last), high)
         return _Ranges((low, near_begin, tail), (head, near_end, high))
 
-    def _range_bits(self, line: Tensor, own: Tensor | int, ranges: _Ranges) -> Tensor:
-        """Their bits, int32 (B or 1, 1, n, words)."""
-        begin, end = (torch.stack(torch.broadcast_tensors(*bounds)) for bounds in ranges)
-        kept = range_bits(begin, end, words(len(line))).sum(0)
-        if isinstance(own, Tensor):
-            kept = torch.where((line < own)[..., None], kept, 0)
-        return four(kept.to(torch.int32))
-
-    def _drawn(self, row: Tensor, ranges: _Ranges, own: Tensor | int, heads: int, most: int) -> Tensor:
-        """The columns that the block rows `row` draw: (draws, ..., heads, n), -1 for none."""
+    def _drawn(self, row: Tensor, ranges: _Ranges, heads: int, most: int) -> Tensor:
+        """The columns that the block rows `row` draw: (draws, ..., heads, n), -1 for none. most: blocks."""
         (_, near_begin, tail), (head, near_end, _) = ranges
         candidates = (near_begin - head) + (tail - near_end)
-        if isinstance(own, Tensor):
-            candidates = torch.where(row < own, candidates, 0)
         head_index = torch.arange(heads, device=row.device)[:, None] if heads > 1 else 0
-        number = draw.sample(draw.stream(self.seed, head_index, row), candidates, min(self.random, most))
+        number = draw.sample(draw.stream(self.seed, head_index, row), candidates, torch.sym_min(self.random, most))
         column = number + head
         column = torch.where(column >= near_begin, column + (near_end - near_begin), column)
         return torch.where(number >= 0, column, -1)
 
 
+def _unsqueezed(table: Tensor) -> Tensor:
+    return table[None]
+
+
+def _range_bits(lines: Lines, ranges: _Ranges) -> Tensor:
+    """The bits of the ranges, int32 (..., n, words)."""
+    limited = [((bound - lines.first).clamp(0, lines.bits) for bound in bounds) for bounds in ranges]
+    return range_bits(zip(*limited, strict=True), words(lines.bits))
+
+
+def _places(rows: Lines, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the table by rows has the columns that each row draws: the word, whether there is one, and the bit."""
+    bit = column - rows.first
+    line = torch.arange(column.shape[-1], device=column.device)
+    return line * words(rows.bits) + bit // 32, (column >= 0) & (bit >= 0) & (bit < rows.bits), bit % 32
+
+
+def _places_by_column(rows: Lines, bits: int, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of the table by columns, whose lines have `bits` bits."""
+    line = column - rows.first
+    exists = (column >= 0) & (line >= 0) & (line < rows.bits)
+    return (line + rows.other) * words(bits) + rows.bit // 32, exists, rows.bit % 32
+
+
 def _with_drawn(kept: Tensor, place: Tensor, drawn: Tensor, bit: Tensor) -> Tensor:
-    """kept: (B or 1, 1, n, words), none of whose bits is drawn. place, drawn, bit: (draws, ..., n), words and bits."""
+    """kept: (..., n, words), none of whose bits is drawn. place, drawn, bit: (draws, ..., n), words and bits."""
     if len(drawn) == 0:
         return kept
-    value = torch.bitwise_left_shift(drawn, bit).to(torch.int32)
-    place, value = (tensor.movedim(0, -1).flatten(-2) for tensor in (place, value))
-    place, value = (tensor[(None,) * (3 - tensor.dim())] for tensor in (place, value))
+    value = torch.where(drawn, torch.bitwise_left_shift(1, bit), 0).to(torch.int32)
+    place, value = (
+        tensor.expand(drawn.shape).movedim(0, -1).flatten(-2) for tensor in (torch.where(drawn, place, 0), value)
+    )
+    place, value = (tensor[(None,) * (kept.dim() - 1 - tensor.dim())] for tensor in (place, value))
+    lead = torch.broadcast_shapes(kept.shape[:-2], place.shape[:-1])
     # Every bit comes once, so that sums are unions.
-    summed = kept.flatten(-2).expand(*place.shape[:-1], -1).scatter_add(-1, place, value)
+    summed = kept.flatten(-2).expand(*lead, -1).scatter_add(-1, place.expand(*lead, -1), value.expand(*lead, -1))
     return summed.unflatten(-1, kept.shape[-2:])

@@ -5,6 +5,8 @@ Eight bools are handled at a time, as the bytes of an int64 of which the first i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -31,14 +33,27 @@ def pack_both(mask: Tensor) -> tuple[Tensor, Tensor]:
     return _pack_eights(eights[..., :rows, :]), by_column
 
 
-def range_bits(begin: Tensor, end: Tensor, count: int) -> Tensor:
-    """(...) bounds to (..., count) int64 words from 0 to 2**32 - 1, whose bits from begin to end - 1 are set.
+def range_bits(ranges: Iterable[tuple[Tensor, Tensor]], count: int) -> Tensor:
+    """Disjoint ranges of bits, (...) begins and ends, to (..., count) int32 words in which they are set.
 
-    begin <= end.
+    0 <= begin <= end <= 32 * count.
     """
-    base = torch.arange(0, 32 * count, 32, device=begin.device)
-    low, high = (torch.bitwise_left_shift(1, (bound[..., None] - base).clamp(0, 32)) for bound in (begin, end))
-    return high - low
+    base = None
+    for begin, end in ranges:
+        if base is None:
+            base = torch.arange(0, 32 * count, 32, device=begin.device, dtype=torch.int32)
+            # 2 ** n - 1 for n from 0 to 32, of which the last one is -1.
+            ones = (torch.ones(33, device=begin.device, dtype=torch.long) << torch.arange(33, device=begin.device)) - 1
+            ones, total = ones.to(torch.int32), 0
+        for bound, sign in ((end, 1), (begin, -1)):
+            below = (bound.to(torch.int32)[..., None] - base).clamp(0, 32)
+            total = total + sign * ones.index_select(0, below.flatten()).view_as(below)
+    return total
+
+
+def shapes_of_bits(lead, rows: int, columns: int, backward: bool) -> list[tuple[int, ...]]:
+    """Shapes of the bits of a mask (*lead, rows, columns) and of its transpose, which the forward does without."""
+    return [(*lead, rows, words(columns)), (*(lead if backward else (1, 1)), columns, words(rows))]
 
 
 def words(bits: int) -> int:

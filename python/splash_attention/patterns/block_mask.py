@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .base import Extent, Grid, Pattern, Rows
-from .bits import pack_bits, pack_both, words
+from .bits import pack_bits, pack_both, shapes_of_bits, words
 from .checks import check_block, check_broadcast, check_device, check_number, check_tensor, four, shape_of
-from .csr import check_csr, dense, entries
+from .csr import check_csr, mask_of_csr
 from .flex import dense_blocks
 
 
@@ -25,6 +25,7 @@ class BlockMask(Pattern):
     """
 
     name: ClassVar[str] = "block_mask"
+    one_operation: ClassVar[bool] = True
 
     mask: Tensor
     block: int | tuple[int, int]
@@ -58,7 +59,7 @@ class BlockMask(Pattern):
         for size in shape:
             check_number("shape", size, 0)
         check_csr(crow, col, *shape, validate)
-        return cls(dense(entries(crow, col, shape[1]), *shape), block)
+        return cls(mask_of_csr(crow, col, *shape), block)
 
     @classmethod
     def from_flex(cls, block_mask) -> BlockMask:
@@ -84,13 +85,20 @@ class BlockMask(Pattern):
         # A text with the sizes in it, made before it is needed, would tie torch.compile to these sizes.
         check_broadcast("mask", self.mask.shape[-2:], self.blocks(Nq, Nk), "(block rows, block columns)")
 
-    def tensors(self, extent: Extent) -> list[Tensor]:
+    def fit(self, extent: Extent) -> None:
         if extent.packed:
             raise ValueError("BlockMask: counts rows and columns of the tensors, which packed sequences do not share")
         self.check(extent.queries, extent.keys)
         check_device("mask", self.mask, extent.device)
+        check_broadcast("mask", four(self.mask).shape[:2], (extent.batch, extent.heads), "(batch, heads)")
+
+    def shapes(self, extent: Extent) -> list[tuple[int, ...]]:
+        (rows, columns), lead = self.blocks(extent.queries, extent.keys), four(self.mask).shape[:2]
+        return shapes_of_bits(lead, rows, columns, extent.backward)
+
+    def tensors(self, extent: Extent) -> list[Tensor]:
+        self.fit(extent)
         mask = four(self.mask)
-        check_broadcast("mask", mask.shape[:2], (extent.batch, extent.heads), "(batch, heads)")
         mask = mask.expand(-1, -1, *self.blocks(extent.queries, extent.keys))
         if extent.backward:
             return [*pack_both(mask)]

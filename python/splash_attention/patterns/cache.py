@@ -9,29 +9,33 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-from .checks import has_values
+from .._values import is_capturing, lasting, tracing
 
 _ENTRIES = 64
 _BYTES = 2**28
 _lock = threading.Lock()
 _kept: OrderedDict[Hashable, list[Tensor]] = OrderedDict()
+_captured: dict[Hashable, list[Tensor]] = {}
+"""What CUDA graphs read: their replays need it for good."""
 
 
 def cached(key: Hashable, make: Callable[[], list[Tensor]]) -> list[Tensor]:
     """make(), or what it returned for the same key before; the oldest results go beyond 64 of them or 256 MiB in all.
 
-    Nothing is kept while Torch traces, fakes or captures, since such tensors mean nothing afterwards.
+    Nothing is kept while Torch traces, fakes or captures, since such tensors mean nothing afterwards. What a capture
+    finds kept stays for good, since the graph reads its memory.
     """
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+    if tracing():
         return make()
     with _lock:
         if key in _kept:
             _kept.move_to_end(key)
+            if any(map(is_capturing, _kept[key])):
+                _captured[key] = _kept[key]
             return _kept[key]
     with torch.inference_mode(False), torch.no_grad():  # inference tensors could not be saved for a backward
         made = make()
-    lasting = all(has_values(tensor) and not _is_capturing(tensor) for tensor in made)
-    if lasting and _bytes(made) <= _BYTES:
+    if all(map(lasting, made)) and _bytes(made) <= _BYTES:
         with _lock:
             _kept[key] = made
             while len(_kept) > _ENTRIES or sum(map(_bytes, _kept.values())) > _BYTES:
@@ -50,10 +54,6 @@ def numbers_on(numbers: tuple[int, ...], device: torch.device) -> Tensor:
 
 def stream_of(device: torch.device) -> int:
     """A number that tells streams apart: what kernels wrote on one of them is not yet there for another."""
-    if device.type != "cuda" or torch.compiler.is_compiling():
+    if device.type != "cuda" or tracing():
         return 0
     return torch._C._cuda_getCurrentRawStream(device.index)
-
-
-def _is_capturing(tensor: Tensor) -> bool:
-    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()

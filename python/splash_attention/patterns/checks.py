@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 UNLIMITED = 2**30  # positions lie below 2**29 in magnitude, so no distance reaches this
 
@@ -24,7 +25,7 @@ def shape_of(tensor: Tensor) -> str:
 def check_number(name: str, value: int | None, low: int, high: int | None = None, optional: bool = False) -> None:
     if optional and value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
         raise TypeError(f"{name}: expected an int{' or None' if optional else ''}, got {type(value).__name__}")
     if value < low:
         raise ValueError(f"{name}: expected at least {low}, got {value}")
@@ -51,7 +52,8 @@ def check_numbers(name: str, given, low: int, high: int, high_of_one: int | None
 
 def check_broadcast(name: str, sizes, target, what: str) -> None:
     for size, wanted in zip(sizes, target, strict=True):
-        if size != 1 and size != wanted:
+        # Sizes that only the running graph knows are left to the kernels.
+        if not guard_or_false(size == 1) and guard_or_false(size != wanted):
             raise ValueError(f"{name}: {tuple(sizes)} does not broadcast to {tuple(target)}, {what}")
 
 
@@ -77,15 +79,3 @@ def check_block(block) -> tuple[int, int]:
     if len(pair) != 2 or any(b < 16 or b % 16 or b > UNLIMITED for b in pair):
         raise ValueError(f"block: expected a multiple of 16 or a pair of them, got {block}")
     return pair
-
-
-def has_values(tensor: Tensor) -> bool:
-    """Whether Python may look at the tensor's values: not while it is traced or stands for a tensor."""
-    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        return False
-    return not isinstance(tensor, torch._subclasses.FakeTensor)
-
-
-def counted_on_host(tensor: Tensor) -> bool:
-    """Whether its values can be read without waiting for a device."""
-    return tensor.device.type == "cpu" and has_values(tensor)

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import check_device, check_tensor, counted_on_host, shape_of
+from .._values import checkable
+from .checks import check_device, check_tensor, shape_of
+from .opaque import free_size, operator
 
 
 class Entries(NamedTuple):
@@ -28,12 +30,12 @@ def check_csr(crow: Tensor, col: Tensor, rows: int, columns: int, validate: bool
         raise ValueError(f"crow: expected {rows + 1} offsets for {rows} rows, got shape {shape_of(crow)}")
     if crow.shape[:-1] != col.shape[:-1]:
         raise ValueError(f"col: expected crow's batches and heads, {shape_of(crow)}, got shape {shape_of(col)}")
-    if not (validate or counted_on_host(crow)):
-        return
     nnz = col.shape[-1]
-    if bool((crow[..., :1] != 0).any() | (crow[..., -1:] != nnz).any() | (crow.diff(dim=-1) < 0).any()):
+    if checkable(crow, validate) and bool(
+        (crow[..., :1] != 0).any() | (crow[..., -1:] != nnz).any() | (crow.diff(dim=-1) < 0).any()
+    ):
         raise ValueError(f"crow: expected offsets that rise from 0 to col's {nnz} entries")
-    if nnz and bool((col < 0).any() | (col >= columns).any()):
+    if nnz and checkable(col, validate) and bool((col < 0).any() | (col >= columns).any()):
         least, largest = (int(extreme) for extreme in torch.aminmax(col))
         raise ValueError(f"col: expected columns from 0 to {columns - 1}, got {least} to {largest}")
 
@@ -54,3 +56,13 @@ def dense(found: Entries, rows: int, columns: int) -> Tensor:
     mask = found.row.new_zeros((*found.row.shape[:-1], (rows + 1) * columns), dtype=torch.bool)
     mask = mask.scatter(-1, found.row * columns + found.column, True) if columns else mask
     return mask[..., : rows * columns].unflatten(-1, (rows, columns))
+
+
+def _fake_mask(crow, col, rows, columns):
+    return col.new_empty((*col.shape[:-1], free_size(rows), free_size(columns)), dtype=torch.bool)
+
+
+@operator("(Tensor crow, Tensor col, SymInt rows, SymInt columns) -> Tensor", _fake_mask)
+def mask_of_csr(crow, col, rows, columns):
+    """bool (..., rows, columns)."""
+    return dense(entries(crow, col, columns), rows, columns)

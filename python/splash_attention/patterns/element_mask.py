@@ -11,7 +11,7 @@ from torch import Tensor
 from .base import Extent, Grid, Pattern, Rows
 from .checks import check_broadcast, check_device, check_number, check_tensor, four, shape_of
 from .csr import Entries, check_csr, dense, entries
-from .tiles import tiles_of_entries, tiles_of_mask, visited
+from .tiles import shapes_of_tiles, tiles_of_entries, tiles_of_mask, visited
 
 
 class Csr(NamedTuple):
@@ -37,6 +37,7 @@ class ElementMask(Pattern):
     """
 
     name: ClassVar[str] = "element_mask"
+    one_operation: ClassVar[bool] = True
 
     mask: Tensor | None
     csr: Csr | None = None
@@ -75,14 +76,25 @@ class ElementMask(Pattern):
         elif (Nq, Nk) != (self.csr.Nq, self.csr.Nk):
             raise ValueError(f"mask: made for (Nq, Nk) = {(self.csr.Nq, self.csr.Nk)}, used with {(Nq, Nk)}")
 
-    def tensors(self, extent: Extent) -> list[Tensor]:
+    @classmethod
+    def restored(cls, fields: list) -> ElementMask:
+        mask, csr = fields
+        return super().restored([mask, csr if csr is None else Csr(*csr)])
+
+    def fit(self, extent: Extent) -> None:
         if extent.packed:
             raise ValueError("ElementMask: has a bit a score of the tensors, which packed sequences do not share")
         self.check(extent.queries, extent.keys)
         given, names = (self.mask, "mask") if self.csr is None else (self.csr.col, "crow, col")
         check_device(names, given, extent.device)
-        leading = four(self.mask).shape[:2] if self.csr is None else (1, 1, *self.csr.col.shape[:-1])[-2:]
-        check_broadcast(names, leading, (extent.batch, extent.heads), "(batch, heads)")
+        check_broadcast(names, self._lead(), (extent.batch, extent.heads), "(batch, heads)")
+
+    def shapes(self, extent: Extent) -> list[tuple[int, ...]]:
+        entries = None if self.csr is None else self.csr.col.numel()
+        return shapes_of_tiles(self._lead(), extent.queries, extent.keys, entries, extent.backward)
+
+    def tensors(self, extent: Extent) -> list[Tensor]:
+        self.fit(extent)
         if self.csr is None:
             index, words = tiles_of_mask(four(self.mask).expand(-1, -1, extent.queries, extent.keys))
         else:
@@ -109,6 +121,10 @@ class ElementMask(Pattern):
         kept = (row < self.csr.Nq) & (rows.low[own] <= j) & (j < rows.high[own])
         kept[..., 1:] &= key[..., 1:] != key[..., :-1]
         return torch.zeros((*row.shape[:-1], self.csr.Nq), dtype=torch.long).scatter_add(-1, own, kept.long())
+
+    def _lead(self) -> tuple[int, int]:
+        """Batches and heads, each 1 or all."""
+        return four(self.mask).shape[:2] if self.csr is None else (1, 1, *self.csr.col.shape[:-1])[-2:]
 
     def _rows(self, rows: Tensor) -> Tensor:
         """bool (..., len(rows), Nk) of neighbouring rows."""

@@ -27,6 +27,7 @@ class IndexCausal(Pattern):
     """
 
     name: ClassVar[str] = "index_causal"
+    one_operation: ClassVar[bool] = True
 
     q_idx: Tensor
     k_idx: Tensor
@@ -46,15 +47,25 @@ class IndexCausal(Pattern):
         check_broadcast("q_idx", self.q_idx.shape[-1:], (Nq,), "one index a query")
         check_broadcast("k_idx", self.k_idx.shape[-1:], (Nk,), "one index a key")
 
-    def tensors(self, extent: Extent) -> list[Tensor]:
+    def fit(self, extent: Extent) -> None:
         if extent.packed:
             raise ValueError("IndexCausal: has an index a row of the tensors, which packed sequences do not share")
         self.check(extent.queries, extent.keys)
-        indices = []
-        for name, index, length in (("q_idx", self.q_idx, extent.queries), ("k_idx", self.k_idx, extent.keys)):
+        for name, index in (("q_idx", self.q_idx), ("k_idx", self.k_idx)):
             check_device(name, index, extent.device)
+            check_broadcast(name, _three(index).shape[:2], (extent.batch, extent.heads), "(batch, heads)")
+
+    def shapes(self, extent: Extent) -> list[tuple[int, ...]]:
+        q_lead, k_lead = (_three(index).shape[:2] for index in (self.q_idx, self.k_idx))
+        rows, columns = ((length + _TILE - 1) // _TILE for length in (extent.queries, extent.keys))
+        indices = [(*q_lead, extent.queries), (*k_lead, extent.keys)]
+        return [*indices, (*q_lead, rows, 2), (*k_lead, columns, 2)]
+
+    def tensors(self, extent: Extent) -> list[Tensor]:
+        self.fit(extent)
+        indices = []
+        for index, length in ((self.q_idx, extent.queries), (self.k_idx, extent.keys)):
             index = _three(index)
-            check_broadcast(name, index.shape[:2], (extent.batch, extent.heads), "(batch, heads)")
             indices.append(_int32(index).expand(*index.shape[:2], length).contiguous())
         return [*indices, *(_ranges(index) for index in indices)]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .bits import pack_bits, pack_both, words
-from .checks import counted_on_host
+from .._values import checkable
+from .bits import pack_bits, pack_both, shapes_of_bits, words
 from .csr import Entries
 
 TILE = 64
@@ -26,7 +26,7 @@ def tiles_of_mask(mask: Tensor) -> tuple[Tensor, Tensor]:
     inside = torch.arange(Nq + -Nq % TILE, device=mask.device).view(-1, 1, TILE, 1) < Nq
     full = (lines == torch.where(inside, columns, 0)).all(-1).all(-1)
     partial = (lines != 0).any(-1).any(-1) & ~full
-    if counted_on_host(mask):
+    if checkable(mask):
         return _index(partial, full, partial.flatten().cumsum(0).view_as(partial) - 1), lines[partial]
     numbers = torch.arange(partial.numel(), device=mask.device).view_as(partial)
     return _index(partial, full, numbers), lines.flatten(0, 3)
@@ -51,13 +51,21 @@ def tiles_of_entries(found: Entries, Nq: int, Nk: int) -> tuple[Tensor, Tensor]:
     full = count == heights[:, None] * widths
     partial = (count > 0) & ~full
     number = partial.flatten().cumsum(0) - 1
-    bound = min(key.numel(), total)
-    if counted_on_host(key):
+    bound = torch.sym_min(key.numel(), total)
+    if checkable(key):
         bound = int(partial.sum())
     slot = torch.cat([torch.where(partial.flatten(), number, bound), number.new_full((1,), bound)])[tile]
     bits = torch.where(once, torch.ones_like(bit, dtype=torch.int32) << (bit % 32).int(), 0)
     lines = bits.new_zeros((bound + 1) * TILE * 2).index_add(0, slot * TILE * 2 + bit // 32, bits)
     return _index(partial, full, number.view(shape)), lines[: bound * TILE * 2].view(bound, TILE, 2)
+
+
+def shapes_of_tiles(lead, Nq: int, Nk: int, entries: int | None, backward: bool) -> list[tuple[int, ...]]:
+    """Shapes of visited(), index and words where nobody counts the partial tiles; entries: those of sparse rows."""
+    rows, columns = (Nq + TILE - 1) // TILE, (Nk + TILE - 1) // TILE
+    total = lead[0] * lead[1] * rows * columns
+    partial = total if entries is None else torch.sym_min(entries, total)
+    return [*shapes_of_bits(lead, rows, columns, backward), (*lead, rows, columns), (partial, TILE, 2)]
 
 
 def visited(index: Tensor, backward: bool) -> list[Tensor]:

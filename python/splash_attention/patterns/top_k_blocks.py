@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._checks import check_lengths, check_positions
 from .band import Causal
 from .base import Pattern
 from .block_mask import BlockMask
-from .checks import check_block, check_device, check_flag, check_number, check_tensor, shape_of
-
-_MAX_POSITION = 2**29
+from .checks import check_block, check_device, check_flag, check_number, check_tensor, four, shape_of
+from .opaque import free_size, operator
 
 
 @torch.no_grad()
@@ -24,6 +24,8 @@ def top_k_blocks(
     *,
     q_start: int | None = None,
     k_start: int = 0,
+    lengths: Tensor | None = None,
+    kv_lengths: Tensor | None = None,
 ) -> Pattern:
     """Each query block keeps the `top` key blocks with the best mean-pooled scores, its own block always among them.
 
@@ -34,7 +36,8 @@ def top_k_blocks(
     the own ones are never kept.
     share_group: one list for all query heads of a key/value head, by the sum of their scores.
     causal: return BlockMask & Causal(), without it the BlockMask alone.
-    q_start, k_start: as those of attention().
+    q_start, k_start, lengths, kv_lengths: as those of attention(), and what it is called with later. Padding takes no
+    part in the means, so that each batch entry gets the blocks that it would get alone.
 
     Everything happens on the tensors' device without waiting for it. TypeError for dtypes, ValueError for shapes.
     """
@@ -42,25 +45,37 @@ def top_k_blocks(
     check_number("top", top, 1)
     check_flag("share_group", share_group)
     check_flag("causal", causal)
-    check_number("q_start", q_start, -_MAX_POSITION, _MAX_POSITION, optional=True)
-    check_number("k_start", k_start, -_MAX_POSITION, _MAX_POSITION)
     _check_inputs(q, k)
-    (rows, columns), heads, kv_heads = pair, q.shape[1], k.shape[1]
-    q_start = k_start + k.shape[2] - q.shape[2] if q_start is None else q_start
+    check_positions(q.shape[2], k.shape[2], q_start, k_start, kv_lengths is not None)
+    lengths, kv_lengths = check_lengths(lengths, kv_lengths, q, k.shape[2], q_start, k_start, False)
+    mask = _chosen_blocks(q.detach(), k.detach(), lengths, kv_lengths, *pair, top, share_group, q_start, k_start)
+    return BlockMask(mask, pair) & Causal() if causal else BlockMask(mask, pair)
 
-    pooled_q = _pool(q, rows).unflatten(1, (kv_heads, heads // kv_heads))
+
+def _fake_mask(q, k, lengths, kv_lengths, rows, columns, top, share_group, q_start, k_start):
+    blocks = (free_size((length + size - 1) // size) for length, size in ((q.shape[2], rows), (k.shape[2], columns)))
+    return q.new_empty((q.shape[0], q.shape[1], *blocks), dtype=torch.bool)
+
+
+@operator(
+    "(Tensor q, Tensor k, Tensor? lengths, Tensor? kv_lengths, SymInt rows, SymInt columns, SymInt top, "
+    "bool share_group, SymInt? q_start, SymInt k_start) -> Tensor",
+    _fake_mask,
+)
+def _chosen_blocks(q, k, lengths, kv_lengths, rows, columns, top, share_group, q_start, k_start):
+    """The mask, (B, Hq, block rows, block columns)."""
+    heads, kv_heads = q.shape[1], k.shape[1]
+    Nq, Nk = q.shape[2], k.shape[2]
+    offset, queries, keys = _places(q, k, q_start, k_start, lengths, kv_lengths)
+
+    pooled_q = _pool(q, rows, queries).unflatten(1, (kv_heads, heads // kv_heads))
     if share_group:
         pooled_q = pooled_q.sum(2, keepdim=True)
-    scores = (pooled_q @ _pool(k, columns).unsqueeze(2).transpose(-1, -2)).flatten(1, 2)
-    own, earlier = _own_blocks(q.shape[2], k.shape[2], rows, columns, q_start - k_start, q.device)
+    scores = (pooled_q @ _pool(k, columns, keys).unsqueeze(2).transpose(-1, -2)).flatten(1, 2)
+    own, earlier = _own_blocks(Nq, Nk, rows, columns, offset, queries, q.device)
     scores = scores.nan_to_num(-torch.inf, torch.inf, -torch.inf).masked_fill(~earlier, -torch.inf)
-
-    order = torch.sort(scores, dim=-1, descending=True, stable=True).indices
-    rank = torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[-1], device=q.device).expand_as(order))
-    mask = own | (earlier & (rank < top - own.sum(-1, keepdim=True)))
-    if share_group:
-        mask = mask.repeat_interleave(heads // kv_heads, 1)
-    return BlockMask(mask, pair) & Causal() if causal else BlockMask(mask, pair)
+    mask = own | _best(scores, earlier, top - own.sum(-1, keepdim=True), torch.sym_min(top, scores.shape[-1]))
+    return mask.repeat_interleave(heads // kv_heads, 1) if share_group else mask
 
 
 def _check_inputs(q: Tensor, k: Tensor) -> None:
@@ -79,22 +94,60 @@ def _check_inputs(q: Tensor, k: Tensor) -> None:
         )
 
 
-def _pool(tensor: Tensor, block: int) -> Tensor:
-    """(B, H, N, D) to (B, H, ceil(N / block), D): means over blocks, the last one over the rows that it has."""
-    length = tensor.shape[2]
-    wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-    sums = torch.nn.functional.pad(wide, (0, 0, 0, -length % block)).unflatten(2, (-1, block)).sum(3)
-    begins = torch.arange(0, length, block, device=tensor.device)
-    return sums / (length - begins).clamp(max=block)[:, None]
+def _places(q, k, q_start, k_start, lengths, kv_lengths) -> tuple[Tensor | int, Tensor | int, Tensor | int]:
+    """q_start - k_start, and how many queries and keys are no padding; int64 (B, 1, 1) where batch entries differ."""
+    Nq, Nk = q.shape[2], k.shape[2]
+    if kv_lengths is not None:
+        keys = kv_lengths.long().clamp(0, Nk)[:, None, None]
+        return keys - Nq, Nq, keys
+    q_start = k_start + Nk - Nq if q_start is None else q_start
+    if lengths is None:
+        return q_start - k_start, Nq, Nk
+    length = lengths.long()[:, None, None]
+    return q_start - k_start, (length - q_start).clamp(0, Nq), (length - k_start).clamp(0, Nk)
 
 
-def _own_blocks(Nq: int, Nk: int, rows: int, columns: int, offset: int, device) -> tuple[Tensor, Tensor]:
-    """bool (block rows, block columns): where a block's queries stand, and the blocks before that.
+def _pool(tensor: Tensor, block: int, length: Tensor | int) -> Tensor:
+    """(B, H, N, D) to (B, H, ceil(N / block), D): means over blocks, over the rows before `length` that they have."""
+    N, wide = tensor.shape[2], torch.promote_types(tensor.dtype, torch.float32)
+    if isinstance(length, Tensor):
+        tensor = tensor.masked_fill(torch.arange(N, device=tensor.device)[:, None] >= length[:, None], 0)
+    # Summed in place, a wide copy of the whole tensor would be its largest cost.
+    sums = tensor[:, :, : N // block * block].unflatten(2, (-1, block)).sum(3, dtype=wide)
+    if N % block:
+        sums = torch.cat([sums, tensor[:, :, N // block * block :].sum(2, True, dtype=wide)], 2)
+    begins = torch.arange(0, N, block, device=tensor.device)[:, None]
+    counts = (length[:, None] if isinstance(length, Tensor) else length) - begins
+    return sums / counts.clamp(1, block)
 
-    offset: q_start - k_start.
+
+def _own_blocks(
+    Nq: int, Nk: int, rows: int, columns: int, offset: Tensor | int, queries: Tensor | int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """bool (B or 1, 1, block rows, block columns): where a block's queries stand, and the blocks before that.
+
+    offset: q_start - k_start. queries: how many are no padding.
     """
     first = torch.arange(0, Nq, rows, device=device)[:, None]
-    last = (first + rows).clamp(max=Nq) - 1
+    ends = (first + rows).clamp(max=queries) if isinstance(queries, int) else torch.minimum(first + rows, queries)
     column = torch.arange((Nk + columns - 1) // columns, device=device)
-    first, last = ((row + offset).div(columns, rounding_mode="floor") for row in (first, last))
-    return (column >= first) & (column <= last), column < first
+    first, last = ((row + offset).div(columns, rounding_mode="floor") for row in (first, ends - 1))
+    return tuple(
+        four(kept) if kept.dim() < 3 else kept[:, None]
+        for kept in ((column >= first) & (column <= last), column < first)
+    )
+
+
+def _best(scores: Tensor, allowed: Tensor, count: Tensor, most: int) -> Tensor:
+    """bool: the `count` (at most `most`) largest scores of each row that are allowed, the first ones of equal ones.
+
+    Scores that are not allowed are -inf. Without indices of all scores, whose 64 bits would be the largest cost.
+    """
+    if most == 0:
+        return allowed.expand_as(scores)
+    largest = scores.topk(most, -1).values
+    least = largest.gather(-1, (count - 1).clamp(0, most - 1).expand(*scores.shape[:-1], 1))
+    above = scores > least
+    equal = (scores == least) & allowed
+    kept = above | (equal & (equal.cumsum(-1, dtype=torch.int32) <= count - above.sum(-1, keepdim=True)))
+    return kept & (count > 0)

@@ -74,9 +74,10 @@ def _kept(
     if kv_lengths is not None:
         held = kv_lengths.long()[:, None, None, None]
         i, j = row + (k_start + held - Nq), column + k_start
-        return dense_mask(pattern, i, j, q.shape[1]) & (column < held), torch.ones_like(i, dtype=torch.bool), i, j
+        kept = dense_mask(pattern, i, j, q.shape[1], k_start + kv_lengths.long())
+        return kept & (column < held), torch.ones_like(i, dtype=torch.bool), i, j
     i, j = row + (k_start + Nk - Nq if q_start is None else q_start), column + k_start
-    kept = dense_mask(pattern, i, j, q.shape[1])
+    kept = dense_mask(pattern, i, j, q.shape[1], lengths)
     if lengths is None:
         return kept, torch.ones_like(i, dtype=torch.bool), i, j
     length = lengths.long()[:, None, None, None]

@@ -8,22 +8,29 @@ import torch
 from torch import Tensor
 
 from .. import patterns
-from ..patterns import And, Pattern, Prepared
+from ..patterns import And, BigBird, Pattern, Prepared
 from .big_bird import big_bird_blocks
 
 
-def dense_mask(pattern: Pattern, i: Tensor, j: Tensor, heads: int = 1) -> Tensor:
+def dense_mask(pattern: Pattern, i: Tensor, j: Tensor, heads: int = 1, ends: Tensor | None = None) -> Tensor:
     """bool, broadcastable to (B, H, Nq, Nk), for query positions i (B or 1, 1, Nq, 1) and key positions j (Nk).
 
-    heads: query heads, for patterns that draw anew for each. TypeError for a pattern whose formula is not written here.
+    heads: query heads, for patterns that draw anew for each. ends: (B,) the position after the last key of each batch
+    entry, by default the one after j. TypeError for a pattern whose formula is not written here.
     """
     if isinstance(pattern, Prepared):
-        return dense_mask(pattern.pattern, i, j, heads)
+        return dense_mask(pattern.pattern, i, j, heads, ends)
     if isinstance(pattern, And):
         kept = torch.ones_like(i - j, dtype=torch.bool)
         for term in pattern.terms:
-            kept = kept & dense_mask(term, i, j, heads)
+            kept = kept & dense_mask(term, i, j, heads, ends)
         return kept
+    if isinstance(pattern, BigBird):
+        if pattern.length is not None or ends is None:
+            ends = torch.tensor([pattern.length if pattern.length is not None else int(j[-1]) + 1 if len(j) else 0])
+        i = i.expand(max(len(i), len(ends)), -1, -1, -1)
+        rows = zip(i, ends.tolist() * (len(i) // len(ends)), strict=True)
+        return torch.cat([_big_bird(pattern, row[None], j, heads, end) for row, end in rows])
     if type(pattern) not in _FORMULAS:
         raise TypeError(f"reference: no formula for {type(pattern).__name__}")
     return _FORMULAS[type(pattern)](pattern, i, j, heads)
@@ -87,16 +94,14 @@ def _longformer(pattern, i, j, heads):
     return kept & (i - j >= 0) if pattern.causal else kept
 
 
-def _big_bird(pattern, i, j, heads):
-    length = pattern.length if pattern.length is not None else (int(j[-1]) + 1 if len(j) else 0)
-    kept = torch.zeros((i.shape[0], heads if pattern.per_head else 1, i.shape[2], len(j)), dtype=torch.bool)
+def _big_bird(pattern, i, j, heads, length):
+    kept = torch.zeros((1, heads if pattern.per_head else 1, i.shape[2], len(j)), dtype=torch.bool)
     columns = torch.div(j, pattern.block, rounding_mode="floor").tolist()
     for head in range(kept.shape[1]):
         of_row = big_bird_blocks(pattern, length, head)
-        for b in range(kept.shape[0]):
-            for row, position in enumerate(i[b].flatten().tolist()):
-                allowed = of_row.get(position // pattern.block, frozenset())
-                kept[b, head, row] = torch.tensor([column in allowed for column in columns], dtype=torch.bool)
+        for row, position in enumerate(i.flatten().tolist()):
+            allowed = of_row.get(position // pattern.block, frozenset())
+            kept[0, head, row] = torch.tensor([column in allowed for column in columns], dtype=torch.bool)
     kept = kept.to(i.device)
     return kept & (i - j >= 0) if pattern.causal else kept
 
@@ -122,8 +127,7 @@ def _element_mask(pattern, i, j, heads):
 
 
 def _index_causal(pattern, i, j, heads):
-    q_idx, k_idx = (index.long().clamp(-(2**31), 2**31 - 1) for index in (pattern.q_idx, pattern.k_idx))
-    return q_idx.unsqueeze(-1) >= k_idx.unsqueeze(-2)
+    return pattern.q_idx.long().unsqueeze(-1) >= pattern.k_idx.long().unsqueeze(-2)
 
 
 _FORMULAS = {
@@ -136,7 +140,6 @@ _FORMULAS = {
     patterns.Strided: _strided,
     patterns.Fixed: _fixed,
     patterns.Longformer: _longformer,
-    patterns.BigBird: _big_bird,
     patterns.BlockMask: _block_mask,
     patterns.ElementMask: _element_mask,
     patterns.IndexCausal: _index_causal,

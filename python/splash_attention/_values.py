@@ -1,0 +1,101 @@
+"""Whether Python may look at what a tensor holds: the only place that decides it.
+
+Values are out of reach while a graph is made that will meet others (torch.compile, torch.export, make_fx,
+torch.jit.trace), where a tensor stands for another one (fake, meta, functional, mapped by vmap), and while a CUDA
+stream is captured. Whoever reads asks for each tensor that is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch._C import _functorch, _get_dispatch_mode, _len_torch_dispatch_stack, _TorchDispatchModeKey
+from torch._ops import _get_dispatch_mode_pre_dispatch, _len_torch_dispatch_stack_pre_dispatch
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.fx.experimental.symbolic_shapes import has_static_value
+
+_STAND_INS = (FakeTensor, FunctionalTensor)
+_FAKE, _PROXY, _FUNCTIONAL = (getattr(_TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL"))
+_local = threading.local()
+
+
+def compiling() -> bool:
+    """Whether torch.compile or torch.export follows the code that runs."""
+    return torch.compiler.is_compiling()
+
+
+def wants_operators(tensors: Iterable[Tensor], numbers: Iterable[int]) -> bool:
+    """Whether what is made of these is to be one operation in a graph, not the dozens that it takes.
+
+    Under torch.compile always. An exported graph with one needs this package where it runs, which AOTInductor need not
+    have, so there only where sizes are not settled: Torch's own operations would be tied to those of the example.
+    """
+    if not torch.compiler.is_compiling():
+        return False
+    if not torch.compiler.is_exporting():
+        return True
+    sizes = [*numbers, *(size for tensor in tensors for size in tensor.shape)]
+    return not all(has_static_value(size) for size in sizes)
+
+
+@contextlib.contextmanager
+def as_traced() -> Iterator[None]:
+    """What runs inside must give what a graph was told of it: it reads no values and keeps nothing."""
+    before = getattr(_local, "as_traced", False)
+    _local.as_traced = True
+    try:
+        yield
+    finally:
+        _local.as_traced = before
+
+
+def tracing() -> bool:
+    """Whether what runs now becomes a graph, or runs on tensors that only stand for others."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return True
+    if getattr(_local, "as_traced", False):
+        return True
+    if _len_torch_dispatch_stack() == 0 and _len_torch_dispatch_stack_pre_dispatch() == 0:
+        return False
+    if any(_get_dispatch_mode(mode) is not None for mode in (_FAKE, _PROXY, _FUNCTIONAL)):
+        return True
+    return any(_get_dispatch_mode_pre_dispatch(mode) is not None for mode in (_PROXY, _FUNCTIONAL))
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether Python may look at the tensor's values. Those of another device than the CPU make it wait."""
+    if tracing() or tensor.is_meta:
+        return False
+    while _functorch.is_gradtrackingtensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return not (_stands_in(tensor) or is_capturing(tensor))
+
+
+def checkable(tensor: Tensor, validate: bool = False) -> bool:
+    """Whether its values are to be checked: on the CPU always, on a device, which makes Python wait, if so wished."""
+    return (validate or tensor.device.type == "cpu") and readable(tensor)
+
+
+def lasting(tensor: Tensor) -> bool:
+    """Whether the tensor is the same thing in every later call, and may be kept for one."""
+    return type(tensor) is Tensor and not (
+        tracing() or _stands_in(tensor) or tensor.is_inference() or is_capturing(tensor)
+    )
+
+
+def _stands_in(tensor: Tensor) -> bool:
+    return (
+        isinstance(tensor, _STAND_INS)
+        or _functorch.is_functorch_wrapped_tensor(tensor)
+        or torch._is_functional_tensor(tensor)
+    )
+
+
+def is_capturing(tensor: Tensor) -> bool:
+    """Whether work on the tensor goes into a CUDA graph now, which will read its memory again later."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
