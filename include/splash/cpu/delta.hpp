@@ -1,7 +1,7 @@
 // The one number a row that the backward needs before it can form dS: delta, see normalizers/concept.hpp. Softmax has
-// it from rowsum(dO * O), others by a sweep over their scores and dP. Of an output of 16 bits softmax sweeps, too: where
-// the terms of dO * O cancel, or dP is nearly the same for all keys, the rounding of O is more than what is left. Beside
-// it, each row's share of the gradients of the normalizer's parameters. Lanes are queries, as in the forward.
+// it from rowsum(dO * O), others by a sweep over their scores and dP. Of an output of 16 bits softmax sweeps, too:
+// where the terms of dO * O cancel, or dP is nearly the same for all keys, the rounding of O is more than what is left.
+// Beside it, each row's share of the gradients of the normalizer's parameters. Lanes are queries, as in the forward.
 #pragma once
 
 #include <initializer_list>

@@ -34,7 +34,8 @@ namespace normalizers {
 ///   delta[R]                      public: what close() found; the CPU keeps it a row and sets it again after load()
 ///   load(n, r, statistic, saved)  saved is a callable s -> Value
 ///   observe(n, fragment scores, fragment dp)  delta sweep: scores and dO.v; where kDeltaSweep, and of an output whose
-///                                 rounding is more than that of Value (16 bits on the CPU). There, without kDeltaSweep,
+///                                 rounding is more than that of Value (16 bits on the CPU). There, without
+///                                 kDeltaSweep,
 ///   output_dot(n, r, reduce)      is what the sweep found for rowsum(dO * O)
 ///   close(n, r, output_dot, dstatistic, reduce)  delta from rowsum(dO * O) or the sweep, less the statistic's gradient
 ///   apply(n, scores, dp)          scores become weights p, dp becomes dS with respect to s = scale * q.k; both are 0

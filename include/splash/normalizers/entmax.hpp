@@ -83,8 +83,8 @@ struct Entmax {
     return base * exponent.slope(base);
   }
 
-  /// What tau lacks: (F_beta - F_beta^(1 - 1/beta)) / F_(beta - 1) never passes the root either and is more than Newton's
-  /// own step; near the root, where they are the same, it would be the difference of two rounded numbers.
+  /// What tau lacks: (F_beta - F_beta^(1 - 1/beta)) / F_(beta - 1) never passes the root either and is more than
+  /// Newton's own step; near the root, where they are the same, it would be the difference of two rounded numbers.
   template <class Value>
   SPLASH_HD Value change(Value sum, Value mass) const {
     const Value newton = (sum - Value(1)) * Value(Real(exponent.alpha() - 1.0));
