@@ -8,6 +8,8 @@ import sys
 import pytest
 import torch
 from conftest import threads
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from test_cpp import CPP, INCLUDE, build_and_run, needs_compiler
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -65,7 +67,7 @@ def check(x, alpha, dim, record_error, seed=1):
 
     error = float((weights.double().cpu() - want).abs().max())
     beta = 1 / (alpha - 1)  # a weight is a power of this degree of a number that is rounded
-    bound = eps * (16 + 4 * beta if x.dtype in (torch.float32, torch.float64) else 1)
+    bound = eps * {torch.float32: 16, torch.float64: 16 + 4 * beta}.get(x.dtype, 1)
     record_error(device, f"p {name}", error, bound)
     assert error <= bound
     clear = above.abs() > MARGIN
@@ -112,6 +114,46 @@ def test_every_length(device, record_error):
         check(draw((3, n), device=device, seed=n), 1.5, 1, record_error)
         check(draw((n, 3), device=device, seed=n), 1.5, 0, record_error)
         check(draw((n, 35), device=device, seed=n), 2.0, 0, record_error)
+
+
+def assert_weights(x, alpha, dim, record_error):
+    """Within 2e-6 of the float64 reference in float32, whatever alpha, the length and the magnitude are."""
+    want = exact(x, alpha, dim, torch.zeros_like(x))[0]
+    error = float((sa.entmax(x, alpha, dim).double().cpu() - want).abs().max())
+    eps = torch.finfo(x.dtype).eps
+    bound = {torch.float32: 2e-6, torch.float64: eps * (16 + 4 / (alpha - 1))}.get(x.dtype, eps)
+    record_error(x.device.type, f"p {x.dtype}".replace("torch.", ""), error, bound)
+    assert error <= bound
+
+
+def test_few_columns_of_a_small_alpha(device, record_error):
+    assert_weights(torch.randn(3, 5, 1000, generator=torch.Generator().manual_seed(0)).to(device), 1.1, 1, record_error)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_accuracy_of_rows_and_columns(data, device, record_error):
+    length = data.draw(st.one_of(st.integers(1, 40), st.integers(1, 1500), st.sampled_from([3000, 10_000])), "length")
+    inner = data.draw(st.sampled_from([1, 1, 3, 8, 33]), "inner")
+    outer = data.draw(st.integers(1, 3), "outer")
+    alpha = data.draw(st.one_of(st.floats(1.01, 2.0), st.sampled_from([1.01, 1.1, 1.5, 2.0])), "alpha")
+    magnitude = 10.0 ** data.draw(st.floats(-3, 4), "exponent")
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float32, *DTYPES]), "dtype")
+    x = draw((outer, length, inner), torch.float64, device, magnitude, data.draw(st.integers(0, 99), "seed")).to(dtype)
+    assert_weights(x.squeeze(-1) if inner == 1 else x, alpha, 1, record_error)
+
+
+@pytest.mark.parametrize("alpha", (1.01, 1.1, 1.5, 2.0))
+@pytest.mark.parametrize("length", (100, 1000, 10_000))
+@pytest.mark.parametrize("columns", (False, True))
+def test_tiny_weights_beside_a_large_one(columns, length, alpha, device, record_error):
+    """Together they count, though each is less than the large one's rounding."""
+    large = torch.linspace(0.02, 0.98, 20, dtype=torch.float64)
+    bases = torch.stack([large, (1 - large) / length]) ** (alpha - 1)
+    x = ((bases[1] - bases[0]) / (alpha - 1)).expand(length, 20).clone()
+    x[torch.arange(20) * 37 % length, torch.arange(20)] = 0
+    x = x.float().to(device)
+    assert_weights(x if columns else x.T.contiguous(), alpha, 0 if columns else 1, record_error)
 
 
 @pytest.mark.parametrize("function", ("sparsemax", "entmax15", "entmax_bisect"))

@@ -1,5 +1,8 @@
 #include "attention.hpp"
 
+
+#include <initializer_list>
+#include <vector>
 #include "allocate.hpp"
 #include "errors.hpp"
 #include "execution.hpp"
@@ -14,6 +17,22 @@ bool is_aligned(const Tensor& tensor) {
   for (int64_t d = 0; d + 1 < tensor.dim(); ++d)
     if (tensor.size(d) > 1 && (tensor.stride(d) <= 0 || tensor.stride(d) % step)) return false;
   return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
+}
+
+/// CUDA loads boxes of rows, so those of a tensor whose rows are expanded (stride 0) get memory of their own; expanded
+/// heads and batches are read where they are. The copies, which `in` then views.
+std::vector<Tensor> separate_rows(AttentionInputs& in, std::initializer_list<Tensor> tensors,
+                                  const ProblemArguments& problem, const Device& device) {
+  std::vector<Tensor> copies;
+  if (!device.is_cuda()) return copies;
+  TensorView* const views[] = {&in.q, &in.k, &in.v};
+  for (size_t n = 0; n < tensors.size(); ++n) {
+    TensorView& view = *views[n];
+    if (view.rank != 4 || view.shape[2] <= 1 || view.stride[2] != 0) continue;
+    copies.push_back(torch::stable::contiguous(tensors.begin()[n]));
+    view = heads_first(input_view(copies.back(), "a copy", device), problem);
+  }
+  return copies;
 }
 
 /// Autograd hands over gradients of any strides, expanded ones among them.
@@ -33,6 +52,7 @@ ForwardResult attention_forward(const Tensor& q, const Tensor& k, const Tensor& 
   const TensorView& view = forward.in.q;
   if (view.rank != 4) value_error("q has ", view.rank, " dimensions; expected 4 (batch, heads, queries, head_dim)");
   const ExecutionScope scope(device, problem.deterministic);
+  const std::vector<Tensor> copies = separate_rows(forward.in, {q, k, v}, problem, device);
 
   const DType real = view.dtype == DType::float64 ? DType::float64 : DType::float32;
   const int64_t saved = kernels::saved_statistics(problem.normalizer.c_str());
@@ -57,6 +77,7 @@ Gradients attention_backward(const GradientInputs& gradients, const Tensor& q, c
   backward.statistic = input_view(forward.statistic, "statistic", device);
   backward.saved = input_view(forward.saved, "saved", device);
   const ExecutionScope scope(device, problem.deterministic);
+  const std::vector<Tensor> copies = separate_rows(backward.in, {q, k, v}, problem, device);
 
   const Tensor grad_out = usable_gradient(gradients.grad_out, device);
   backward.grad_out = heads_first(input_view(grad_out, "grad_out", device), problem);

@@ -237,5 +237,5 @@ def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, T
     w1, w2 = torch.exp(lse1 - shift), torch.exp(lse2 - shift)
     total = (w1 + w2).masked_fill(empty, 1)
     lse = (total.log() + shift).masked_fill(empty, -torch.inf)
-    out = o1 * (w1 / total)[..., None] + o2 * (w2 / total)[..., None]
+    out = (o1 * (w1 / total)[..., None] + o2 * (w2 / total)[..., None]).masked_fill(empty[..., None], 0)
     return out.to(o1.dtype), lse

@@ -129,8 +129,9 @@ void work(const N& n, const std::vector<float>& row, const std::vector<float>& d
   });
   if (thread > 0) return;
   result.statistic = rows.statistic(n, 0);
-  result.delta = gradient.delta[0];
   for (int s = 0; s < N::kSaved; ++s) result.saved.push_back(rows.saved(0, s));
+  if (kept_none<N>(result.statistic)) return;  // the mainloops ask such a row for nothing more
+  result.delta = gradient.delta[0];
   if constexpr (kRowGradientsOf<N> > 0) result.parameter = gradient.row_gradient(n, 0, 0);
 }
 
@@ -151,6 +152,27 @@ bool close(float a, float b) { return a == b || std::abs(a - b) <= 2e-5f * (1 + 
 
 bool close(const std::vector<float>& a, const std::vector<float>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](float x, float y) { return close(x, y); });
+}
+
+/// A masked score has no dS, however bad dP and the row's delta are.
+template <class N>
+void check_masked(const char* name, const N& n, const std::vector<float>& row, const Result& found) {
+  typename N::template Gradient<float, 1> gradient;
+  const auto saved = [&](int s) { return found.saved[s]; };
+  gradient.load(n, 0, found.statistic, saved);
+  place(n, gradient, 0, float(row.size()) + 2);
+  gradient.delta[0] = NAN;
+  Part scores, dp;
+  for (int c = 0; c < int(row.size()); ++c) {
+    scores.values.push_back(row[c]);
+    scores.indices.push_back(c);
+  }
+  dp = scores;
+  for (float& x : dp.values) x = NAN;
+  gradient.apply(n, scores, dp);
+  for (size_t c = 0; c < row.size(); ++c)
+    check::that(row[c] != kMasked || (scores.values[c] == 0 && dp.values[c] == 0), "%s: dS of a masked score is %g",
+                name, dp.values[c]);
 }
 
 template <class N>
@@ -174,6 +196,7 @@ void check_spread(const char* name, const NormalizerSpec& spec) {
     same = same && close(plain.statistic, spread.statistic) && close(plain.delta, spread.delta);
     check::that(same && close(plain.parameter, spread.parameter), "%s: trial %d differs over four threads", name,
                 trial);
+    check_masked(name, n, row, plain);
     double total = 0;
     for (int c = 0; c < length; ++c) {
       total += plain.weights[c];

@@ -47,6 +47,12 @@ struct Counting {
     return {Inner::from(spec, scale)};
   }
 
+  template <class Value>
+  static Value empty_statistic() {
+    ++calls["empty_statistic"];
+    return Inner::template empty_statistic<Value>();
+  }
+
   template <class Value, int R>
   struct Rows {
     typename Inner::template Rows<Value, R> rows;
@@ -129,7 +135,8 @@ void check_hooks(const char* name, double alpha) {
 
   calls.clear();
   ok = ok && cpu::backward<CountingWindow, Counting<Normalizer>, float, float>({window}, counted.backward, {}).ok();
-  hooks = {"keep", "classify", "next_row", "from", "gradient load", "gradient close", "gradient apply"};
+  hooks = {"keep",          "classify",       "next_row",      "from", "empty_statistic",
+           "gradient load", "gradient close", "gradient apply"};
   if (Normalizer::kDeltaSweep) hooks.insert(hooks.end(), {"next_column", "gradient observe"});
   for (const char* hook : hooks) check::that(calls[hook] > 0, "%s backward never calls %s", name, hook);
 

@@ -98,9 +98,9 @@ struct ConsumerBackwardSm90 : FusedQueriesSm90<Config> {
         if (note.last) release(shared.second_empty);
       // Where nothing is kept dP may be NaN, and so may a row's own delta.
       if (Config::kPreset && masked) mask(dp, 0.0f);
+      if (!Config::kKeyMajor && params.dots) sum_dots(scores, dp, dots);
       each_score(own.delta, shared.delta,
                  [&](int at, float delta) { dp(at) = params.normalizer.dscore_of(scores(at), dp(at), delta); });
-      if (!Config::kKeyMajor && params.dots) sum_dots(own, scores, dp, dots);
       if (!Config::kPreset && masked) mask(dp, 0.0f);
       if (note.words) release_words();
       if constexpr (Config::kKeyMajor) to_elements(scores, p);
@@ -246,17 +246,15 @@ struct ConsumerBackwardSm90 : FusedQueriesSm90<Config> {
     }
   }
 
-  /// P dP = dS + P delta; the sum of it is the row's output times its gradient, to more than the output's 16 bits.
+  /// The sum of P dP is the row's output times its gradient, to more than the output's 16 bits.
   template <class Scores>
-  __device__ __forceinline__ static void sum_dots(const RowNumbers& own, const Scores& p, const Scores& ds,
-                                                  float (&dots)[kFragmentRows]) {
+  __device__ __forceinline__ static void sum_dots(const Scores& p, const Scores& dp, float (&dots)[kFragmentRows]) {
     CUTE_UNROLL
     for (int r = 0; r < kFragmentRows; ++r) {
       CUTE_UNROLL
       for (int c = 0; c < Config::kKeys / 4; ++c) {
         const int at = accumulator_register(r, c);
-        const float term = math::fma(p(at), own.delta[r], ds(at));
-        dots[r] += p(at) == 0.0f ? 0.0f : term;
+        dots[r] += p(at) == 0.0f ? 0.0f : p(at) * dp(at);
       }
     }
   }

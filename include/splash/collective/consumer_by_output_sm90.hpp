@@ -123,7 +123,6 @@ struct ConsumerByOutputSm90 : GradientsSm90<Config> {
   /// dP becomes dS.
   template <class Scores>
   __device__ __forceinline__ void form_scores(bool masked, Scores& scores) {
-    if (masked) mask(scores, 0.0f);  // where nothing is kept dP may be NaN
     float4 p{};
     each_score({}, shared.delta, [&](int at, float delta) {
       // Again and again, so that few of P are in registers at a time.
@@ -132,6 +131,7 @@ struct ConsumerByOutputSm90 : GradientsSm90<Config> {
       const float weight = at % 4 == 0 ? p.x : (at % 4 == 1 ? p.y : (at % 4 == 2 ? p.z : p.w));
       scores(at) = params.normalizer.dscore_of(weight, scores(at), delta);
     });
+    if (masked) mask(scores, 0.0f);  // where nothing is kept dP may be NaN, and so may a column's own delta
     release(shared.p_empty);
     weights_.advance();
   }

@@ -210,9 +210,13 @@ class Backward {
     const Frame& frame = head.frame;
     const Scratch& scratch = head.scratch;
     const int row = at.begin(), rows = at.end() - row, width = problem_.width, lanes = keys.lanes;
-    const auto queries =
-        real_rows<Real, Element>(problem_.at_row(problem_.q, frame, row), rows, width, W, scratch.queries);
-    const auto grads = real_rows<Real, Element>(problem_.at_row(grad_out_, frame, row), rows, width, W, scratch.grads);
+    auto queries = real_rows<Real, Element>(problem_.at_row(problem_.q, frame, row), rows, width, W, scratch.queries);
+    auto grads = real_rows<Real, Element>(problem_.at_row(grad_out_, frame, row), rows, width, W, scratch.grads);
+    // Neither the weight 0 of a row that kept nothing nor its dS silences a NaN or inf.
+    if (const uint64_t live = live_rows(frame, row, rows); live != patterns::bits_between(0, rows - 1)) {
+      queries = without_rows(queries, rows, row_, live, scratch.queries);
+      grads = without_rows(grads, rows, row_, live, scratch.grads);
+    }
     const Matrix<Real> scores{scratch.scores, lanes}, dp{scratch.dp, lanes};
     const Box box{row, row + rows, keys.begin, keys.begin + keys.count};
     multiply<Real>(rows, lanes, width, {queries.data, queries.stride, 1}, {scratch.keys_t, lanes}, scores, Start::zero);
@@ -223,12 +227,8 @@ class Backward {
     Matrix<const Real> key_rows = keys.rows;
     if (at.state() == TileState::partial) {
       mask_tile<Lanes::keys>(pattern_, frame, box, scores);
-      // Neither the weight 0 of a masked score nor its gradient 0 silences a NaN or inf.
-      if (!keys.finite) {
-        const uint64_t kept = kept_columns(pattern_, frame, box);
-        zero_lanes(dp, rows, lanes, kept);
-        key_rows = without_rows(key_rows, keys.count, row_, kept, scratch.clean);
-      }
+      if (!keys.finite)
+        key_rows = without_rows(key_rows, keys.count, row_, kept_columns(pattern_, frame, box), scratch.clean);
     }
     for (int r = 0; r < rows; ++r)
       for (int l = keys.count; l < lanes; ++l) scores.data[r * scores.stride + l] = -math::kInfinity<Real>;
@@ -258,10 +258,12 @@ class Backward {
     }
   }
 
-  [[gnu::noinline, gnu::cold]] static void zero_lanes(Matrix<Real> tile, int lines, int lanes, uint64_t kept) {
-    for (int n = 0; n < lines; ++n)
-      for (int l = 0; l < lanes; ++l)
-        if (!(kept >> l & 1)) tile.data[n * tile.stride + l] = Real(0);
+  /// The rows that kept something, as bits.
+  uint64_t live_rows(const Frame& frame, int row, int rows) const {
+    const Real* statistic = static_cast<const Real*>(args_.statistic.data) + problem_.flat(frame, row);
+    uint64_t live = 0;
+    for (int r = 0; r < rows; ++r) live |= uint64_t(!normalizers::kept_none<Normalizer>(statistic[r])) << r;
+    return live;
   }
 
   enum class Side { queries, keys };

@@ -1,6 +1,7 @@
 // The one number a row that the backward needs before it can form dS: delta, see normalizers/concept.hpp. Softmax has
-// it from rowsum(dO * O), others by a sweep over their scores and dP. Beside it, each row's share of the gradients of
-// the normalizer's parameters. Lanes are queries, as in the forward.
+// it from rowsum(dO * O), others by a sweep over their scores and dP. Of an output of 16 bits softmax sweeps, too:
+// where the terms of dO * O cancel, or dP is nearly the same for all keys, the rounding of O is more than what is left.
+// Beside it, each row's share of the gradients of the normalizer's parameters. Lanes are queries, as in the forward.
 #pragma once
 
 #include <initializer_list>
@@ -22,6 +23,7 @@ class Delta {
   static constexpr int W = Value::kLanes;
   static constexpr int kVectors = kTile / W;
   static constexpr int kRowGradients = normalizers::kRowGradientsOf<Normalizer>;
+  static constexpr bool kSweeps = Normalizer::kDeltaSweep || sizeof(Element) < sizeof(Real);
 
  public:
   Delta(const Pattern& pattern, const BackwardArguments& args)
@@ -56,7 +58,7 @@ class Delta {
 
     Scratch(unsigned char* data, const Problem<Element>& problem) {
       Arena arena(data);
-      if constexpr (Normalizer::kDeltaSweep) {
+      if constexpr (kSweeps) {
         for (Real** array : {&queries, &grads, &keys}) *array = arena.take<Real>(int64_t(kTile) * problem.width);
         scores = arena.take<Real>(kTile * kTile);
         dp = arena.take<Real>(kTile * kTile);
@@ -78,19 +80,27 @@ class Delta {
       state[v].load(normalizer, 0, part(statistic_), [&](int s) { return part(saved_ + s * plane); });
       normalizers::place(normalizer, state[v], 0, Value(Real(frame.i(row + v * W))) + iota<Real>());
     }
-    if constexpr (Normalizer::kDeltaSweep)
+    if constexpr (kSweeps)
       sweep(normalizer, frame, row, rows, scratch, state);
     else
       output_dots(frame, row, rows, scratch.dots);
     for (int v = 0; v * W < rows; ++v) {
       const int count = rows - v * W;
-      const Value dot = Normalizer::kDeltaSweep ? Value(Real(0)) : load_lanes(scratch.dots + v * W, count);
+      Value dot(Real(0));
+      if constexpr (!kSweeps)
+        dot = load_lanes(scratch.dots + v * W, count);
+      else if constexpr (!Normalizer::kDeltaSweep)
+        dot = state[v].output_dot(normalizer, 0, LaneIsRow{});
       const Value dstatistic = grad_statistic_ ? load_lanes(grad_statistic_ + flat + v * W, count) : Value(Real(0));
       state[v].close(normalizer, 0, dot, dstatistic, LaneIsRow{});
-      store_lanes(state[v].delta[0], count, delta + flat + v * W);
+      const auto none = normalizers::kept_none<Normalizer>(load_lanes(statistic_ + flat + v * W, count));
+      const auto store = [&](Value x, Real* to) {
+        store_lanes(math::select(none, Value(Real(0)), x), count, to + flat + v * W);
+      };
+      store(state[v].delta[0], delta);
       if constexpr (kRowGradients > 0)
         for (int p = 0; p < kRowGradients; ++p)
-          store_lanes(state[v].row_gradient(normalizer, 0, p), count, row_gradients + p * plane + flat + v * W);
+          store(state[v].row_gradient(normalizer, 0, p), row_gradients + p * plane);
     }
   }
 

@@ -184,7 +184,7 @@ class EntmaxRowsWorker {
 
   template <class Row, class Reduce>
   static void solve(Row& row, const VectorLine<Real>& line, const Reduce& reduce) {
-    constexpr int kPart = 64;
+    constexpr int kPart = 16;
     row.solve(
         [&](const auto& observe) {
           for (int c = 0; c < line.count; c += kPart)
@@ -242,7 +242,7 @@ class EntmaxRowsWorker {
       const Value base = row.base(load(x + j, count, -math::kInfinity<Real>));
       // A power costs more than the look at whether there is any.
       const bool zero = std::is_same_v<Exponent, normalizers::PowerExponent> && !some(base);
-      store(p + j, zero ? base : n_.weight(base), count);
+      store(p + j, zero ? base : row.weight_of(base), count);
     });
   }
 

@@ -69,15 +69,18 @@ entmax_long_columns_forward(const EntmaxColumnsParams<Element, Exponent> params)
   __shared__ typename ColumnGroup<Real, kWarps>::Storage storage;
   const ColumnGroup<Real, kWarps> group(storage);
   const ColumnAccess<Element, kWarps> access(params);
+  constexpr int kPart = 8;  // numbers at once: as many loads on their way, and a short chain of additions
   const int64_t count = access.count();
   Real max = -math::kInfinity<Real>;
   for (int64_t n = 0; n < count; ++n) max = max_or_nan(max, access.load(params.in, n, -math::kInfinity<Real>));
   auto row = start_row<Exponent>(params.normalizer, max, group);
   row.solve(
       [&](const auto& observe) {
-        for (int64_t n = 0; n < count; ++n) {
-          const Real values[1] = {access.load(params.in, n, -math::kInfinity<Real>)};
-          observe(RegisterFragment<Real, 1>{values});
+        for (int64_t n = 0; n < count; n += kPart) {
+          Real values[kPart];
+          SPLASH_UNROLL
+          for (int v = 0; v < kPart; ++v) values[v] = access.load(params.in, n + v, -math::kInfinity<Real>);
+          observe(RegisterFragment<Real, kPart>{values});
         }
       },
       group);

@@ -71,7 +71,8 @@ __global__ void prepare_backward(const __grid_constant__ PrepareParams<Element, 
     if (lane == r) dot = dots[r];
   }
   if (writes) {
-    const auto numbers = normalizers::of_head(params.normalizer, head).row_numbers(statistic, dot, grad_statistic);
+    const auto normalizer = normalizers::of_head(params.normalizer, head);
+    const auto numbers = normalizers::row_numbers(normalizer, statistic, dot, grad_statistic);
     params.numbers[at] = make_float2(numbers.shift, numbers.delta);
   }
   const int64_t threads = int64_t(gridDim.x) * blockDim.x;

@@ -29,7 +29,8 @@ __global__ void sum_sinks(const SumSinksParams<Normalizer> params) {
   for (int batch = 0; batch < batches; ++batch) {
     const int64_t line = (int64_t(batch) * heads + head) * num_queries;
     for (int row = thread; row < num_queries; row += Threads)
-      sum += own.sink_gradient(statistic[line + row], dots[line + row]);
+      if (const float of_row = statistic[line + row]; !normalizers::kept_none<Normalizer>(of_row))
+        sum += own.sink_gradient(of_row, dots[line + row]);
   }
   __shared__ float sums[Threads / 32];
   for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);

@@ -17,7 +17,8 @@ namespace normalizers {
 ///
 /// A reduction combines the threads that share a row: reduce.max(value), reduce.sum(value), the same result in each.
 ///
-/// empty_statistic<Value>() is the statistic of a row that kept nothing; its saved values are 0.
+/// empty_statistic<Value>() is the statistic of a row that kept nothing. It has no gradients: whatever arrives at it,
+/// NaN too, ends in the mainloops, which ask kept_none(); no rule below needs to care.
 ///
 /// Rows<Value, R> is the state of R rows in the forward:
 ///   observe(n, fragment)          a score sweep sees one tile (only where kScoreSweeps)
@@ -32,12 +33,16 @@ namespace normalizers {
 /// Gradient<Value, R> is the state of R rows in the backward:
 ///   delta[R]                      public: what close() found; the CPU keeps it a row and sets it again after load()
 ///   load(n, r, statistic, saved)  saved is a callable s -> Value
-///   observe(n, fragment scores, fragment dp)  delta sweep (only where kDeltaSweep): scores and dO.v
+///   observe(n, fragment scores, fragment dp)  delta sweep: scores and dO.v; where kDeltaSweep, and of an output whose
+///                                 rounding is more than that of Value (16 bits on the CPU). There, without
+///                                 kDeltaSweep,
+///   output_dot(n, r, reduce)      is what the sweep found for rowsum(dO * O)
 ///   close(n, r, output_dot, dstatistic, reduce)  delta from rowsum(dO * O) or the sweep, less the statistic's gradient
-///   apply(n, scores, dp)          scores become weights p, dp becomes dS with respect to s = scale * q.k
+///   apply(n, scores, dp)          scores become weights p, dp becomes dS with respect to s = scale * q.k; both are 0
+///                                 where the score is masked, even if dp or delta is NaN
 ///
 /// A normalizer whose gradients come in one sweep on a GPU has, for one row without its sums:
-///   row_numbers(statistic, output_dot, dstatistic) -> RowNumbers  once a row, of its head's normalizer; then
+///   row_numbers(statistic, output_dot, dstatistic) -> RowNumbers  once a row that kept something; then
 ///   weight_of(score, shift), dscore_of(weight, dp, delta)         P and dS with respect to s = scale * q.k
 ///
 /// A normalizer that needs more says so by having it:
@@ -58,13 +63,28 @@ concept Normalizer = requires(const NormalizerSpec& spec, double scale) {
   { N::kRescales } -> std::convertible_to<bool>;
   { N::kDeltaSweep } -> std::convertible_to<bool>;
   { N::kSaved } -> std::convertible_to<int>;
+  { N::template empty_statistic<float>() } -> std::same_as<float>;
 };
 
-/// What the backward of one sweep needs to know of a row: weights come from shift, and dS from delta.
+/// Whether a row of this statistic kept nothing.
+template <class N, class Value>
+SPLASH_HD auto kept_none(Value statistic) {
+  return statistic == N::template empty_statistic<Value>();
+}
+
+/// What the backward of one sweep needs to know of a row: weights come from shift, and dS from delta. A shift of +inf
+/// and no delta are those of a row that kept nothing.
 template <class Value>
 struct RowNumbers {
   Value shift, delta;
 };
+
+/// n.row_numbers() of any row.
+template <class N, class Real>
+SPLASH_HD RowNumbers<Real> row_numbers(const N& n, Real statistic, Real output_dot, Real dstatistic) {
+  if (kept_none<N>(statistic)) return {math::kInfinity<Real>, Real(0)};
+  return n.row_numbers(statistic, output_dot, dstatistic);
+}
 
 template <class N>
 inline constexpr bool kOneSweepGradient = !N::kScoreSweeps && requires(const N& n) { n.row_numbers(0.0f, 0.0f, 0.0f); };

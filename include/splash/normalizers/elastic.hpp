@@ -62,10 +62,11 @@ struct Elastic {
   }
 
   /// a, rounded before anything is added to it: the choice keeps compilers from fusing the two in one place and not in
-  /// the other, which would give the backward other weights than the forward.
+  /// the other, which would give the backward other weights than the forward. 0 throughout a row before position 0.
   template <class Value>
   SPLASH_HD Value share(Value raw, Value max, Value inverse) const {
-    return math::select(masked(raw), Value(0), exponential(raw, max) * inverse);
+    const Value share = math::select(masked(raw), Value(0), exponential(raw, max) * inverse);
+    return math::select(inverse == Value(0), Value(0), share);
   }
 
   template <class Value>

@@ -83,6 +83,14 @@ struct Entmax {
     return base * exponent.slope(base);
   }
 
+  /// What tau lacks: (F_beta - F_beta^(1 - 1/beta)) / F_(beta - 1) never passes the root either and is more than
+  /// Newton's own step; near the root, where they are the same, it would be the difference of two rounded numbers.
+  template <class Value>
+  SPLASH_HD Value change(Value sum, Value mass) const {
+    const Value newton = (sum - Value(1)) * Value(Real(exponent.alpha() - 1.0));
+    return math::select(sum > Value(Real(1.5)), sum - exponent.root(sum), newton) / mass;
+  }
+
   template <class Value, int R>
   struct Rows {
     Value max[R];    ///< of the raw scores
@@ -123,8 +131,8 @@ struct Entmax {
       }
     }
 
-    /// tau grows from m - 1 towards the root of sum - 1 = 0 and never passes it:
-    /// tau += (F_beta - F_beta^(1 - 1/beta)) / F_(beta - 1).
+    /// tau grows from m - 1 towards the root of sum - 1 = 0 and passes it by rounding alone. A last step, too short to
+    /// look again, is taken all the same, in either direction: an error of gap is beta times as large in the weights.
     template <class Reduce>
     SPLASH_HD bool refine(const Entmax& n, const Reduce& reduce) {
       if (step++ == 0) {
@@ -140,11 +148,10 @@ struct Entmax {
       bool again = false;
       SPLASH_UNROLL
       for (int r = 0; r < R; ++r) {
-        const Value sum = reduce.sum(total[r]);
-        const Value change = (sum - n.exponent.root(sum)) / reduce.sum(slope[r]);
-        const auto moved = change > gap[r] * Value(4 * math::kEpsilon<Real>);
-        gap[r] = math::select(moved, gap[r] - change, gap[r]);
-        again = again || math::any(moved);
+        const Value sum = reduce.sum(total[r]), mass = reduce.sum(slope[r]);
+        const Value change = n.change(sum, mass);
+        again = again || math::any(change > gap[r] * Value(4 * math::kEpsilon<Real>));
+        gap[r] = math::select(mass > Value(0), gap[r] - change, gap[r]);
         total[r] = slope[r] = Value(0);
       }
       return again && step < kMaxSteps;

@@ -81,30 +81,38 @@ class EntmaxRow {
   template <class Fragments, class Reduce>
   SPLASH_HD void solve(const Fragments& fragments, const Reduce& reduce) {
     state_.step = 1;
-    Value total, slope;
+    Value total, slope, before;
     bool again;
     do {
-      // Sums of sums: one long chain of additions would lose digits.
-      total = slope = Value(Real(0));
+      // Sums of sums, with what their additions lose (Knuth): thousands of tiny weights beside a large one count.
+      Value lost(Real(0));
+      total = slope = lost;
       fragments([&](const auto& fragment) {
         state_.observe(n_, fragment);
-        total = total + state_.total[0];
+        const Value more = state_.total[0], sum = total + more, added = sum - total;
+        lost = lost + ((total - (sum - added)) + (more - added));
+        total = sum;
         slope = slope + state_.slope[0];
         state_.total[0] = state_.slope[0] = Value(Real(0));
       });
+      total = total + lost;
       reduce.sums(total, slope);
       state_.total[0] = total;
       state_.slope[0] = slope;
+      before = state_.gap[0];
       again = state_.refine(n_, Combined{});
     } while (reduce.any(again));
-    // The rounding of the first, long steps may have passed the root; they never go back, so this does.
-    const Value zero(Real(0)), change = math::select(slope > zero, (total - n_.exponent.root(total)) / slope, zero);
-    state_.gap[0] = math::select(change < zero, state_.gap[0] - change, state_.gap[0]);
+    // The last step was as long as gap's rounding let it be, which is beta times as much in the weights.
+    const Value beta(Real(1.0 / (n_.exponent.alpha() - 1.0))), none(Real(0));
+    const Value missed = (before - state_.gap[0]) - n_.change(total, slope);
+    missed_ = math::select(slope > none, missed * beta, none);
   }
 
   /// [z - tau]+ at the present tau.
   SPLASH_HD Value base(Value raw) const { return n_.base(raw, state_.max[0], state_.gap[0]); }
-  SPLASH_HD Value weight(Value raw) const { return n_.weight(base(raw)); }
+  /// To first order that of the base plus what gap misses.
+  SPLASH_HD Value weight_of(Value base) const { return math::relu(base + missed_) * n_.exponent.slope(base); }
+  SPLASH_HD Value weight(Value raw) const { return weight_of(base(raw)); }
 
  private:
   /// The reduction of values that are combined already.
@@ -115,6 +123,7 @@ class EntmaxRow {
 
   Normalizer n_;
   typename Normalizer::template Rows<Value, 1> state_;
+  Value missed_{Real(0)};  ///< by gap's rounding, times beta
 };
 
 /// d x = u (g - sum(u g) / sum(u)), from the two sums.

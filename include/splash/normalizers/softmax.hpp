@@ -20,8 +20,7 @@ struct Softmax {
 
   /// Backward on a GPU, which keeps of a row two numbers alone: `shift`, an exponent of 2, and `delta`.
   SPLASH_HD RowNumbers<Real> row_numbers(Real statistic, Real output_dot, Real dstatistic) const {
-    const bool none = statistic == -math::kInfinity<Real>;
-    return {none ? math::kInfinity<Real> : statistic * Real(math::kLog2E), output_dot - dstatistic};
+    return {statistic * Real(math::kLog2E), output_dot - dstatistic};
   }
   SPLASH_HD Real weight_of(Real score, Real shift) const { return math::exp2(math::fma(score, factor, -shift)); }
   /// weight_of(score, shift) is weight_of(score + shift * shift_factor(), 0).
@@ -35,6 +34,11 @@ struct Softmax {
   template <class Value>
   static SPLASH_HD Value empty_statistic() {
     return Value(-math::kInfinity<Real>);
+  }
+
+  template <class Value>
+  static SPLASH_HD auto masked(Value raw) {
+    return raw == Value(-math::kInfinity<Real>);
   }
 
   template <class Value, int R>
@@ -131,11 +135,32 @@ struct Softmax {
   struct Gradient {
     Value lse[R];  ///< in exponents of 2; +inf for rows that kept nothing, so that every weight is 0
     Value delta[R];
+    Value mean[R];  ///< sum exp(s - lse) dP
+    Value mass[R];  ///< sum exp(s - lse): 1, but for the rounding of lse, which large scores make large
 
     template <class Saved>
     SPLASH_HD void load(const Softmax&, int r, Value statistic, const Saved&) {
       const Value scaled = statistic * Value(Real(math::kLog2E));
       lse[r] = math::select(statistic == Value(-math::kInfinity<Real>), Value(math::kInfinity<Real>), scaled);
+      mean[r] = mass[r] = Value(0);
+    }
+
+    template <class Scores, class Dp>
+    SPLASH_HD void observe(const Softmax& n, const Scores& scores, const Dp& dp) {
+      SPLASH_UNROLL
+      for (int c = 0; c < scores.columns(); ++c) {
+        SPLASH_UNROLL
+        for (int r = 0; r < R; ++r) {
+          const Value raw = scores.get(r, c), weight = math::exp2(math::fma(raw, Value(n.factor), -lse[r]));
+          mean[r] = mean[r] + math::select(masked(raw), Value(0), weight * dp.get(r, c));
+          mass[r] = mass[r] + weight;
+        }
+      }
+    }
+
+    template <class Reduce>
+    SPLASH_HD Value output_dot(const Softmax&, int r, const Reduce& reduce) const {
+      return reduce.sum(mean[r]) / reduce.sum(mass[r]);
     }
 
     /// d lse / d s_j = p_j, so the statistic's gradient only shifts delta.
@@ -150,9 +175,9 @@ struct Softmax {
       for (int c = 0; c < scores.columns(); ++c) {
         SPLASH_UNROLL
         for (int r = 0; r < R; ++r) {
-          const Value weight = math::exp2(math::fma(scores.get(r, c), Value(n.factor), -lse[r]));
+          const Value raw = scores.get(r, c), weight = math::exp2(math::fma(raw, Value(n.factor), -lse[r]));
           scores.set(r, c, weight);
-          dp.set(r, c, weight * (dp.get(r, c) - delta[r]));
+          dp.set(r, c, math::select(masked(raw), Value(0), weight * (dp.get(r, c) - delta[r])));
         }
       }
     }

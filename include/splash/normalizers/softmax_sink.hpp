@@ -45,8 +45,7 @@ struct SoftmaxSink : Softmax<Real> {
 
   /// Of the row's sink: `output_dot` is sum P dP.
   SPLASH_HD Real sink_gradient(Real statistic, Real output_dot) const {
-    const Real taken = Real(1) / (Real(1) + math::exp2(statistic * Real(math::kLog2E) - sink));
-    return statistic == -math::kInfinity<Real> ? Real(0) : -taken * output_dot;
+    return -output_dot / (Real(1) + math::exp2(statistic * Real(math::kLog2E) - sink));
   }
 
   template <class Value, int R>
@@ -64,38 +63,19 @@ struct SoftmaxSink : Softmax<Real> {
     using Base = typename Softmax<Real>::template Gradient<Value, R>;
     Value share[R];
     Value of_sink[R];
-    Value mean[R];  ///< sum exp(s - lse) dP
-    Value mass[R];  ///< sum exp(s - lse): 1, but for the rounding of lse, which large scores make large
 
     template <class Saved>
     SPLASH_HD void load(const SoftmaxSink& n, int r, Value statistic, const Saved& saved) {
       Base::load(n, r, statistic, saved);
-      mean[r] = mass[r] = Value(0);
       share[r] = Value(1) / (Value(1) + math::exp2(Value(n.sink) - Base::lse[r]));
-    }
-
-    template <class Scores, class Dp>
-    SPLASH_HD void observe(const SoftmaxSink& n, const Scores& scores, const Dp& dp) {
-      SPLASH_UNROLL
-      for (int c = 0; c < scores.columns(); ++c) {
-        SPLASH_UNROLL
-        for (int r = 0; r < R; ++r) {
-          const Value among_keys = math::exp2(math::fma(scores.get(r, c), Value(n.factor), -Base::lse[r]));
-          const Value term = math::select(among_keys == Value(0), Value(0), among_keys * dp.get(r, c));
-          mean[r] = mean[r] + term;
-          mass[r] = mass[r] + among_keys;
-        }
-      }
     }
 
     /// With q = exp(s - lse), dS = q (share (dP - dO.O) + dstatistic): delta is all of it that belongs to the row.
     template <class Reduce>
     SPLASH_HD void close(const SoftmaxSink& n, int r, Value, Value dstatistic, const Reduce& reduce) {
-      const auto kept_none = Base::lse[r] == Value(math::kInfinity<Real>);
-      const Value all = math::select(kept_none, Value(1), reduce.sum(mass[r]));
-      const Value output_dot = share[r] * reduce.sum(mean[r]) / all;
+      const Value output_dot = share[r] * Base::output_dot(n, r, reduce);
       const Value taken = Value(1) / (Value(1) + math::exp2(Base::lse[r] - Value(n.sink)));
-      of_sink[r] = math::select(kept_none, Value(0), -(taken * output_dot));
+      of_sink[r] = -(taken * output_dot);
       Base::delta[r] = share[r] * output_dot - dstatistic;
     }
 
@@ -107,9 +87,11 @@ struct SoftmaxSink : Softmax<Real> {
       for (int c = 0; c < scores.columns(); ++c) {
         SPLASH_UNROLL
         for (int r = 0; r < R; ++r) {
-          const Value among_keys = math::exp2(math::fma(scores.get(r, c), Value(n.factor), -Base::lse[r]));
+          const Value raw = scores.get(r, c);
+          const Value among_keys = math::exp2(math::fma(raw, Value(n.factor), -Base::lse[r]));
+          const Value ds = among_keys * (share[r] * dp.get(r, c) - Base::delta[r]);
           scores.set(r, c, among_keys * share[r]);
-          dp.set(r, c, among_keys * (share[r] * dp.get(r, c) - Base::delta[r]));
+          dp.set(r, c, math::select(n.masked(raw), Value(0), ds));
         }
       }
     }
