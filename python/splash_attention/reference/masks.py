@@ -44,14 +44,19 @@ def _causal(pattern, i, j, heads):
     return i - j >= 0
 
 
+def _number(n: int) -> int:
+    """As one that 64 bits hold; positions and their distances are far smaller."""
+    return min(n, 2**60)
+
+
 def _sliding_window(pattern, i, j, heads):
-    left = math.inf if pattern.left is None else pattern.left
-    right = math.inf if pattern.right is None else pattern.right
+    left = math.inf if pattern.left is None else _number(pattern.left)
+    right = math.inf if pattern.right is None else _number(pattern.right)
     return (i - j <= left) & (j - i <= right)
 
 
 def _streaming(pattern, i, j, heads):
-    return (i >= j) & ((pattern.sink > j) | (i < j + pattern.window))
+    return (i >= j) & ((_number(pattern.sink) > j) | (i < j + _number(pattern.window)))
 
 
 def _block_diagonal(pattern, i, j, heads):
@@ -71,13 +76,13 @@ def _dilated_window(distance, window, dilation, causal):
     steps = torch.div(distance, dilation, rounding_mode="floor")
     on_step = torch.remainder(distance, dilation) == 0
     if causal:
-        return on_step & (steps >= 0) & (steps < window)
-    return on_step & (steps.abs() <= window)
+        return on_step & (steps >= 0) & (steps < _number(window))
+    return on_step & (steps.abs() <= _number(window))
 
 
 def _strided(pattern, i, j, heads):
     distance = i - j
-    return (distance >= 0) & ((distance < pattern.local) | (torch.remainder(distance, pattern.stride) == 0))
+    return (distance >= 0) & ((distance < _number(pattern.local)) | (torch.remainder(distance, pattern.stride) == 0))
 
 
 def _fixed(pattern, i, j, heads):
@@ -87,10 +92,12 @@ def _fixed(pattern, i, j, heads):
 
 
 def _longformer(pattern, i, j, heads):
-    tokens = pattern.global_tokens
-    tokens = torch.tensor(range(tokens) if isinstance(tokens, int) else tokens, dtype=torch.long, device=i.device)
-    window = _dilated_window(i - j, pattern.window, pattern.dilation, False)
-    kept = window | torch.isin(i, tokens) | torch.isin(j, tokens)
+    def is_global(position):
+        if isinstance(pattern.global_tokens, int):
+            return (position >= 0) & (position < _number(pattern.global_tokens))
+        return torch.isin(position, torch.tensor(pattern.global_tokens, dtype=torch.long, device=position.device))
+
+    kept = _dilated_window(i - j, pattern.window, pattern.dilation, False) | is_global(i) | is_global(j)
     return kept & (i - j >= 0) if pattern.causal else kept
 
 
