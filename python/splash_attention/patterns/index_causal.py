@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .base import Extent, Grid, Pattern
-from .checks import check_broadcast, check_device, check_tensor, four, shape_of
+from .checks import check_broadcast, check_device, check_tensor, four, shape_of, together
 
 _TILE = 64
 _LEAST, _MOST = -(2**31), 2**31 - 1
@@ -62,8 +62,8 @@ class IndexCausal(Pattern):
         return [q_idx, k_idx, _ranges(q_idx), _ranges(k_idx)]
 
     def keep(self, grid: Grid) -> Tensor:
-        q_idx, k_idx = (_three(index).long() for index in (self.q_idx, self.k_idx))
-        rows, columns = (line.flatten().to(q_idx.device) for line in (grid.row, grid.column))
+        q_idx, rows = together(_three(self.q_idx).long(), grid.row.flatten())
+        k_idx, columns = together(_three(self.k_idx).long(), grid.column.flatten())
         q_idx = q_idx if q_idx.shape[-1] == 1 else q_idx.index_select(-1, rows)
         k_idx = k_idx if k_idx.shape[-1] == 1 else k_idx.index_select(-1, columns)
         return four(k_idx[..., None, :] <= q_idx[..., :, None]).to(grid.row.device)

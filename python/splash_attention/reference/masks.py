@@ -27,10 +27,11 @@ def dense_mask(pattern: Pattern, i: Tensor, j: Tensor, heads: int = 1, ends: Ten
         return kept
     if isinstance(pattern, BigBird):
         if pattern.length is not None or ends is None:
-            ends = torch.tensor([pattern.length if pattern.length is not None else int(j[-1]) + 1 if len(j) else 0])
-        i = i.expand(max(len(i), len(ends)), -1, -1, -1)
-        rows = zip(i, ends.tolist() * (len(i) // len(ends)), strict=True)
-        return torch.cat([_big_bird(pattern, row[None], j, heads, end) for row, end in rows])
+            lengths = [pattern.length if pattern.length is not None else int(j[-1]) + 1 if len(j) else 0] * len(i)
+        else:
+            lengths = ends.tolist()
+        rows = zip(i.expand(len(lengths), -1, -1, -1), lengths, strict=True)
+        return torch.cat([_big_bird(pattern, row[None], j, heads, length) for row, length in rows])
     if type(pattern) not in _FORMULAS:
         raise TypeError(f"reference: no formula for {type(pattern).__name__}")
     return _FORMULAS[type(pattern)](pattern, i, j, heads)
@@ -102,13 +103,13 @@ def _longformer(pattern, i, j, heads):
 
 
 def _big_bird(pattern, i, j, heads, length):
-    kept = torch.zeros((1, heads if pattern.per_head else 1, i.shape[2], len(j)), dtype=torch.bool)
+    kept = torch.zeros((1, heads if pattern.per_head else 1, i.shape[2], len(j)), dtype=torch.bool, device="cpu")
     columns = torch.div(j, pattern.block, rounding_mode="floor").tolist()
     for head in range(kept.shape[1]):
         of_row = big_bird_blocks(pattern, length, head)
         for row, position in enumerate(i.flatten().tolist()):
             allowed = of_row.get(position // pattern.block, frozenset())
-            kept[0, head, row] = torch.tensor([column in allowed for column in columns], dtype=torch.bool)
+            kept[0, head, row] = torch.tensor([column in allowed for column in columns], dtype=torch.bool, device="cpu")
     kept = kept.to(i.device)
     return kept & (i - j >= 0) if pattern.causal else kept
 
@@ -124,8 +125,10 @@ def _element_mask(pattern, i, j, heads):
     if pattern.csr is None:
         return pattern.mask
     crow, col, Nq, Nk = pattern.csr
-    kept = torch.zeros((*crow.shape[:-1], Nq, Nk), dtype=torch.bool)
-    for lead in torch.cartesian_prod(*(torch.arange(size) for size in (1, *crow.shape[:-1]))).view(-1, crow.dim()):
+    kept = torch.zeros((*crow.shape[:-1], Nq, Nk), dtype=torch.bool, device="cpu")
+    for lead in torch.cartesian_prod(*(torch.arange(size, device="cpu") for size in (1, *crow.shape[:-1]))).view(
+        -1, crow.dim()
+    ):
         place = tuple(lead[1:].tolist())
         for row in range(Nq):
             begin, end = int(crow[place][row]), int(crow[place][row + 1])
