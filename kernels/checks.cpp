@@ -188,7 +188,8 @@ Fault check_inputs(const AttentionInputs& in, const NormalizerInfo& normalizer) 
   if (Fault fault = check_like("v", in.v, q, {q.shape[0], k.shape[1], k.shape[2], q.shape[3]})) return fault;
   if (k.shape[1] < 1 || q.shape[1] % k.shape[1] != 0)
     return invalid_value("q has ", q.shape[1], " heads, which is no multiple of k's ", k.shape[1]);
-  if (!(in.scale - in.scale == 0.0)) return invalid_value("scale is ", in.scale, "; expected a finite number");
+  if (!(in.scale > -0x1p126 && in.scale < 0x1p126))
+    return invalid_value("scale is ", in.scale, "; expected a finite number below 2^126 in magnitude");
   if (Fault fault = check_positions(in)) return fault;
   if (Fault fault = check_normalizer(in, normalizer)) return fault;
   return check_pattern(in);

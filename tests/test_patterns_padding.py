@@ -128,10 +128,8 @@ def test_kv_lengths(name, queries, device):
     for b, length in enumerate(LENGTHS):
         entry = slice(b, b + 1)
         own = q[entry], k[entry, :, :length], v[entry, :, :length], grad[entry]
-        make = PATTERNS[name]
-        alone = with_gradients(
-            *own, lambda *qkv, entry=entry, n=length: sa.attention(*qkv, make(entry, queries, n, device))
-        )
+        of_entry = PATTERNS[name](entry, queries, length, device)
+        alone = with_gradients(*own, lambda *qkv, of_entry=of_entry: sa.attention(*qkv, of_entry))
         got = [padded[0][entry], padded[1][entry], *(t[entry, :, :length] for t in padded[2:])]
         assert_equal(got, alone, f"cache of {length}")
         assert not any(t[entry, :, length:].any() for t in padded[2:])

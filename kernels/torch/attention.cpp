@@ -1,6 +1,5 @@
 #include "attention.hpp"
 
-
 #include <initializer_list>
 #include <vector>
 #include "allocate.hpp"

@@ -12,6 +12,7 @@ from ._values import checkable
 
 MAX_POSITION = 2**29
 MAX_CUDA_HEAD_DIM = 256
+_MAX_SCALE = 2.0**126
 _FLOATS = frozenset((torch.bfloat16, torch.float16, torch.float32, torch.float64))
 
 
@@ -149,8 +150,11 @@ def as_statistic(parameter: Tensor, q: Tensor) -> Tensor:
 def check_scale(scale: float) -> float:
     if not isinstance(scale, (float, int, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"scale: expected a number, got {type(scale).__name__}")
-    if not -math.inf < scale < math.inf:  # torch.compile does not trace math.isfinite
-        raise ValueError(f"scale: expected a finite number, got {scale}")
+    # Kernels multiply it by log2(e) in float32, which holds less than 2**128.
+    if not -_MAX_SCALE < scale < _MAX_SCALE:
+        finite = -math.inf < scale < math.inf  # torch.compile does not trace math.isfinite
+        allowed = "a number below 2**126 in magnitude" if finite else "a finite number"
+        raise ValueError(f"scale: expected {allowed}, got {scale}")
     return scale
 
 

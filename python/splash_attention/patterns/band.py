@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .base import Grid, Pattern
-from .checks import UNLIMITED, check_number
+from .checks import check_number, limited
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class SlidingWindow(Pattern):
         return cls(window, window)
 
     def ints(self) -> list[int]:
-        return [-1 if side is None else min(side, UNLIMITED) for side in (self.left, self.right)]
+        return [-1 if side is None else limited(side) for side in (self.left, self.right)]
 
     def keep(self, grid: Grid) -> Tensor:
         kept = Full().keep(grid)
         if self.left is not None:
-            kept = kept & (grid.j >= grid.i - self.left)
+            kept = kept & (grid.j >= grid.i - limited(self.left))
         if self.right is not None:
-            kept = kept & (grid.j <= grid.i + self.right)
+            kept = kept & (grid.j <= grid.i + limited(self.right))
         return kept
 
     def band(self):

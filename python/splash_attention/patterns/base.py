@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._values import tracing
 from . import opaque
-from .checks import four
+from .checks import four, limited
 
 MAX_TERMS = 4
 _CHUNK = 2**22
@@ -60,8 +60,8 @@ class Rows(NamedTuple):
 
     def within(self, left: int | None, right: int | None) -> Rows:
         """The same rows, with the keys i - left <= j <= i + right only."""
-        low = self.low if left is None else torch.minimum(torch.maximum(self.low, self.i - left), self.high)
-        high = self.high if right is None else torch.minimum(self.high, self.i + right + 1)
+        low = self.low if left is None else torch.minimum(torch.maximum(self.low, self.i - limited(left)), self.high)
+        high = self.high if right is None else torch.minimum(self.high, self.i + limited(right) + 1)
         return self._replace(low=low, high=torch.maximum(low, high))
 
     def _like(self, bound: Tensor | int) -> Tensor:

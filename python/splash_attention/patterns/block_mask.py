@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .base import Extent, Grid, Pattern, Rows
 from .bits import pack_bits, pack_both, shapes_of_bits, words
-from .checks import check_block, check_broadcast, check_device, check_number, check_tensor, four, shape_of
+from .checks import check_block, check_broadcast, check_device, check_number, check_tensor, four, shape_of, together
 from .csr import check_csr, mask_of_csr
 from .flex import dense_blocks
 
@@ -112,8 +112,8 @@ class BlockMask(Pattern):
             index.flatten() // size if extent > 1 else torch.zeros_like(index.flatten())
             for index, size, extent in zip((grid.row, grid.column), self.block, self.mask.shape[-2:], strict=True)
         ]
-        rows, columns = (line.to(self.mask.device) for line in lines)
-        return self.mask.index_select(-2, rows).index_select(-1, columns).to(grid.row.device)
+        mask, rows, columns = together(self.mask, *lines)
+        return mask.index_select(-2, rows).index_select(-1, columns).to(grid.row.device)
 
     def count(self, rows: Rows) -> Tensor:
         Nq, Nk = len(rows.row), rows.end - rows.k_start

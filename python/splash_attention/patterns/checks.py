@@ -62,6 +62,12 @@ def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
         raise ValueError(f"{name}: expected the inputs' device {device}, got {tensor.device}")
 
 
+def together(tensor: Tensor, *indices: Tensor) -> tuple[Tensor, ...]:
+    """All of them where the tensor is, or, as shapes alone, where indices without values are."""
+    device = indices[0].device if indices[0].is_meta else tensor.device
+    return tensor.to(device), *(index.to(device) for index in indices)
+
+
 def check_tensor(name: str, tensor: Tensor, least: int, most: int, what: str) -> None:
     """A tensor of `least` to `most` dimensions."""
     if not isinstance(tensor, Tensor):

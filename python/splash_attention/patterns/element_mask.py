@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .base import Extent, Grid, Pattern, Rows
-from .checks import check_broadcast, check_device, check_number, check_tensor, four, shape_of
+from .checks import check_broadcast, check_device, check_number, check_tensor, four, shape_of, together
 from .csr import Entries, check_csr, dense, entries
 from .tiles import shapes_of_tiles, tiles_of_entries, tiles_of_mask, visited
 
@@ -104,8 +104,7 @@ class ElementMask(Pattern):
     def keep(self, grid: Grid) -> Tensor:
         if self.csr is not None:
             return four(self._rows(grid.row.flatten())).to(grid.row.device)
-        mask = self.mask
-        rows, columns = (line.flatten().to(mask.device) for line in (grid.row, grid.column))
+        mask, rows, columns = together(self.mask, grid.row.flatten(), grid.column.flatten())
         mask = mask if mask.shape[-2] == 1 else mask.index_select(-2, rows)
         mask = mask if mask.shape[-1] == 1 else mask.index_select(-1, columns)
         return mask.to(grid.row.device)
@@ -120,7 +119,7 @@ class ElementMask(Pattern):
         own = row.clamp(max=self.csr.Nq - 1)
         kept = (row < self.csr.Nq) & (rows.low[own] <= j) & (j < rows.high[own])
         kept[..., 1:] &= key[..., 1:] != key[..., :-1]
-        return torch.zeros((*row.shape[:-1], self.csr.Nq), dtype=torch.long).scatter_add(-1, own, kept.long())
+        return row.new_zeros((*row.shape[:-1], self.csr.Nq)).scatter_add(-1, own, kept.long())
 
     def _lead(self) -> tuple[int, int]:
         """Batches and heads, each 1 or all."""
@@ -128,9 +127,11 @@ class ElementMask(Pattern):
 
     def _rows(self, rows: Tensor) -> Tensor:
         """bool (..., len(rows), Nk) of neighbouring rows."""
-        found = self.csr.entries()
+        row, column = self.csr.entries()
+        row, rows = together(row, rows)
+        found = Entries(row, column.to(row.device))
         if len(rows) == 0:
             return dense(found, 0, self.csr.Nk)
-        local = found.row - rows[0].to(found.row.device)
+        local = found.row - rows[0]
         inside = (local >= 0) & (local < len(rows)) & (found.row < self.csr.Nq)
         return dense(Entries(torch.where(inside, local, len(rows)), found.column), len(rows), self.csr.Nk)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from .base import Encoded, Extent, Grid, Pattern, Rows
-from .bits import pack_bits
 from .cache import cached
 from .checks import UNLIMITED, check_flag, check_number, check_numbers, limited
 from .comb import count_comb
 
 _FAR = 2**31  # apart from each other by more than any two positions
 _MAX_POSITION = 2**29 - 1
+_MANY_BITS = 2**15
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class Longformer(Pattern):
         object.__setattr__(self, "global_tokens", tokens)
 
     @property
+    def by_place(self) -> bool:
+        return self._by_token
+
+    @property
     def _by_token(self) -> bool:
         return isinstance(self.global_tokens, tuple)
 
@@ -56,8 +60,13 @@ class Longformer(Pattern):
     def tensors(self, extent: Extent) -> list[Tensor]:
         if not self._by_token:
             return []
-        key = self.name_by_token, self.global_tokens, extent.device
-        return cached(key, lambda: [pack_bits(self._is_global_table()).to(extent.device)])
+        bits = max(self.global_tokens, default=0) + 1
+        if bits > _MANY_BITS:  # a graph need not know how long a problem is for less
+            end = max(extent.k_start + extent.keys, extent.first_query + extent.queries, 1)
+            bits = min(bits, end)
+        words = (bits + 31) // 32
+        key = self.name_by_token, self.global_tokens, words, extent.device
+        return cached(key, lambda: [self._words(words).to(extent.device)])
 
     def keep(self, grid: Grid) -> Tensor:
         distance = grid.i - grid.j
@@ -83,17 +92,20 @@ class Longformer(Pattern):
     def is_causal(self) -> bool:
         return self.causal
 
-    def _is_global_table(self) -> Tensor:
-        """bool by position, as long as the last global one needs."""
-        table = torch.zeros(max(self.global_tokens, default=0) + 1, dtype=torch.bool)
-        table[torch.tensor(self.global_tokens, dtype=torch.long)] = bool(self.global_tokens)
-        return table
+    def _words(self, count: int) -> Tensor:
+        """Bit w of word n is position 32 n + w."""
+        tokens = [token for token in set(self.global_tokens) if token < 32 * count]
+        token = torch.tensor(tokens, dtype=torch.long, device="cpu")
+        bits = torch.bitwise_left_shift(1, token % 32).to(torch.int32)
+        return torch.zeros(count, dtype=torch.int32, device="cpu").index_add(0, token // 32, bits)
 
     def _is_global(self, position: Tensor) -> Tensor:
         if not self._by_token:
             return (position >= 0) & (position < limited(self.global_tokens))
-        table = self._is_global_table().to(position.device)
-        return table[position.clamp(0, len(table) - 1)] & (position >= 0) & (position < len(table))
+        return torch.isin(position, self._tokens(position.device))
+
+    def _tokens(self, device: torch.device) -> Tensor:
+        return torch.tensor(sorted(set(self.global_tokens)), dtype=torch.long, device=device)
 
     def _count_global(self, rows: Rows, step: int = 1) -> Tensor:
         """How many of each row's keys are global and stand at a distance that is a multiple of `step`."""
@@ -103,7 +115,7 @@ class Longformer(Pattern):
             inside = rows._replace(low=begin, high=torch.maximum(begin, end))
             return count_comb(inside, step, -UNLIMITED, UNLIMITED)
         # Tokens in the order of their residues, and of their positions within one residue: two look-ups a row.
-        token = torch.tensor(sorted(set(self.global_tokens)), dtype=torch.long, device=rows.i.device)
+        token = self._tokens(rows.i.device)
         ordered = (token % step * _FAR + token).sort().values
         residue = rows.i % step * _FAR
         low, high = (torch.searchsorted(ordered, residue + bound.clamp(min=0)) for bound in (rows.low, rows.high))

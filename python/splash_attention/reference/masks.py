@@ -27,10 +27,11 @@ def dense_mask(pattern: Pattern, i: Tensor, j: Tensor, heads: int = 1, ends: Ten
         return kept
     if isinstance(pattern, BigBird):
         if pattern.length is not None or ends is None:
-            ends = torch.tensor([pattern.length if pattern.length is not None else int(j[-1]) + 1 if len(j) else 0])
-        i = i.expand(max(len(i), len(ends)), -1, -1, -1)
-        rows = zip(i, ends.tolist() * (len(i) // len(ends)), strict=True)
-        return torch.cat([_big_bird(pattern, row[None], j, heads, end) for row, end in rows])
+            lengths = [pattern.length if pattern.length is not None else int(j[-1]) + 1 if len(j) else 0] * len(i)
+        else:
+            lengths = ends.tolist()
+        rows = zip(i.expand(len(lengths), -1, -1, -1), lengths, strict=True)
+        return torch.cat([_big_bird(pattern, row[None], j, heads, length) for row, length in rows])
     if type(pattern) not in _FORMULAS:
         raise TypeError(f"reference: no formula for {type(pattern).__name__}")
     return _FORMULAS[type(pattern)](pattern, i, j, heads)
@@ -44,14 +45,19 @@ def _causal(pattern, i, j, heads):
     return i - j >= 0
 
 
+def _number(n: int) -> int:
+    """As one that 64 bits hold; positions and their distances are far smaller."""
+    return min(n, 2**60)
+
+
 def _sliding_window(pattern, i, j, heads):
-    left = math.inf if pattern.left is None else pattern.left
-    right = math.inf if pattern.right is None else pattern.right
+    left = math.inf if pattern.left is None else _number(pattern.left)
+    right = math.inf if pattern.right is None else _number(pattern.right)
     return (i - j <= left) & (j - i <= right)
 
 
 def _streaming(pattern, i, j, heads):
-    return (i >= j) & ((pattern.sink > j) | (i < j + pattern.window))
+    return (i >= j) & ((_number(pattern.sink) > j) | (i < j + _number(pattern.window)))
 
 
 def _block_diagonal(pattern, i, j, heads):
@@ -71,13 +77,13 @@ def _dilated_window(distance, window, dilation, causal):
     steps = torch.div(distance, dilation, rounding_mode="floor")
     on_step = torch.remainder(distance, dilation) == 0
     if causal:
-        return on_step & (steps >= 0) & (steps < window)
-    return on_step & (steps.abs() <= window)
+        return on_step & (steps >= 0) & (steps < _number(window))
+    return on_step & (steps.abs() <= _number(window))
 
 
 def _strided(pattern, i, j, heads):
     distance = i - j
-    return (distance >= 0) & ((distance < pattern.local) | (torch.remainder(distance, pattern.stride) == 0))
+    return (distance >= 0) & ((distance < _number(pattern.local)) | (torch.remainder(distance, pattern.stride) == 0))
 
 
 def _fixed(pattern, i, j, heads):
@@ -87,21 +93,23 @@ def _fixed(pattern, i, j, heads):
 
 
 def _longformer(pattern, i, j, heads):
-    tokens = pattern.global_tokens
-    tokens = torch.tensor(range(tokens) if isinstance(tokens, int) else tokens, dtype=torch.long, device=i.device)
-    window = _dilated_window(i - j, pattern.window, pattern.dilation, False)
-    kept = window | torch.isin(i, tokens) | torch.isin(j, tokens)
+    def is_global(position):
+        if isinstance(pattern.global_tokens, int):
+            return (position >= 0) & (position < _number(pattern.global_tokens))
+        return torch.isin(position, torch.tensor(pattern.global_tokens, dtype=torch.long, device=position.device))
+
+    kept = _dilated_window(i - j, pattern.window, pattern.dilation, False) | is_global(i) | is_global(j)
     return kept & (i - j >= 0) if pattern.causal else kept
 
 
 def _big_bird(pattern, i, j, heads, length):
-    kept = torch.zeros((1, heads if pattern.per_head else 1, i.shape[2], len(j)), dtype=torch.bool)
+    kept = torch.zeros((1, heads if pattern.per_head else 1, i.shape[2], len(j)), dtype=torch.bool, device="cpu")
     columns = torch.div(j, pattern.block, rounding_mode="floor").tolist()
     for head in range(kept.shape[1]):
         of_row = big_bird_blocks(pattern, length, head)
         for row, position in enumerate(i.flatten().tolist()):
             allowed = of_row.get(position // pattern.block, frozenset())
-            kept[0, head, row] = torch.tensor([column in allowed for column in columns], dtype=torch.bool)
+            kept[0, head, row] = torch.tensor([column in allowed for column in columns], dtype=torch.bool, device="cpu")
     kept = kept.to(i.device)
     return kept & (i - j >= 0) if pattern.causal else kept
 
@@ -117,8 +125,10 @@ def _element_mask(pattern, i, j, heads):
     if pattern.csr is None:
         return pattern.mask
     crow, col, Nq, Nk = pattern.csr
-    kept = torch.zeros((*crow.shape[:-1], Nq, Nk), dtype=torch.bool)
-    for lead in torch.cartesian_prod(*(torch.arange(size) for size in (1, *crow.shape[:-1]))).view(-1, crow.dim()):
+    kept = torch.zeros((*crow.shape[:-1], Nq, Nk), dtype=torch.bool, device="cpu")
+    for lead in torch.cartesian_prod(*(torch.arange(size, device="cpu") for size in (1, *crow.shape[:-1]))).view(
+        -1, crow.dim()
+    ):
         place = tuple(lead[1:].tolist())
         for row in range(Nq):
             begin, end = int(crow[place][row]), int(crow[place][row + 1])
