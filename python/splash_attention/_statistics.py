@@ -7,10 +7,13 @@ nor does what a user has computed.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from .normalizers import EncodedNormalizer, Normalizer
+if TYPE_CHECKING:  # normalizers need patterns, which need the checks that need this module
+    from .normalizers import EncodedNormalizer, Normalizer
 
 _MERGES = "softmax"
 
