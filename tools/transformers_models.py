@@ -118,9 +118,8 @@ def _overrides(config: PretrainedConfig, strategy: str, tokens: dict[int, int]) 
                 given[name] = type(value)(_image(v, values) for v in value)
             elif name in _SERIES:
                 given[name] = _SERIES[name]
-    if strategy == "fixed":
-        if "head_dim" in values and isinstance(values["head_dim"], int):
-            given["head_dim"] = 16
+    if strategy == "fixed" and isinstance(values.get("head_dim"), int):
+        given["head_dim"] = 16
     return given
 
 
