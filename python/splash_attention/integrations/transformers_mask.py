@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext
 
 from ..patterns import Pattern
 
@@ -86,8 +87,8 @@ class Mask:
 
     @property
     def __class__(self) -> type:
-        """Models ask isinstance(mask, torch.Tensor) before they use it as one."""
-        return Tensor
+        """Models ask isinstance(mask, torch.Tensor) before they use it as one. torch.compile must not believe it."""
+        return Tensor if TracingContext.try_get() is None else Mask
 
     @classmethod
     def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -170,9 +171,9 @@ class Mask:
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> Mask | Tensor:
-        """A Mask where only the device changes."""
+        """A Mask where only a device is named, a tensor where a dtype is."""
         device, dtype, non_blocking, _ = torch._C._nn._parse_to(*_without_masks(args), **_without_masks(kwargs))
-        if (dtype is not None and dtype != self.dtype) or self.written():
+        if dtype is not None or self.written():
             return self.tensor().to(*_without_masks(args), **_without_masks(kwargs))
         if device is None or device == self.device:
             return self
