@@ -17,12 +17,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from ..attention import attention, attention_varlen
 from ..normalizers import Elastic, Normalizer, Softmax, as_normalizer
 from ..patterns import And, Causal, Dilated, ElementMask, Full, Pattern, SlidingWindow, Strided, as_pattern
-from .transformers_masks import Mask, Packing, describe, require
+from .transformers_mask import Mask, Packing, is_mask
+from .transformers_masks import describe, require
 
 NAME = "splash"
 _REFUSED = {
@@ -31,6 +33,7 @@ _REFUSED = {
     "output_attentions": "the weights are never stored",
     "head_mask": "the weights are never stored",
     "cache": "paged caches are not supported",
+    "sinks": "splash knows one sink logit a head, as s_aux",
 }
 _FULLY_MASKED = torch.finfo(torch.float16).min
 
@@ -119,9 +122,12 @@ def splash_attention_forward(
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls; the arguments are transformers' own.
 
-    query (B, Hq, Nq, D), key and value (B, Hkv, Nk, D). attention_mask: what the mask function made, or a complete 4D
-    mask: bool, True where a score is kept, or added to the scores, with 0 and very low numbers only. None: is_causal
-    and sliding_window say what is kept. Returns (B, Nq, Hq, D), and None in place of the weights.
+    query (B, Hq, Nq, D), key (B, Hkv, Nk, D) and value (B, Hkv, Nk, Dv) of any strides; the smaller of D and Dv is
+    filled with zeros. attention_mask: what the mask function made, or a 4D mask that broadcasts to (B, Hq, Nq, Nk):
+    bool, True where a score is kept, or added to the scores, with 0 and very low numbers only. None: is_causal and
+    sliding_window say what is kept; without causality a window is what the mask would have said, so none is none.
+    indices (B, Nq, n), block_indices (B, Hkv, Nq, n): the keys, or blocks of keys, that a query keeps of those; -1 is
+    none. Returns (B, Nq, Hq, Dv), and None in place of the weights.
     """
     if dropout:
         raise ValueError(f"dropout: splash has none; expected 0, got {dropout}; set the model's attention dropout to 0")
@@ -130,17 +136,55 @@ def splash_attention_forward(
             raise ValueError(f"{name}: {reason}; use another attn_implementation where the model needs it")
     layer = getattr(module, "splash", _PLAIN)
     mask = _mask(module, query, key, attention_mask, sliding_window, is_causal)
+    selected = _selected(module, query, key, kwargs)
+    if selected is not None:
+        mask = _restricted(mask, selected)
     normalizer = _normalizer(layer.normalizer, s_aux)
     if not mask.origin:
         _check_relative(layer.pattern, normalizer)
     packing, pattern = _combine(mask, layer.pattern, kwargs)
+    dim = value.shape[-1]
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query, key, value = _laid_out(query, key, value)
     if packing is None:
         positions = {"q_start": mask.q_start, "k_start": mask.k_start, "kv_lengths": mask.kv_lengths}
         out = attention(query, key, value, pattern, normalizer, scale=scaling, **positions)
-        return out.transpose(1, 2).contiguous(), None
+        return out[..., :dim].transpose(1, 2).contiguous(), None
     rows = [tensor.transpose(1, 2).flatten(0, 1) for tensor in (query, key, value)]
     out = attention_varlen(*rows, *packing, pattern, normalizer, scale=scaling)
-    return out.unflatten(0, (query.shape[0], query.shape[2])).contiguous(), None
+    return out[..., :dim].unflatten(0, (query.shape[0], query.shape[2])).contiguous(), None
+
+
+def _laid_out(query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+    """The three with one head dimension and unit strides there, which a model's user could not change."""
+    width = max(query.shape[-1], value.shape[-1])
+    width += -width % 8 if query.is_cuda else 0
+    wide = [pad(t, (0, width - t.shape[-1])) if t.shape[-1] < width else t for t in (query, key, value)]
+    return [t if t.stride(-1) == 1 else t.contiguous() for t in wide]
+
+
+def _selected(module: nn.Module, query: Tensor, key: Tensor, kwargs: dict[str, Any]) -> Tensor | None:
+    """(B, 1 or Hq, Nq, Nk) bool: what an indexer of the model has chosen."""
+    chosen, size = kwargs.get("indices"), 1
+    if chosen is not None:
+        chosen = chosen[:, None]
+    else:
+        chosen = kwargs.get("block_indices")
+        if chosen is None:
+            return None
+        size = module.indexer.block_size
+    keys = key.shape[2]
+    blocks = -(-keys // size)
+    chosen = torch.where((chosen < 0) | (chosen >= blocks), blocks, chosen.long())
+    kept = torch.zeros((*chosen.shape[:3], blocks + 1), dtype=torch.bool, device=chosen.device)
+    kept = kept.scatter(-1, chosen, True)[..., :blocks].repeat_interleave(size, -1)[..., :keys]
+    return kept if kept.shape[1] == 1 else kept.repeat_interleave(query.shape[1] // kept.shape[1], 1)
+
+
+def _restricted(mask: Mask, selected: Tensor) -> Mask:
+    if mask.packing is None and mask.key_packing is None:
+        return mask.replace(pattern=mask.pattern & ElementMask(selected))
+    return Mask(tuple(mask.shape), ElementMask(selected & (mask.tensor() == 0)), origin=False)
 
 
 def _mask(
@@ -153,34 +197,56 @@ def _mask(
 ) -> Mask:
     rows, columns = query.shape[2], key.shape[2]
     shape = (query.shape[0], 1, rows, columns)
-    if isinstance(attention_mask, Mask):
-        if attention_mask.shape[2:] != shape[2:]:
-            raise ValueError(
-                f"attention_mask: made for {attention_mask.shape[2]} queries and {attention_mask.shape[3]} keys, "
-                f"used with {rows} and {columns}"
-            )
-        return attention_mask
+    if is_mask(attention_mask):
+        attention_mask = _fitting(attention_mask, shape)
+        if is_mask(attention_mask):
+            return attention_mask
     if isinstance(attention_mask, Tensor):
-        return Mask(shape, ElementMask(_kept(attention_mask)), origin=False)
+        return Mask(shape, ElementMask(_kept(attention_mask, shape)), origin=False)
     if attention_mask is not None:
         raise TypeError(f"attention_mask: expected a tensor or None, got {type(attention_mask).__name__}")
     if is_causal is None:
-        is_causal = getattr(module, "is_causal", True)
+        is_causal = not _is_of_splash(module) and getattr(module, "is_causal", True)
     if not is_causal:
-        if sliding_window is not None:
-            raise ValueError(f"sliding_window: {sliding_window} without a mask and without causality is not clear")
         return Mask(shape, Full(), 0)
     if rows not in (1, columns):
         raise ValueError(
             f"attention_mask: None does not say where {rows} queries stand among {columns} keys of a causal layer"
         )
-    return Mask(shape, Causal() if sliding_window is None else SlidingWindow.causal(sliding_window), columns - rows)
+    return Mask(shape, SlidingWindow.causal(sliding_window) if sliding_window else Causal(), columns - rows)
 
 
-def _kept(mask: Tensor) -> Tensor:
+def _is_of_splash(module: nn.Module) -> bool:
+    """Whether the module's model asks describe() for its masks, which answers None where everything is kept only."""
+    return getattr(getattr(module, "config", None), "_attn_implementation", None) == NAME
+
+
+def _fitting(mask: Mask, shape: tuple[int, int, int, int]) -> Mask | Tensor:
+    """A mask for these rows and keys: itself, one row for all, or its tensor, which broadcasts."""
+    if mask.written():
+        return mask.tensor()
+    everything = isinstance(mask.pattern, Full) and mask.kv_lengths is None
+    if mask.shape[2:] == shape[2:] and mask.shape[0] == shape[0]:
+        return mask
+    if any(had not in (1, wanted) for had, wanted in zip(mask.shape[2:], shape[2:], strict=True)):
+        raise ValueError(
+            f"attention_mask: made for {mask.shape[2]} queries and {mask.shape[3]} keys, "
+            f"used with {shape[2]} and {shape[3]}"
+        )
+    if everything and mask.packing is None and mask.key_packing is None:
+        return Mask(shape, Full(), 0)
+    return mask.tensor()
+
+
+def _kept(mask: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
     """A complete 4D mask as bool."""
     if mask.dim() != 4:
         raise ValueError(f"attention_mask: expected 4 dimensions at this point, got shape {tuple(mask.shape)}")
+    if any(had not in (1, wanted) for had, wanted in zip(mask.shape[2:], shape[2:], strict=True)):
+        raise ValueError(
+            f"attention_mask: expected a shape that broadcasts to {shape[2]} queries and {shape[3]} keys, "
+            f"got {tuple(mask.shape)}"
+        )
     if mask.dtype is torch.bool:
         return mask
     if not mask.is_floating_point():

@@ -2,13 +2,13 @@
 
 transformers describes a mask by a function of indices and a 2D padding mask, and hands both to the mask function of an
 attention implementation. `describe` is that function for splash. Its result goes through the model as `attention_mask`
-and holds no Nq x Nk tensor, unless the mask is one that no other pattern expresses.
+and holds no Nq x Nk tensor, unless the mask is one that no other pattern expresses or the model computes with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,55 +17,7 @@ from transformers import masking_utils
 
 from .._values import compiling, readable
 from ..patterns import BlockDiagonal, Causal, ElementMask, Full, Pattern, SlidingWindow
-
-
-class Packing(NamedTuple):
-    """Sequences among B * Nq rows and B * Nk keys, as attention_varlen() takes them.
-
-    Padding is packed too, as sequences of rows without keys, which are 0, and of keys without rows, which nothing
-    reads. So nothing is moved in memory, and the number of sequences does not depend on the data.
-    """
-
-    cu_seqlens_q: Tensor
-    cu_seqlens_k: Tensor
-    max_seqlen_q: int
-    max_seqlen_k: int
-
-
-@dataclass(frozen=True, eq=False)
-class Mask:
-    """What travels as `attention_mask` from a model's mask creation to its attention.
-
-    shape: (B, 1, Nq, Nk). pattern: the scores that the model keeps. q_start, k_start: positions of the first row and
-    the first key; kv_lengths (B,) stands for q_start where only the device knows it.
-    packing: where the real tokens are, None where all are; padded rows are 0. key_packing: the same with all rows
-    real, for a mask that does not tell whether rows stand at keys (self-attention) or not (cross-attention).
-    origin: whether position 0 is the first real token, as patterns of absolute positions take it.
-    """
-
-    shape: tuple[int, int, int, int]
-    pattern: Pattern
-    q_start: int | None = None
-    k_start: int = 0
-    kv_lengths: Tensor | None = None
-    packing: Packing | None = None
-    key_packing: Packing | None = None
-    origin: bool = True
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    def contiguous(self) -> Mask:
-        return self
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Mask:
-        def moved(value):
-            if isinstance(value, Packing):
-                return Packing(*map(moved, value))
-            return value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
-
-        return replace(self, **{name: moved(getattr(self, name)) for name in ("kv_lengths", "packing", "key_packing")})
+from .transformers_mask import Mask, Packing, is_mask
 
 
 def describe(
@@ -81,21 +33,34 @@ def describe(
     use_vmap: bool = False,
     device: torch.device | str = "cpu",
     **others: Any,
-) -> Mask:
+) -> Mask | None:
     """The mask function for AttentionMaskInterface; the arguments are those that transformers passes.
 
     attention_mask: (B, tokens) bool, False where a token is padding, or a Mask that generate() has had made already.
+    None stands for a mask that keeps everything where the model allows it (allow_is_bidirectional_skip), never else.
     Padding between real tokens is served by an element mask; under torch.compile, which must not look at values, it
     raises RuntimeError when the compiled code runs.
     """
-    if isinstance(attention_mask, Mask):
+    if is_mask(attention_mask):
         return attention_mask
     shape = (batch_size, 1, q_length, kv_length)
-    if isinstance(q_offset, Tensor):  # static caches count on the device
+    kv_lengths = None
+    if isinstance(q_offset, Tensor):  # static caches count on the device, and go on counting in the same tensor
         kv_lengths = (q_offset + (q_length - kv_offset)).expand(batch_size)
-        mask = Mask(shape, Full(), k_start=kv_offset, kv_lengths=kv_lengths)
-    else:
-        mask = Mask(shape, Full(), q_start=q_offset, k_start=kv_offset)
+        q_offset = kv_lengths[0] - (q_length - kv_offset)
+    given = {"kv_offset": kv_offset, "mask_function": mask_function, "attention_mask": attention_mask}
+    given |= {"use_vmap": use_vmap, "device": device, "dtype": others.get("dtype", torch.float32)}
+
+    def dense() -> Tensor:
+        sizes = {"batch_size": batch_size, "q_length": q_length, "kv_length": kv_length, "q_offset": q_offset}
+        return masking_utils.eager_mask(**sizes, **given)
+
+    def part(first: int, rows: int, keys: int) -> Mask:
+        sizes = {"batch_size": batch_size, "q_length": rows, "kv_length": keys, "q_offset": q_offset + first}
+        return describe(**sizes, local_size=local_size, **others | given, allow_is_causal_skip=allow_is_causal_skip)
+
+    make = partial(Mask, shape, k_start=kv_offset, dense=dense, part=part, dtype=given["dtype"], device=device)
+    positions = {"q_start": q_offset} if kv_lengths is None else {"kv_lengths": kv_lengths}
 
     bidirectional = "allow_is_bidirectional_skip" in others
     if not compiling():
@@ -107,21 +72,25 @@ def describe(
         one_segment = allow_is_causal_skip or bidirectional or q_length != kv_length or attention_mask is not None
         kept = _guess(mask_function, shape, device, local_size, others.get("config"), bidirectional, one_segment)
 
+    if kept is not None and kept.left is not None and kept.left < 0:  # a window of 0 keys
+        return make(Full(), kv_lengths=torch.zeros(batch_size, dtype=torch.int32, device=device), origin=False)
     real = None if attention_mask is None else _columns(attention_mask, shape, kv_offset)
-    if kept is not None and kept.segments is not None and real is None:
-        return replace(mask, pattern=kept.pattern(), packing=_pack_segments(kept.segments))
+    whole = q_length == kv_length
+    if kept is not None and kept.segments is not None and real is None and whole:
+        return make(kept.pattern(), **positions, packing=_pack_segments(kept.segments))
     # A sliding cache has dropped the padding on the left, and with it where a sequence begins.
-    origin = kv_offset == 0 or attention_mask is None or _is_true(attention_mask[:, 0].all())
+    origin = kv_offset == 0 or attention_mask is None or _is_true(attention_mask[:batch_size, 0].all())
     if kept is not None and kept.segments is None and (origin or kept.chunk is None):
         if real is None:
-            return replace(mask, pattern=kept.pattern(), origin=origin)
-        free_rows = bidirectional and q_length != kv_length
+            unmasked = kept == _Kept() and others.get("allow_is_bidirectional_skip")
+            return None if unmasked else make(kept.pattern(), **positions, origin=origin)
+        free_rows = bidirectional and not whole
         absolute = kept.chunk is not None and kv_offset != 0
         span = None if absolute or (free_rows and kept.left is not None) else _span(real)
         if span is not None:
-            return replace(
-                mask,
-                pattern=kept.pattern(),
+            return make(
+                kept.pattern(),
+                **positions,
                 packing=None if free_rows else _pack(*span, shape, q_offset - kv_offset),
                 key_packing=_pack(*span, shape, None) if kept == _Kept() else None,
                 origin=kv_offset == 0,
@@ -132,7 +101,7 @@ def describe(
         use_vmap=use_vmap,
         device=device,
     )
-    return replace(mask, pattern=ElementMask(scores), origin=origin and real is None)
+    return make(ElementMask(scores), **positions, origin=origin and real is None)
 
 
 class _Kept(NamedTuple):
@@ -222,6 +191,8 @@ def _guess(
         return None
     left = None if local_size is None else local_size - 1
     kept = _Kept(local_size, local_size) if bidirectional else _Kept(left, 0)
+    if left == -1 and not bidirectional:
+        return kept
 
     batch, _, queries, _ = shape
     rows = torch.arange(queries, device=device)[None]
@@ -258,7 +229,7 @@ def require(condition: Tensor, text: str) -> bool:
 def _columns(attention_mask: Tensor, shape: tuple[int, int, int, int], kv_offset: int) -> Tensor | None:
     """(B, Nk) bool: which of the keys are real tokens; None where all are."""
     batch, _, _, keys = shape
-    known = attention_mask[:, kv_offset : kv_offset + keys]
+    known = attention_mask[:batch, kv_offset : kv_offset + keys]  # more rows stand for codebooks: the first ones count
     real = torch.nn.functional.pad(known, (0, keys - known.shape[1])).expand(batch, keys)
     return None if _is_true(real.all()) else real
 
