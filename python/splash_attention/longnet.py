@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import _checks
 from ._longnet_mix import longnet_mix
+from ._vmap import fold_batch
 from .attention import attention
 from .normalizers import Softmax
 from .patterns import BlockDiagonal
@@ -66,7 +67,8 @@ def longnet_attention(
 
     query_heads = (None,) * len(parts)
     key_heads = tuple(_key_heads(part, q.shape[1], k.shape[1]) for part in parts)
-    tensors = (_Take.apply(parts, query_heads, q), _Take.apply(parts, key_heads, k), _Take.apply(parts, key_heads, v))
+    take = (_Take if torch.compiler.is_compiling() else _EagerTake).apply
+    tensors = take(parts, query_heads, q), take(parts, key_heads, k), take(parts, key_heads, v)
     outs, rows = [], []
     for part, *qkv in zip(parts, *tensors, strict=True):
         # Residues are entries of the batch, or heads where they have one each: views, and so no copies.
@@ -225,6 +227,18 @@ class _Take(torch.autograd.Function):
         for part, heads, gradient in rest:
             part.add(total, heads, gradient)
         return None, None, total
+
+
+class _EagerTake(_Take):
+    """With what torch.compile refuses to see in a Function, and does not need."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def vmap(info, in_dims, parts, heads, tensor):
+        fold = fold_batch(info, tensor, in_dims[2])
+        taken = _EagerTake.apply(parts, heads, fold(tensor, in_dims[2]))
+        return tuple(fold.undo(part) for part in taken), (0,) * len(parts)
 
     @staticmethod
     def jvp(ctx, parts, heads, tangent):
