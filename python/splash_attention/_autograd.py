@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import Tensor
 from torch._C import _after_autograd_keyset, _AutoDispatchBelowAutograd
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import forward_ad
@@ -38,6 +40,15 @@ def observed() -> bool:
     """Whether a tensor may carry a tangent, or a dispatch mode looks on: traced code enters levels of forward_ad
     without its counting them."""
     return forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack() > 0
+
+
+def primal(tensor: Tensor) -> Tensor:
+    """The tensor without its tangent of this level; those of levels further out stay."""
+    return torch._VF._unpack_dual(tensor, level=0)[0]
+
+
+forward_mode_on = partial(forward_ad._set_fwd_grad_enabled, True)
+"""A context for a jvp() made of Torch's operations: Torch calls it with the tangents of all levels switched off."""
 
 
 def plain_apply(function: type[torch.autograd.Function]) -> Callable:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._vmap import fold_batch
+
 Heads = slice | tuple[int, ...] | None
 """Heads in regular steps, or one by one; None where each residue has its own: itself and every r-th after it."""
 
@@ -150,6 +152,18 @@ class Take(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients):
         return None, None, put_back(ctx.parts, ctx.heads, gradients, ctx.shape)
+
+
+class EagerTake(Take):
+    """With what torch.compile refuses to see in a Function, and does not need."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def vmap(info, in_dims, parts, heads, tensor):
+        fold = fold_batch(info, tensor, in_dims[2])
+        taken = EagerTake.apply(parts, heads, fold(tensor, in_dims[2]))
+        return tuple(fold.undo(part) for part in taken), (0,) * len(parts)
 
     @staticmethod
     def jvp(ctx, parts, heads, tangent):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._autograd import Function, as_kernel
+from ._autograd import Function, as_kernel, forward_mode_on, primal
 from ._errors import translate
 from ._vmap import batching_rule
 
@@ -122,7 +122,8 @@ class _Forward(Function):
     @staticmethod
     def jvp(ctx, _, tangent, *others):
         """The Jacobian is symmetric."""
-        return _Forward.backward(ctx, tangent)[1]
+        with forward_mode_on():
+            return _Forward.backward(ctx, tangent)[1]
 
 
 class _Backward(Function):
@@ -149,14 +150,15 @@ class _Backward(Function):
 
     @staticmethod
     def jvp(ctx, _, of_grad, of_p, *others):
-        row = _Row(*ctx.saved_tensors, ctx.alpha, ctx.dim)
-        result = torch.zeros_like(row.u)
-        if of_grad is not None:
-            result = row.u * row.centred(of_grad)
-        if of_p is not None:
-            bent = row.slope * of_p * row.centred(row.grad)
-            result = result + bent - row.u * bent.sum(ctx.dim, keepdim=True) / row.mass
-        return result
+        with forward_mode_on():
+            row = _Row(*(primal(t) for t in ctx.saved_tensors), ctx.alpha, ctx.dim)
+            result = torch.zeros_like(row.u)
+            if of_grad is not None:
+                result = row.u * row.centred(of_grad)
+            if of_p is not None:
+                bent = row.slope * of_p * row.centred(row.grad)
+                result = result + bent - row.u * bent.sum(ctx.dim, keepdim=True) / row.mass
+            return result
 
 
 class _Row:
