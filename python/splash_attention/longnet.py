@@ -10,7 +10,7 @@ from . import _checks
 from ._longnet_mix import longnet_mix
 from ._longnet_operator import longnet_operator
 from ._longnet_parts import EagerTake, Take, key_heads, mix_numbers, parts_of
-from ._values import wants_operators
+from ._values import compiling, wants_operators
 from .attention import attention
 from .normalizers import Softmax
 from .patterns import BlockDiagonal
@@ -66,7 +66,7 @@ def longnet_attention(
 
     query_heads = (None,) * len(parts)
     kv_heads = tuple(key_heads(part, q.shape[1], k.shape[1]) for part in parts)
-    take = (Take if torch.compiler.is_compiling() else EagerTake).apply
+    take = (Take if compiling() else EagerTake).apply
     tensors = take(parts, query_heads, q), take(parts, kv_heads, k), take(parts, kv_heads, v)
     outs, rows = [], []
     for part, *qkv in zip(parts, *tensors, strict=True):
