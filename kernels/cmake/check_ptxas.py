@@ -16,8 +16,8 @@ CHATTER = re.compile(r"^ptxas info|bytes stack frame, |^\s*$")
 
 
 def shorten(name: str) -> str:
-    """The part of a mangled kernel name that tells instances apart: CuTe's copies are thousands of characters."""
-    return name if len(name) <= 260 else name[:260] + "..."
+    """Both ends of a mangled kernel name, which tell instances apart: it may have thousands of characters."""
+    return name if len(name) <= 360 else f"{name[:160]}...{name[-200:]}"
 
 
 def faults(output: str) -> list[str]:
