@@ -36,7 +36,8 @@ def attention(
     """out = P v, where P are the weights that `normalizer` makes of the scores scale * q.k that `pattern` keeps.
 
     q: (B, Hq, Nq, D). k, v: (B, Hkv, Nk, D); query head h reads head h // (Hq / Hkv). float16, bfloat16 or float32, on
-        the CPU float64 too; any strides with a unit last one. Under autocast they are cast as SDPA's are.
+        the CPU float64 too; any strides with a unit last one, 0 too (on CUDA a tensor whose rows are expanded is
+        copied). Under autocast they are cast as SDPA's are.
     pattern: of splash_attention.patterns, a result of prepare(), or "full", "causal".
     normalizer: of splash_attention.normalizers, or "softmax", or a number alpha for Entmax(alpha).
     scale: 1 / sqrt(D) by default.
@@ -53,7 +54,8 @@ def attention(
     validate: also check values inside CUDA tensors, which synchronises. Outside of torch.compile those of CPU tensors
         are always checked; kernels clamp them in any case.
 
-    Returns out (B, Hq, Nq, D) in the dtype of q, and the statistic where asked for. A row that keeps no key is 0.
+    Returns out (B, Hq, Nq, D) in the dtype of q, and the statistic where asked for. A row that keeps no key is 0, and
+    gradients that arrive at it, NaN and inf too, end there.
 
     Raises ValueError (shapes, ranges, senseless combinations), TypeError (dtypes) and NoKernelError (nothing compiled
     for it). Softmax: Dao et al. 2022; entmax: Peters, Niculae & Martins 2019.
@@ -222,6 +224,7 @@ def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, T
 
     o1, o2: (..., D) outputs, one shape and dtype. lse1, lse2: (...) natural log-sum-exps, -inf in a row without keys.
     Returns (out, lse) of the same shapes and dtypes, as often differentiable in all four as wanted, in every mode.
+    A row that is empty in both is 0 and passes no gradient on.
 
     Only Softmax() merges, Entmax(1) included. A statistic that attention() or attention_varlen() returned for another
     normalizer is refused, and so are views of it: entmax has a threshold in its place, TopK chooses among all keys,

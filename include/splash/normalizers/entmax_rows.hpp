@@ -90,7 +90,7 @@ class EntmaxRow {
       fragments([&](const auto& fragment) {
         state_.observe(n_, fragment);
         const Value more = state_.total[0], sum = total + more, added = sum - total;
-        lost = lost + ((total - (sum - added)) + (more - added));
+        if constexpr (sizeof(Real) < 8) lost = lost + ((total - (sum - added)) + (more - added));
         total = sum;
         slope = slope + state_.slope[0];
         state_.total[0] = state_.slope[0] = Value(Real(0));

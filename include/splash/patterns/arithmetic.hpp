@@ -79,5 +79,14 @@ SPLASH_HD constexpr int next_within(int first, int last, int from) {
 /// A position as a row or column that starts at `start`; kEnd stays kEnd.
 SPLASH_HD constexpr int index_of(int position, int start) { return position == kEnd ? kEnd : position - start; }
 
+/// A number of which the compiler forgets where it came from. What a list of patterns forms of rows and columns would
+/// otherwise move out of the loops over tiles, all of it at once, and take a GPU thread's registers for good.
+SPLASH_HD int opaque(int value) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+
 }  // namespace patterns
 SPLASH_NAMESPACE_END

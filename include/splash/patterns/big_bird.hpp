@@ -135,7 +135,7 @@ struct BigBird {
 
  private:
   /// The block at which the lines and bits of a problem begin, that has its first row or column at `start`.
-  SPLASH_HD int origin(int start) const { return size.quotient(most(start, 0)); }
+  SPLASH_HD int origin(int start) const { return size.quotient(most(opaque(start), 0)); }
   /// The line of block 0, were there one.
   SPLASH_HD int row_line(const Frame& frame) const { return size.quotient(frame.first_row) - origin(frame.q_start); }
   SPLASH_HD int column_line(const Frame& frame) const {

@@ -3,6 +3,7 @@
 
 #include <new>
 
+#include "splash/patterns/arithmetic.hpp"
 #include "splash/patterns/concept.hpp"
 
 SPLASH_NAMESPACE_BEGIN
@@ -14,14 +15,6 @@ SPLASH_HD constexpr TileState both(TileState a, TileState b) {
                                                         : TileState::partial;
 }
 
-/// A number of which the compiler forgets where it came from. What a list of patterns forms of rows and columns would
-/// otherwise move out of the loops over tiles, all of it at once, and take a GPU thread's registers for good.
-SPLASH_HD int opaque(int value) {
-#if defined(__CUDA_ARCH__)
-  asm volatile("" : "+r"(value));
-#endif
-  return value;
-}
 SPLASH_HD Box opaque(const Box& box) {
   return {opaque(box.row_begin), opaque(box.row_end), opaque(box.column_begin), opaque(box.column_end)};
 }
