@@ -365,7 +365,11 @@ DECIDING = {
 READING = {"item", "tolist", "aminmax", "nonzero"}
 # Calls that have nothing to do with whether values may be read: ways through the dispatcher, and the stand-ins of q, k
 # and v themselves, whose shapes alone are looked at.
-EXEMPT = {("ops.py", "_len_torch_dispatch_stack"), ("_checks.py", "is_meta")}
+EXEMPT = {
+    ("ops.py", "_len_torch_dispatch_stack"),
+    ("_autograd.py", "_len_torch_dispatch_stack"),
+    ("_checks.py", "is_meta"),
+}
 
 
 def modules():
@@ -397,7 +401,7 @@ def reads(function):
         if called in READING:
             yield called
         if called in ("int", "bool", "float") and node.args:
-            inner = set(names(node.args[0]))
+            inner = {part.attr for part in ast.walk(node.args[0]) if isinstance(part, ast.Attribute)}
             if inner & {"any", "all", "min", "max", "sum", "amin", "amax"}:
                 yield called
 
