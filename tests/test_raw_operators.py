@@ -7,6 +7,8 @@ import torch
 from cases import PATTERNS, Case, Shape
 from operators import BACKWARD, BACKWARD_NAMES, FORWARD, FORWARD_NAMES, backward_arguments, forward_arguments
 from raw_problems import BAD_INTS, PATTERN_NAMES, Draw, bad_tensors, good_terms, int32
+from torch._subclasses import FakeTensorMode
+from torch.utils._pytree import tree_map
 
 PLAIN = Case("full", PATTERNS["full"], 1, torch.float32, Shape(2, 4, 2, 45, 70, 16))
 BITS = [int32(1, 1, 1, 1), int32(1, 1, 2, 1)]  # for 45 queries and 70 keys in blocks of 64
@@ -254,3 +256,20 @@ def test_raw_operators_survive_anything(block):
             else:
                 ran += 1
     assert ran > 100  # most draws make sense, so kernels met the values in them
+
+
+def on_tensors(changes):
+    """Those that change tensors alone, where shapes, dtypes and layouts say that they are wrong."""
+    names = {"q", "k", "v", "lengths", "kv_lengths", "cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k"}
+    names |= {"out", "statistic", "grad_out", "grad_statistic"}
+    return [entry for entry in changes if set(entry[0]) <= names]
+
+
+@pytest.mark.parametrize("change, error, name", on_tensors(BAD_PROBLEMS + BAD_RESULTS), ids=bad_id)
+def test_fakes_refuse_what_the_kernels_refuse(change, error, name):
+    arguments = {**good_backward(), **change}
+    with FakeTensorMode() as mode:
+        arguments = tree_map(lambda x: mode.from_tensor(x) if isinstance(x, torch.Tensor) else x, arguments)
+        assert_refused(BACKWARD, arguments, error, name)
+        if not set(change) - set(FORWARD_NAMES):
+            assert_refused(FORWARD, {name: arguments[name] for name in FORWARD_NAMES}, error, name)

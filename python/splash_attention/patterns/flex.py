@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._values import readable
+
 
 def dense_blocks(block_mask) -> tuple[Tensor, tuple[int, int]]:
     """(mask, block) of a flex_attention BlockMask whose blocks are all kept as a whole."""
@@ -19,6 +21,10 @@ def dense_blocks(block_mask) -> tuple[Tensor, tuple[int, int]]:
         whole = _dense(block_mask.full_kv_num_blocks, block_mask.full_kv_indices)
     if block_mask.mask_mod is flex_attention.noop_mask:
         whole = whole | partial
+    elif not readable(partial):
+        raise ValueError(
+            "block_mask: whether it has partial blocks cannot be read in a graph; make the BlockMask outside of it"
+        )
     elif count := int(partial.sum()):
         raise ValueError(
             f"block_mask: expected full blocks only, got {count} partial ones, which BlockMask cannot say; "

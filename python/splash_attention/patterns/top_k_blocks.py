@@ -129,7 +129,7 @@ def _own_blocks(
     offset: q_start - k_start. queries: how many are no padding.
     """
     first = torch.arange(0, Nq, rows, device=device)[:, None]
-    ends = (first + rows).clamp(max=queries) if isinstance(queries, int) else torch.minimum(first + rows, queries)
+    ends = torch.minimum(first + rows, queries) if isinstance(queries, Tensor) else (first + rows).clamp(max=queries)
     column = torch.arange((Nk + columns - 1) // columns, device=device)
     first, last = ((row + offset).div(columns, rounding_mode="floor") for row in (first, ends - 1))
     return tuple(
