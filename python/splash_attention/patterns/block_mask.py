@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .base import Extent, Grid, Pattern, Rows
-from .bits import pack_bits, pack_both, words
+from .bits import pack_grid, unexpanded
 from .checks import check_block, check_broadcast, check_device, check_number, check_tensor, four, shape_of, together
 from .csr import check_csr, dense, entries
 from .flex import dense_blocks
@@ -91,13 +91,7 @@ class BlockMask(Pattern):
         check_device("mask", self.mask, extent.device)
         mask = four(self.mask)
         check_broadcast("mask", mask.shape[:2], (extent.batch, extent.heads), "(batch, heads)")
-        mask = mask.expand(-1, -1, *self.blocks(extent.queries, extent.keys))
-        if extent.backward:
-            return [*pack_both(mask)]
-        # The forward does not read the transpose, and "every row may see it" is a right answer for every column.
-        by_row = pack_bits(mask)
-        rows, columns = mask.shape[2:]
-        return [by_row, by_row.new_full((1, 1, columns, words(rows)), -1)]
+        return pack_grid(unexpanded(mask), *self.blocks(extent.queries, extent.keys), extent.backward)
 
     def keep(self, grid: Grid) -> Tensor:
         lines = [

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from .base import Extent, Grid, Pattern, Rows
+from .bits import pack_grid, unexpanded
 from .checks import check_broadcast, check_device, check_number, check_tensor, four, shape_of, together
 from .csr import Entries, check_csr, dense, entries
-from .tiles import tiles_of_entries, tiles_of_mask, visited
+from .tiles import EMPTY, tiles_of_entries, tiles_of_mask
 
 
 class Csr(NamedTuple):
@@ -84,10 +85,10 @@ class ElementMask(Pattern):
         leading = four(self.mask).shape[:2] if self.csr is None else (1, 1, *self.csr.col.shape[:-1])[-2:]
         check_broadcast(names, leading, (extent.batch, extent.heads), "(batch, heads)")
         if self.csr is None:
-            index, words = tiles_of_mask(four(self.mask).expand(-1, -1, extent.queries, extent.keys))
+            index, words = tiles_of_mask(unexpanded(four(self.mask)), extent.queries, extent.keys)
         else:
             index, words = tiles_of_entries(self.csr.entries(), extent.queries, extent.keys)
-        return [*visited(index, extent.backward), index, words]
+        return [*pack_grid(index != EMPTY, *index.shape[2:], extent.backward), index, words]
 
     def keep(self, grid: Grid) -> Tensor:
         if self.csr is not None:

@@ -5,23 +5,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .bits import pack_bits, pack_both, words
+from .bits import pack_bits, pack_lines
 from .checks import counted_on_host
 from .csr import Entries
 
 TILE = 64
-_EMPTY, _FULL = -1, -2
+EMPTY, _FULL = -1, -2
 
 
-def tiles_of_mask(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """(index, words) of a bool mask (B, H, Nq, Nk).
+def tiles_of_mask(mask: Tensor, Nq: int, Nk: int) -> tuple[Tensor, Tensor]:
+    """(index, words) of a bool mask that broadcasts to (B, H, Nq, Nk), along the last two dimensions.
 
     index: (B, H, tile rows, tile columns) int32, -1 where nothing is kept, -2 where all is, else the number of a
     partial tile. words: (partial tiles, 64, 2) int32, the bits of its rows. Where counting the partial tiles would wait
     for a device, every tile has a number.
     """
-    Nq, Nk = mask.shape[-2:]
-    lines = _whole_tiles(pack_bits(mask), Nq, Nk)
+    # What is the same for all rows, or columns, is in the tiles of one row, or column, of them.
+    rows, columns = (
+        TILE if size == 1 and wanted > 1 else wanted for size, wanted in zip(mask.shape[2:], (Nq, Nk), strict=True)
+    )
+    index, partial = _tiles_of_mask(mask, rows, columns)
+    return index.expand(-1, -1, _tiles(Nq), _tiles(Nk)).contiguous(), partial
+
+
+def _tiles(size: int) -> int:
+    """Tiles that so many rows or columns lie in."""
+    return (size + TILE - 1) // TILE
+
+
+def _tiles_of_mask(mask: Tensor, Nq: int, Nk: int) -> tuple[Tensor, Tensor]:
+    lines = _whole_tiles(pack_lines(mask, Nq, Nk), Nq, Nk)
     columns = _whole_tiles(pack_bits(mask.new_ones(1, 1, 1, Nk)), 1, Nk)[..., :1, :]
     inside = torch.arange(Nq + -Nq % TILE, device=mask.device).view(-1, 1, TILE, 1) < Nq
     full = (lines == torch.where(inside, columns, 0)).all(-1).all(-1)
@@ -60,17 +73,6 @@ def tiles_of_entries(found: Entries, Nq: int, Nk: int) -> tuple[Tensor, Tensor]:
     return _index(partial, full, number.view(shape)), lines[: bound * TILE * 2].view(bound, TILE, 2)
 
 
-def visited(index: Tensor, backward: bool) -> list[Tensor]:
-    """Bits of the tiles that keep something, by tile row and by tile column."""
-    kept = index != _EMPTY
-    if backward:
-        return [*pack_both(kept)]
-    # The forward does not read the transpose, and "every row may see it" is a right answer for every column.
-    by_row = pack_bits(kept)
-    rows, columns = kept.shape[2:]
-    return [by_row, by_row.new_full((1, 1, columns, words(rows)), -1)]
-
-
 def _whole_tiles(lines: Tensor, Nq: int, Nk: int) -> Tensor:
     """Words (B, H, Nq, words) as (B, H, tile rows, tile columns, 64, 2), zeros past the ends."""
     lines = torch.nn.functional.pad(lines, (0, lines.shape[-1] % 2, 0, -Nq % TILE))
@@ -79,4 +81,4 @@ def _whole_tiles(lines: Tensor, Nq: int, Nk: int) -> Tensor:
 
 
 def _index(partial: Tensor, full: Tensor, number: Tensor) -> Tensor:
-    return torch.where(partial, number, torch.where(full, _FULL, _EMPTY)).to(torch.int32)
+    return torch.where(partial, number, torch.where(full, _FULL, EMPTY)).to(torch.int32)
