@@ -35,9 +35,11 @@ class BigBird(Pattern):
     (fewer where fewer are left). causal: only blocks up to the own one and j <= i, and the draw is among earlier
     blocks. The draw is a counter hash of (seed, head where per_head, row): see splash_attention.patterns.draw.
 
-    length: that of the whole sequence, by default k_start + Nk and with packed sequences each one's own; a slice that
-    gives it knows the last blocks and keeps what the whole keeps. ValueError for an even window, negative numbers, a
-    block outside of 1 to 2**30, a seed outside of 64 bits, or a length with packed sequences.
+    length: that of the whole sequence, by default each one's own, read on the device: k_start + Nk without padding, the
+    entry of `lengths` in right-padded batches, k_start + kv_lengths in caches, and of packed sequences that of each; so
+    every sequence keeps what it would keep alone. A slice that gives it knows the last blocks and keeps what the whole
+    keeps. ValueError for an even window, negative numbers, a block outside of 1 to 2**30, a seed outside of 64 bits, or
+    a length with packed sequences.
     Zaheer et al. 2020, "Big Bird: Transformers for Longer Sequences".
     """
 
