@@ -171,7 +171,7 @@ def check_positions(Nq: int, Nk: int, q_start: int | None, k_start: int, cached:
     if q_start is None:
         q_start = k_start + Nk - Nq
     first = min(q_start, k_start + 1 - Nq) if cached else q_start
-    for name, start, length in (("q_start", first, Nq), ("k_start", k_start, Nk)):
+    for name, start, length in (("k_start", k_start, Nk), ("q_start", first, Nq)):
         if start <= -MAX_POSITION or start + length > MAX_POSITION:
             raise ValueError(
                 f"{name}: positions must lie between -2**29 and 2**29, both excluded, "

@@ -35,9 +35,11 @@ class BigBird(Pattern):
     (fewer where fewer are left). causal: only blocks up to the own one and j <= i, and the draw is among earlier
     blocks. The draw is a counter hash of (seed, head where per_head, row): see splash_attention.patterns.draw.
 
-    length: that of the whole sequence, by default k_start + Nk and with packed sequences each one's own; a slice that
-    gives it knows the last blocks and keeps what the whole keeps. ValueError for an even window, negative numbers, a
-    block outside of 1 to 2**30, a seed outside of 64 bits, or a length with packed sequences.
+    length: that of the whole sequence, by default each one's own, read on the device: k_start + Nk without padding, the
+    entry of `lengths` in right-padded batches, k_start + kv_lengths in caches, and of packed sequences that of each; so
+    every sequence keeps what it would keep alone. A slice that gives it knows the last blocks and keeps what the whole
+    keeps. ValueError for an even window, negative numbers, a block outside of 1 to 2**30, a seed outside of 64 bits, or
+    a length with packed sequences.
     Zaheer et al. 2020, "Big Bird: Transformers for Longer Sequences".
     """
 
@@ -100,7 +102,7 @@ class BigBird(Pattern):
     def keep(self, grid: Grid) -> Tensor:
         end = max(0, grid.end) if self.length is None else self.length
         row, k_start = grid.i.flatten() // self.block, grid.end - grid.j.shape[-1]
-        own = torch.where((row >= 0) & (row < self._blocks(end)), self._blocks(end), 0)
+        own = torch.where(row >= 0, self._blocks(end), 0)
         row, first = row.clamp(min=0), max(0, k_start) // self.block
         lines = Lines(row, own, row, first, blocks_between(k_start, grid.j.shape[-1], self.block), 0)
         ranges = self._ranges(row, own)
@@ -115,7 +117,7 @@ class BigBird(Pattern):
             rows = rows.within(None, 0)
         blocks = self._blocks(max(0, rows.end) if self.length is None else self.length)
         row = rows.i // self.block
-        own = torch.where((row >= 0) & (row < blocks), blocks, 0)
+        own = torch.where(row >= 0, blocks, 0)
         row = row.clamp(min=0)
         ranges = self._ranges(row, own)
         kept = torch.zeros_like(row)
@@ -159,8 +161,9 @@ class BigBird(Pattern):
         whole = extent.lengths is None or (extent.k_start == 0 and extent.first_query == 0)
         return max(0, extent.k_start + extent.keys) if whole else _MOST_POSITIONS
 
-    def _ranges(self, line: Tensor, own: Tensor, by_column: bool = False) -> _Ranges:
-        """What the block rows `line` (..., n), or block columns, keep of `own` blocks, nothing where these are 0."""
+    def _ranges(self, line: Tensor, own: Tensor | int, by_column: bool = False) -> _Ranges:
+        """What block rows `line` (..., n), or block columns, keep of `own` blocks: nothing where they lie behind."""
+        own = torch.where(line < own, own, 0)
         low, high = torch.zeros_like(line), own
         if self.causal and by_column:
             low = line
@@ -177,9 +180,11 @@ class BigBird(Pattern):
     def _drawn(self, row: Tensor, ranges: _Ranges, heads: int, most: int) -> Tensor:
         """The columns that the block rows `row` draw: (draws, ..., heads, n), -1 for none. most: blocks."""
         (_, near_begin, tail), (head, near_end, _) = ranges
-        candidates = (near_begin - head) + (tail - near_end)
+        candidates = ((near_begin - head) + (tail - near_end)).long()
         head_index = torch.arange(heads, device=row.device)[:, None] if heads > 1 else 0
-        number = draw.sample(draw.stream(self.seed, head_index, row), candidates, torch.sym_min(self.random, most))
+        number = draw.sample(
+            draw.stream(self.seed, head_index, row.long()), candidates, torch.sym_min(self.random, most)
+        )
         column = number + head
         column = torch.where(column >= near_begin, column + (near_end - near_begin), column)
         return torch.where(number >= 0, column, -1)
@@ -211,7 +216,7 @@ def _places_by_column(rows: Lines, bits: int, column: Tensor) -> tuple[Tensor, T
 
 def _with_drawn(kept: Tensor, place: Tensor, drawn: Tensor, bit: Tensor) -> Tensor:
     """kept: (..., n, words), none of whose bits is drawn. place, drawn, bit: (draws, ..., n), words and bits."""
-    if len(drawn) == 0:
+    if len(drawn) == 0 or 0 in kept.shape[-2:]:
         return kept
     value = torch.where(drawn, torch.bitwise_left_shift(1, bit), 0).to(torch.int32)
     place, value = (

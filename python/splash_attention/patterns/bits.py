@@ -10,14 +10,22 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from .._values import tracing
+
 # Times this, byte k of a word that holds 0 or 1 becomes bit 56 + k; what else comes out stays below bit 56, or leaves
 # the word: no two of the 64 products meet in one bit, so that nothing is carried.
 _GATHER = sum(1 << (56 - 7 * k) for k in range(8))
 
 
+_BOOLS = 2**20  # that are handled at a time, where a graph need not be one for all sizes
+
+
 def pack_bits(mask: Tensor) -> Tensor:
     """(..., n) bool to (..., ceil(n / 32)) int32: bit w of word x is mask[..., 32 x + w], bits past n are 0."""
-    return _pack_eights(_view(torch.nn.functional.pad(mask, (0, -mask.shape[-1] % 32)), torch.int64))
+    if mask.dim() == 1:
+        return pack_bits(mask[None])[0]
+    parts = [_pack_eights(_eights(part)) for part in _row_parts(mask)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -2)
 
 
 def pack_both(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,12 +33,50 @@ def pack_both(mask: Tensor) -> tuple[Tensor, Tensor]:
 
     The bools are read for the transpose in the order in which they lie, and only their bits are transposed.
     """
-    rows, columns = mask.shape[-2:]
-    eights = _view(torch.nn.functional.pad(mask, (0, -columns % 32, 0, -rows % 32)), torch.int64)
-    shifts = torch.arange(8, device=mask.device)[:, None]
-    by_column = _view((eights.unflatten(-2, (words(rows) * 4, 8)) << shifts).sum(-2), torch.uint8)
-    by_column = _view(by_column.transpose(-1, -2)[..., :columns, :], torch.int32)
-    return _pack_eights(eights[..., :rows, :]), by_column
+    by_row, by_column = [], []
+    for part in _row_parts(mask):
+        rows, columns = part.shape[-2:]
+        eights = _eights(part, -rows % 32)
+        by_row.append(_pack_eights(eights[..., :rows, :]))
+        shifts = torch.arange(8, device=mask.device)[:, None]
+        transposed = _view((eights.unflatten(-2, (words(rows) * 4, 8)) << shifts).sum(-2), torch.uint8)
+        by_column.append(_view(transposed.transpose(-1, -2)[..., :columns, :], torch.int32))
+    if len(by_row) == 1:
+        return by_row[0], by_column[0]
+    return torch.cat(by_row, -2), torch.cat(by_column, -1)
+
+
+def pack_lines(mask: Tensor, lines: int, bits: int) -> Tensor:
+    """pack_bits of a mask that broadcasts to (..., lines, bits), which is never made."""
+    repeated = mask.shape[-1] != bits
+    packed = torch.where(mask, pack_bits(mask.new_ones(1, bits)), 0) if repeated else pack_bits(mask)
+    return packed.expand(*mask.shape[:-2], lines, -1).contiguous()
+
+
+def pack_grid(mask: Tensor, rows: int, columns: int, transpose: bool) -> list[Tensor]:
+    """pack_both of a mask that broadcasts to (..., rows, columns), which is never made.
+
+    Without `transpose`, for those that do not read it, "every row may be kept" stands for every column.
+    """
+    if transpose and mask.shape[-2:] == (rows, columns):
+        return [*pack_both(mask)]
+    by_row = pack_lines(mask, rows, columns)
+    if not transpose:
+        return [by_row, by_row.new_full((1, 1, columns, words(rows)), -1)]
+    return [by_row, pack_lines(mask.transpose(-1, -2), columns, rows)]
+
+
+def unexpanded(tensor: Tensor) -> Tensor:
+    """Dimensions along which a tensor only repeats itself, by a stride of 0, with the one entry that they have.
+
+    Not in a graph, which is told shapes alone.
+    """
+    if tracing():
+        return tensor
+    for dim in range(tensor.dim()):
+        if tensor.shape[dim] > 1 and tensor.stride(dim) == 0 and tensor.numel() > 0:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
 
 
 def range_bits(ranges: Iterable[tuple[Tensor, Tensor]], count: int) -> Tensor:
@@ -58,6 +104,21 @@ def shapes_of_bits(lead, rows: int, columns: int, backward: bool) -> list[tuple[
 
 def words(bits: int) -> int:
     return (bits + 31) // 32
+
+
+def _row_parts(mask: Tensor) -> tuple[Tensor, ...]:
+    """The mask in rows of so many as are handled at a time, multiples of 32."""
+    if torch.compiler.is_compiling() or mask.numel() <= _BOOLS:
+        return (mask,)
+    return mask.split(max(32, _BOOLS * mask.shape[-2] // mask.numel() // 32 * 32), -2)
+
+
+def _eights(mask: Tensor, rows: int = 0) -> Tensor:
+    """Padded to whole words of columns, and by `rows`, as words of eight bools."""
+    columns = -mask.shape[-1] % 32
+    if torch.compiler.is_compiling() or rows or columns or mask.storage_offset() % 8:
+        mask = torch.nn.functional.pad(mask, (0, columns, 0, rows))
+    return _view(mask, torch.int64)
 
 
 def _pack_eights(eights: Tensor) -> Tensor:

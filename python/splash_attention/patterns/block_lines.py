@@ -17,15 +17,15 @@ from .base import Extent
 
 
 class Lines(NamedTuple):
-    """The lines of one table, int64 (n,) or (B, 1, n).
+    """The lines of one table, int32 or int64 (n,) or (B, 1, n).
 
-    block: what a line stands for. own: the number of blocks of its sequence, 0 for lines beyond it. bit: where the
+    block: what a line stands for. own: the number of blocks of its sequence, 0 for a line of none. bit: where the
     other table has this block. first: the block of bit 0 of the line. bits: how many it has. other: the line of the
     other table that stands for block `first`.
     """
 
     block: Tensor
-    own: Tensor
+    own: Tensor | int
     bit: Tensor
     first: Tensor | int
     bits: int
@@ -77,16 +77,16 @@ def lines_of(extent: Extent, block: int, end: Tensor | int) -> tuple[Lines, Line
         return _packed_lines(extent, block, own)
     first_row, rows, first_column, columns = place_of(extent, block)
     if isinstance(own, Tensor):
-        own = own[:, None, None]
+        own = own.int()[:, None, None]
     if extent.kv_lengths is not None:
         held = extent.kv_lengths.long().clamp(0, extent.keys)
-        first_row = _origin(held + (extent.k_start - extent.queries), block)[:, None, None]
+        first_row = _origin(held + (extent.k_start - extent.queries), block).int()[:, None, None]
         rows = _most_blocks(extent.queries, block)
-    row, column = (torch.arange(count, device=extent.device) for count in (rows, columns))
+    row, column = (torch.arange(count, device=extent.device, dtype=torch.int32) for count in (rows, columns))
     row_block, column_block = row + first_row, column + first_column
     return (
-        Lines(row_block, _where(row_block < own, own), row, first_column, columns, 0),
-        Lines(column_block, _where(column_block < own, own), column, first_row, rows, 0),
+        Lines(row_block, own, row, first_column, columns, 0),
+        Lines(column_block, own, column, first_row, rows, 0),
     )
 
 
@@ -118,9 +118,9 @@ def _packed_lines(extent: Extent, block: int, own: Tensor) -> tuple[Lines, Lines
         at = line - begin[side][sequence]
         lines = torch.where(count > 0, (start + count - 1).clamp(min=0) // block - first[side] + 1, 0)
         number = at + first[side][sequence]
-        exists = (at >= 0) & (at < lines[sequence]) & (number < own[sequence])
+        exists = (at >= 0) & (at < lines[sequence])
         of_other = first[1 - side][sequence], bits[1 - side], begin[1 - side][sequence]
-        found.append(Lines(number, _where(exists, own[sequence]), at, *of_other))
+        found.append(Lines(number, torch.where(exists, own[sequence], 0), at, *of_other))
     return found[0], found[1]
 
 
@@ -146,7 +146,3 @@ def _origin(start: Tensor | int, block: int) -> Tensor | int:
 def _most_blocks(count: int, block: int) -> int:
     """Blocks that `count` positions lie in at most, wherever they start."""
     return 0 if count == 0 else (count + 2 * block - 2) // block
-
-
-def _where(exists: Tensor, own: Tensor | int) -> Tensor:
-    return torch.where(exists, own, 0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .base import Extent, Grid, Pattern, Rows
-from .bits import pack_bits, pack_both, shapes_of_bits, words
+from .bits import pack_grid, shapes_of_bits, unexpanded
 from .checks import check_block, check_broadcast, check_device, check_number, check_tensor, four, shape_of, together
 from .csr import check_csr, mask_of_csr
 from .flex import dense_blocks
@@ -99,13 +99,7 @@ class BlockMask(Pattern):
     def tensors(self, extent: Extent) -> list[Tensor]:
         self.fit(extent)
         mask = four(self.mask)
-        mask = mask.expand(-1, -1, *self.blocks(extent.queries, extent.keys))
-        if extent.backward:
-            return [*pack_both(mask)]
-        # The forward does not read the transpose, and "every row may see it" is a right answer for every column.
-        by_row = pack_bits(mask)
-        rows, columns = mask.shape[2:]
-        return [by_row, by_row.new_full((1, 1, columns, words(rows)), -1)]
+        return pack_grid(unexpanded(mask), *self.blocks(extent.queries, extent.keys), extent.backward)
 
     def keep(self, grid: Grid) -> Tensor:
         lines = [

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from .base import Extent, Grid, Pattern, Rows
+from .bits import pack_grid, unexpanded
 from .checks import check_broadcast, check_device, check_number, check_tensor, four, shape_of, together
 from .csr import Entries, check_csr, dense, entries
-from .tiles import shapes_of_tiles, tiles_of_entries, tiles_of_mask, visited
+from .tiles import EMPTY, shapes_of_tiles, tiles_of_entries, tiles_of_mask
 
 
 class Csr(NamedTuple):
@@ -90,16 +91,18 @@ class ElementMask(Pattern):
         check_broadcast(names, self._lead(), (extent.batch, extent.heads), "(batch, heads)")
 
     def shapes(self, extent: Extent) -> list[tuple[int, ...]]:
-        entries = None if self.csr is None else self.csr.col.numel()
-        return shapes_of_tiles(self._lead(), extent.queries, extent.keys, entries, extent.backward)
+        sizes, entries = (
+            (self.mask.shape[-2:], None) if self.csr is None else ((extent.queries, extent.keys), self.csr.col.numel())
+        )
+        return shapes_of_tiles(self._lead(), extent.queries, extent.keys, sizes, entries, extent.backward)
 
     def tensors(self, extent: Extent) -> list[Tensor]:
         self.fit(extent)
         if self.csr is None:
-            index, words = tiles_of_mask(four(self.mask).expand(-1, -1, extent.queries, extent.keys))
+            index, words = tiles_of_mask(unexpanded(four(self.mask)), extent.queries, extent.keys)
         else:
             index, words = tiles_of_entries(self.csr.entries(), extent.queries, extent.keys)
-        return [*visited(index, extent.backward), index, words]
+        return [*pack_grid(index != EMPTY, *index.shape[2:], extent.backward), index, words]
 
     def keep(self, grid: Grid) -> Tensor:
         if self.csr is not None:

@@ -39,7 +39,8 @@ class IndexCausal(Pattern):
         for name, index in (("q_idx", self.q_idx), ("k_idx", self.k_idx)):
             check_tensor(name, index, 1, 3, "(batch, heads, length)")
             if index.dtype not in _NARROW and index.dtype not in _WIDE:
-                raise TypeError(f"{name}: expected an integer dtype of up to 64 bits with a sign, got {index.dtype}")
+                allowed = "an integer dtype that int64 holds" if index.dtype is torch.uint64 else "an integer dtype"
+                raise TypeError(f"{name}: expected {allowed}, got {index.dtype}")
         check_device("k_idx", self.k_idx, self.q_idx.device)
 
     def __repr__(self) -> str:

@@ -6,22 +6,35 @@ import torch
 from torch import Tensor
 
 from .._values import checkable
-from .bits import pack_bits, pack_both, shapes_of_bits, words
+from .bits import pack_bits, pack_lines, shapes_of_bits
 from .csr import Entries
 
 TILE = 64
-_EMPTY, _FULL = -1, -2
+EMPTY, _FULL = -1, -2
 
 
-def tiles_of_mask(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """(index, words) of a bool mask (B, H, Nq, Nk).
+def tiles_of_mask(mask: Tensor, Nq: int, Nk: int) -> tuple[Tensor, Tensor]:
+    """(index, words) of a bool mask that broadcasts to (B, H, Nq, Nk), along the last two dimensions.
 
     index: (B, H, tile rows, tile columns) int32, -1 where nothing is kept, -2 where all is, else the number of a
     partial tile. words: (partial tiles, 64, 2) int32, the bits of its rows. Where counting the partial tiles would wait
     for a device, every tile has a number.
     """
-    Nq, Nk = mask.shape[-2:]
-    lines = _whole_tiles(pack_bits(mask), Nq, Nk)
+    # What is the same for all rows, or columns, is in the tiles of one row, or column, of them.
+    rows, columns = (
+        TILE if size == 1 and wanted > 1 else wanted for size, wanted in zip(mask.shape[2:], (Nq, Nk), strict=True)
+    )
+    index, partial = _tiles_of_mask(mask, rows, columns)
+    return index.expand(-1, -1, _tiles(Nq), _tiles(Nk)).contiguous(), partial
+
+
+def _tiles(size: int) -> int:
+    """Tiles that so many rows or columns lie in."""
+    return (size + TILE - 1) // TILE
+
+
+def _tiles_of_mask(mask: Tensor, Nq: int, Nk: int) -> tuple[Tensor, Tensor]:
+    lines = _whole_tiles(pack_lines(mask, Nq, Nk), Nq, Nk)
     columns = _whole_tiles(pack_bits(mask.new_ones(1, 1, 1, Nk)), 1, Nk)[..., :1, :]
     inside = torch.arange(Nq + -Nq % TILE, device=mask.device).view(-1, 1, TILE, 1) < Nq
     full = (lines == torch.where(inside, columns, 0)).all(-1).all(-1)
@@ -60,23 +73,17 @@ def tiles_of_entries(found: Entries, Nq: int, Nk: int) -> tuple[Tensor, Tensor]:
     return _index(partial, full, number.view(shape)), lines[: bound * TILE * 2].view(bound, TILE, 2)
 
 
-def shapes_of_tiles(lead, Nq: int, Nk: int, entries: int | None, backward: bool) -> list[tuple[int, ...]]:
-    """Shapes of visited(), index and words where nobody counts the partial tiles; entries: those of sparse rows."""
-    rows, columns = (Nq + TILE - 1) // TILE, (Nk + TILE - 1) // TILE
-    total = lead[0] * lead[1] * rows * columns
-    partial = total if entries is None else torch.sym_min(entries, total)
+def shapes_of_tiles(lead, Nq: int, Nk: int, sizes: tuple[int, int], entries: int | None, backward: bool) -> list:
+    """Shapes of the tiles' bits, index and words where nobody counts the partial tiles.
+
+    sizes: the rows and columns that a mask has, 1 where it repeats one. entries: those of sparse rows.
+    """
+    rows, columns = _tiles(Nq), _tiles(Nk)
+    repeated = [1 if size == 1 else tiles for size, tiles in zip(sizes, (rows, columns), strict=True)]
+    partial = lead[0] * lead[1] * repeated[0] * repeated[1]
+    if entries is not None:
+        partial = torch.sym_min(entries, partial)
     return [*shapes_of_bits(lead, rows, columns, backward), (*lead, rows, columns), (partial, TILE, 2)]
-
-
-def visited(index: Tensor, backward: bool) -> list[Tensor]:
-    """Bits of the tiles that keep something, by tile row and by tile column."""
-    kept = index != _EMPTY
-    if backward:
-        return [*pack_both(kept)]
-    # The forward does not read the transpose, and "every row may see it" is a right answer for every column.
-    by_row = pack_bits(kept)
-    rows, columns = kept.shape[2:]
-    return [by_row, by_row.new_full((1, 1, columns, words(rows)), -1)]
 
 
 def _whole_tiles(lines: Tensor, Nq: int, Nk: int) -> Tensor:
@@ -87,4 +94,4 @@ def _whole_tiles(lines: Tensor, Nq: int, Nk: int) -> Tensor:
 
 
 def _index(partial: Tensor, full: Tensor, number: Tensor) -> Tensor:
-    return torch.where(partial, number, torch.where(full, _FULL, _EMPTY)).to(torch.int32)
+    return torch.where(partial, number, torch.where(full, _FULL, EMPTY)).to(torch.int32)
