@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _checks, ops
+from ._dtypes import cast
 from ._statistics import marked
 from .normalizers import EncodedNormalizer, Normalizer, Softmax, as_normalizer
 from .ops import Problem
@@ -36,7 +37,8 @@ def attention(
     """out = P v, where P are the weights that `normalizer` makes of the scores scale * q.k that `pattern` keeps.
 
     q: (B, Hq, Nq, D). k, v: (B, Hkv, Nk, D); query head h reads head h // (Hq / Hkv). float16, bfloat16 or float32, on
-        the CPU float64 too; any strides with a unit last one. Under autocast they are cast as SDPA's are.
+        the CPU float64 too; any strides with a unit last one. One dtype; under autocast all but float64 are
+        cast to its dtype, as SDPA's are.
     pattern: of splash_attention.patterns, a result of prepare(), or "full", "causal".
     normalizer: of splash_attention.normalizers, or "softmax", or a number alpha for Entmax(alpha).
     scale: 1 / sqrt(D) by default.
@@ -194,12 +196,13 @@ def _deterministic(wish: bool | None) -> bool:
 def prepare(pattern: Pattern | str, q: Tensor, k: Tensor, backward: bool = True, k_start: int = 0) -> Prepared:
     """The pattern with its metadata for tensors like q and k built once; it goes wherever a pattern goes.
 
-    q: (B, Hq, Nq, D), k: (B, Hkv, Nk, D), of which only shapes and device matter. backward: also build what the
-    backward reads; ValueError later where it was left out and a gradient is asked for. k_start: position of the first
-    key. Built on the device, without synchronisation. Later changes of a mask's values are not seen.
+    q: (B, Hq, Nq, D), k: (B, Hkv, Nk, D), as attention() takes them; only their shapes and device matter. backward:
+    also build what the backward reads; ValueError later where it was left out and a gradient is asked for. k_start:
+    position of the first key. Built on the device, without synchronisation. Later changes of a mask's values are not
+    seen.
     """
     pattern = as_pattern(pattern)
-    _checks.check_inputs(q, k, k)
+    _checks.check_queries_and_keys(q, k)
     _checks.check_positions(0, k.shape[2], 0, k_start)
     extent = Extent(*q.shape[:3], k.shape[2], q.device, k_start=k_start, backward=backward)
     return Prepared(pattern, pattern.encode(extent), extent)
@@ -209,7 +212,8 @@ def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, T
     """Softmax attention over the union of two disjoint sets of keys, from the results over each.
 
     o1, o2: (..., D) outputs, one shape and dtype. lse1, lse2: (...) natural log-sum-exps, -inf in a row without keys.
-    Returns (out, lse) of the same shapes and dtypes, as often differentiable in all four as wanted, in every mode.
+    Returns (out, lse) of the same shapes and dtypes, differentiable in all four any number of times and in every mode.
+    Under autocast o1 and o2 may have several dtypes, and are cast as attention() casts its inputs.
 
     Only Softmax() merges, Entmax(1) included. A statistic that attention() or attention_varlen() returned for another
     normalizer is refused, and so are views of it: entmax has a threshold in its place, TopK chooses among all keys,
@@ -219,6 +223,7 @@ def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, T
     Raises ValueError (shapes or devices that differ, a statistic that does not merge) and TypeError (dtypes).
     """
     _checks.check_parts(o1, lse1, o2, lse2)
+    o1, o2 = cast(o1), cast(o2)
     larger = torch.maximum(lse1, lse2).detach()
     empty = larger == -torch.inf
     shift = larger.masked_fill(empty, 0)
