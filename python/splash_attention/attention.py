@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _checks, ops
-from ._dtypes import cast
+from ._dtypes import autocast_dtype, cast
 from ._statistics import marked
 from .normalizers import EncodedNormalizer, Normalizer, Softmax, as_normalizer
 from .ops import Problem
@@ -223,7 +223,8 @@ def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, T
     Raises ValueError (shapes or devices that differ, a statistic that does not merge) and TypeError (dtypes).
     """
     _checks.check_parts(o1, lse1, o2, lse2)
-    o1, o2 = cast(o1), cast(o2)
+    if autocast_dtype(o1.device) is not None:
+        o1, o2 = cast(o1), cast(o2)
     larger = torch.maximum(lse1, lse2).detach()
     empty = larger == -torch.inf
     shift = larger.masked_fill(empty, 0)
