@@ -448,6 +448,12 @@ def test_gradcheck_of_batched_gradients(normalizer):
     assert torch.autograd.gradcheck(function, inputs, check_batched_grad=True)
 
 
+@pytest.mark.parametrize("alpha", [1, 1.5, 1.3])
+def test_second_derivatives_of_the_reference(alpha):
+    inputs = [t[:1, :, :5].clone().requires_grad_() for t in (Q, K, V)]
+    assert torch.autograd.gradgradcheck(lambda *t: reference_attention(*t, "causal", alpha), inputs)
+
+
 @pytest.mark.parametrize("inner", [torch.no_grad, torch.inference_mode])
 def test_no_gradient_inside_a_transform(inner):
     """What a function computes without gradients is a constant, at every level."""

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ._dtypes import check_one_dtype
 from ._statistics import kind_of
 from ._values import checkable
 
@@ -35,46 +36,73 @@ def left_to_operator(q: Tensor, k: Tensor, v: Tensor, dims: int = 4) -> bool:
 
 def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
     """q (B, Hq, Nq, D), k and v (B, Hkv, Nk, D): types, dtypes, devices, shapes, strides."""
+    _check_dense(q=q, k=k, v=v)
+
+
+def check_queries_and_keys(q: Tensor, k: Tensor) -> None:
+    """What check_inputs says of q and k alone."""
+    _check_dense(q=q, k=k)
+
+
+def check_packed(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """q (Tq, Hq, D), k and v (Tk, Hkv, D): what check_inputs says."""
+    _check_tensors(("tokens", "heads", "head_dim"), q=q, k=k, v=v)
     for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if tensor.shape[0] > MAX_POSITION:
+            raise ValueError(f"{name}: expected at most 2**29 tokens, got {tensor.shape[0]}")
+    if k.shape[2] != q.shape[2]:
+        raise ValueError(
+            f"k: expected shape (tokens, kv_heads, {q.shape[2]}) to go with q {_shape(q)}, got {_shape(k)}"
+        )
+    _check_heads(q=q, k=k, v=v)
+
+
+def _check_dense(q: Tensor, k: Tensor, **v: Tensor) -> None:
+    _check_tensors(("batch", "heads", "length", "head_dim"), q=q, k=k, **v)
+    batch, _, _, dim = q.shape
+    if k.shape[0] != batch or k.shape[3] != dim:
+        raise ValueError(
+            f"k: expected shape ({batch}, kv_heads, keys, {dim}) to go with q {_shape(q)}, got {_shape(k)}"
+        )
+    _check_heads(q=q, k=k, **v)
+
+
+def _check_tensors(axes: tuple[str, ...], q: Tensor, **others: Tensor) -> None:
+    for name, tensor in {"q": q, **others}.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
         if tensor.dtype not in _FLOATS:
             raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {tensor.dtype}")
         if tensor.layout is not torch.strided:
             raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
-        if tensor.dim() != 4:
-            raise ValueError(
-                f"{name}: expected 4 dimensions (batch, heads, length, head_dim), got shape {_shape(tensor)}"
-            )
+        if tensor.dim() != len(axes):
+            raise ValueError(f"{name}: expected {len(axes)} dimensions ({', '.join(axes)}), got shape {_shape(tensor)}")
         if tensor.device != q.device:
             raise ValueError(f"{name}: expected q's device {q.device}, got {tensor.device}")
-    if not (q.dtype == k.dtype == v.dtype) and not torch.is_autocast_enabled(q.device.type):
-        raise TypeError(f"q, k, v: expected one dtype, got {q.dtype}, {k.dtype} and {v.dtype}")
+    check_one_dtype(q=q, **others)
 
-    batch, heads, _, dim = q.shape
-    if k.shape[0] != batch or k.shape[3] != dim:
-        raise ValueError(
-            f"k: expected shape ({batch}, kv_heads, keys, {dim}) to go with q {_shape(q)}, got {_shape(k)}"
-        )
-    if v.shape != k.shape:
-        if v.shape[:3] == k.shape[:3]:
-            raise ValueError(f"v: a head dimension other than k's is not supported: expected {dim}, got {v.shape[3]}")
+
+def _check_heads(q: Tensor, k: Tensor, v: Tensor | None = None) -> None:
+    """The head dimension, the numbers of heads, what v shares with k, and strides."""
+    heads, kv_heads, dim = q.shape[1], k.shape[1], q.shape[-1]
+    if v is not None and v.shape != k.shape:
+        if v.shape[:-1] == k.shape[:-1]:
+            raise ValueError(f"v: a head dimension other than k's is not supported: expected {dim}, got {v.shape[-1]}")
         raise ValueError(f"v: expected k's shape {_shape(k)}, got {_shape(v)}")
     if dim < 1 or (q.is_cuda and (dim % 8 or dim > MAX_CUDA_HEAD_DIM)):
         allowed = f"a multiple of 8 up to {MAX_CUDA_HEAD_DIM} on CUDA" if q.is_cuda else "at least 1"
         raise ValueError(f"q: expected a head dimension (the last one) of {allowed}, got {dim}")
-    kv_heads = k.shape[1]
     if heads < 1 or kv_heads < 1 or heads % kv_heads:
         raise ValueError(f"q: expected a number of heads that is a multiple of k's, got {heads} and {kv_heads}")
     for name, tensor in (("q", q), ("k", k), ("v", v)):
-        if tensor.stride(3) != 1 and dim > 1 and tensor.numel() > 0:
+        if tensor is not None and tensor.stride(-1) != 1 and dim > 1 and tensor.numel() > 0:
             raise ValueError(
-                f"{name}: expected stride 1 in the last dimension, got {tensor.stride(3)}; pass {name}.contiguous()"
+                f"{name}: expected stride 1 in the last dimension, got {tensor.stride(-1)}; pass {name}.contiguous()"
             )
 
 
 def check_parts(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> None:
-    """Outputs (..., D) of one shape and dtype, and their statistics (...), all on one device."""
+    """Outputs (..., D) of one shape, and their statistics (...), all on one device."""
     for name, tensor in (("o1", o1), ("lse1", lse1), ("o2", o2), ("lse2", lse2)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
@@ -87,7 +115,7 @@ def check_parts(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> None:
     if o1.shape != o2.shape:
         raise ValueError(f"o2: expected o1's shape {_shape(o1)}, got {_shape(o2)}")
     if o1.dtype != o2.dtype:
-        raise TypeError(f"o2: expected o1's dtype {o1.dtype}, got {o2.dtype}")
+        check_one_dtype(o1=o1, o2=o2)
     for name, lse in (("lse1", lse1), ("lse2", lse2)):
         if lse.shape != o1.shape[:-1]:
             raise ValueError(f"{name}: expected shape {tuple(o1.shape[:-1])}, got {_shape(lse)}")
@@ -97,18 +125,6 @@ def check_parts(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> None:
                 f"{name}: expected the log-sum-exp of Softmax() without sink_logit, got the statistic of {kind}, "
                 "whose results do not merge"
             )
-
-
-def check_packed(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """q (Tq, Hq, D), k and v (Tk, Hkv, D): what check_inputs says of them as (1, H, T, D)."""
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-        if tensor.dim() != 3:
-            raise ValueError(f"{name}: expected 3 dimensions (tokens, heads, head_dim), got shape {_shape(tensor)}")
-        if tensor.shape[0] > MAX_POSITION:
-            raise ValueError(f"{name}: expected at most 2**29 tokens, got {tensor.shape[0]}")
-    check_inputs(*(tensor.transpose(0, 1)[None] for tensor in (q, k, v)))
 
 
 def check_cu_seqlens(side: str, ends: Tensor, longest: int, q: Tensor, tokens: int, validate: bool) -> Tensor:

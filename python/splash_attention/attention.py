@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _checks, ops
+from ._dtypes import autocast_dtype, cast
 from ._statistics import marked
 from .normalizers import EncodedNormalizer, Normalizer, Softmax, as_normalizer
 from .ops import Problem
@@ -37,7 +38,7 @@ def attention(
 
     q: (B, Hq, Nq, D). k, v: (B, Hkv, Nk, D); query head h reads head h // (Hq / Hkv). float16, bfloat16 or float32, on
         the CPU float64 too; any strides with a unit last one, 0 too (on CUDA a tensor whose rows are expanded is
-        copied). Under autocast they are cast as SDPA's are.
+        copied). One dtype; under autocast all but float64 are cast to its dtype, as SDPA's are.
     pattern: of splash_attention.patterns, a result of prepare(), or "full", "causal".
     normalizer: of splash_attention.normalizers, or "softmax", or a number alpha for Entmax(alpha).
     scale: 1 / sqrt(D) by default.
@@ -58,7 +59,8 @@ def attention(
     gradients that arrive at it, NaN and inf too, end there.
 
     Raises ValueError (shapes, ranges, senseless combinations), TypeError (dtypes) and NoKernelError (nothing compiled
-    for it). Softmax: Dao et al. 2022; entmax: Peters, Niculae & Martins 2019.
+    for it; second derivatives, and derivatives in forward mode). Softmax: Dao et al. 2022; entmax: Peters, Niculae &
+    Martins 2019.
     """
     pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
     options = (
@@ -206,14 +208,14 @@ def prepare(
 ) -> Prepared:
     """The pattern with its metadata for tensors like q and k built once; it goes wherever a pattern goes.
 
-    q: (B, Hq, Nq, D), k: (B, Hkv, Nk, D), of which only shapes and device matter. backward: also build what the
-    backward reads; ValueError later where it was left out and a gradient is asked for. q_start, k_start: positions of
+    q: (B, Hq, Nq, D), k: (B, Hkv, Nk, D), as attention() takes them; only their shapes and device matter.
+    backward: also build what the backward reads; ValueError later where it was left out and a gradient is asked for. q_start, k_start: positions of
     the first query and the first key, as in attention(). Built on the device, without synchronisation. Later changes of
     a mask's values are not seen. What BigBird and Longformer of single tokens build depends on q_start, lengths and
     kv_lengths, too: a call with others than here builds its own.
     """
     pattern = as_pattern(pattern)
-    _checks.check_inputs(q, k, k)
+    _checks.check_queries_and_keys(q, k)
     q_start = _checks.check_positions(q.shape[2], k.shape[2], q_start, k_start)
     extent = Extent(*q.shape[:3], k.shape[2], q.device, k_start=k_start, backward=backward, q_start=q_start)
     return Prepared(pattern, pattern.encode(extent), extent)
@@ -223,8 +225,9 @@ def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, T
     """Softmax attention over the union of two disjoint sets of keys, from the results over each.
 
     o1, o2: (..., D) outputs, one shape and dtype. lse1, lse2: (...) natural log-sum-exps, -inf in a row without keys.
-    Returns (out, lse) of the same shapes and dtypes, as often differentiable in all four as wanted, in every mode.
-    A row that is empty in both is 0 and passes no gradient on.
+    Returns (out, lse) of the same shapes and dtypes, differentiable in all four any number of times and in every mode.
+    A row that is empty in both is 0 and passes no gradient on. Under autocast o1 and o2 may have several dtypes, and
+    are cast as attention() casts its inputs.
 
     Only Softmax() merges, Entmax(1) included. A statistic that attention() or attention_varlen() returned for another
     normalizer is refused, and so are views of it: entmax has a threshold in its place, TopK chooses among all keys,
@@ -234,6 +237,8 @@ def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, T
     Raises ValueError (shapes or devices that differ, a statistic that does not merge) and TypeError (dtypes).
     """
     _checks.check_parts(o1, lse1, o2, lse2)
+    if autocast_dtype(o1.device) is not None:
+        o1, o2 = cast(o1), cast(o2)
     larger = torch.maximum(lse1, lse2).detach()
     empty = larger == -torch.inf
     shift = larger.masked_fill(empty, 0)

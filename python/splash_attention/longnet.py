@@ -47,7 +47,7 @@ def longnet_attention(
     A group of query heads that is neither a multiple nor a divisor of r gathers its keys and values, too.
 
     Raises ValueError (shapes, ranges), TypeError (dtypes) and NoKernelError (nothing compiled for it; second
-    derivatives).
+    derivatives, and derivatives in forward mode).
     Source: Ding et al. 2023, LongNet (arXiv:2307.02486).
     """
     segments = _check_segments(segments)

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from ._autograd import Function, as_kernel, forward_mode_on, primal
+from ._dtypes import autocast_dtype
 from ._errors import translate
 from ._vmap import batching_rule
 
-_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_HALF = (torch.float16, torch.bfloat16)
+_FLOATING = (*_HALF, torch.float32, torch.float64)
 _forward = torch.ops.splash.entmax_forward.default
 _backward = torch.ops.splash.entmax_backward.default
 _library = torch.library.Library("splash", "IMPL")
@@ -30,8 +32,9 @@ def entmax(x: Tensor, alpha: float = 1.5, dim: int = -1) -> Tensor:
         The weights: contiguous, with the shape, dtype and device of x. An entry of -inf has weight 0, and a row of
         nothing but -inf has weights 0 (NaN with alpha 1, as in Torch). A NaN or +inf makes its whole row NaN.
 
-    Under autocast the result is float32, as that of `torch.softmax` on CUDA. The gradient is that of the paper, with
-    u = p^(2 - alpha) on the support: u (g - sum(u g) / sum(u)); it can be differentiated again.
+    Under autocast the result is float32 (float64 for float64), as that of `torch.softmax` on CUDA. The gradient is that
+    of the paper, with u = p^(2 - alpha) on the support: u (g - sum(u g) / sum(u)). It can be differentiated again, and
+    there are derivatives in forward mode.
 
     Raises:
         ValueError: alpha or dim is out of range.
@@ -44,7 +47,8 @@ def entmax(x: Tensor, alpha: float = 1.5, dim: int = -1) -> Tensor:
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
         raise TypeError(f"alpha is {alpha!r}; expected a number: 1, or from 1.01 to 2")
     if alpha == 1:
-        return torch.softmax(x, dim)
+        lower = autocast_dtype(x.device) is not None and x.dtype in _HALF
+        return torch.softmax(x, dim, dtype=torch.float32 if lower else None)
     if not 1.01 <= alpha <= 2:
         raise ValueError(f"alpha is {alpha}; expected 1, or a number from 1.01 to 2")
     try:

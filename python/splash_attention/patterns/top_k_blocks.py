@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
 from .._checks import check_lengths, check_positions
+from .._dtypes import autocast_dtype, cast, check_one_dtype
 from .band import Causal
 from .base import Pattern
 from .block_mask import BlockMask
@@ -29,7 +32,8 @@ def top_k_blocks(
 ) -> Pattern:
     """Each query block keeps the `top` key blocks with the best mean-pooled scores, its own block always among them.
 
-    q: (B, Hq, Nq, D), k: (B, Hkv, Nk, D); no gradient flows through the choice. block: b or (bm, bn), multiples of 16.
+    q: (B, Hq, Nq, D), k: (B, Hkv, Nk, D), of one dtype (autocast as in attention()); no gradient flows through the
+    choice. block: b or (bm, bn), multiples of 16.
     The score of two blocks is the mean of its queries times the mean of its keys, in float32 at least; equal scores go
     to the earlier block. Own blocks are those in which the positions of the block's queries lie: exactly one where
     positions and blocks align, else up to bm / bn + 1; all of them are kept and count among the `top`. Blocks after
@@ -48,7 +52,9 @@ def top_k_blocks(
     _check_inputs(q, k)
     check_positions(q.shape[2], k.shape[2], q_start, k_start, kv_lengths is not None)
     lengths, kv_lengths = check_lengths(lengths, kv_lengths, q, k.shape[2], q_start, k_start, False)
-    mask = _chosen_blocks(q.detach(), k.detach(), lengths, kv_lengths, *pair, top, share_group, q_start, k_start)
+    mask = _chosen_blocks(
+        cast(q.detach()), cast(k.detach()), lengths, kv_lengths, *pair, top, share_group, q_start, k_start
+    )
     return BlockMask(mask, pair) & Causal() if causal else BlockMask(mask, pair)
 
 
@@ -71,7 +77,9 @@ def _chosen_blocks(q, k, lengths, kv_lengths, rows, columns, top, share_group, q
     pooled_q = _pool(q, rows, queries).unflatten(1, (kv_heads, heads // kv_heads))
     if share_group:
         pooled_q = pooled_q.sum(2, keepdim=True)
-    scores = (pooled_q @ _pool(k, columns, keys).unsqueeze(2).transpose(-1, -2)).flatten(1, 2)
+    pooled_k = _pool(k, columns, keys).unsqueeze(2).transpose(-1, -2)
+    with torch.autocast(q.device.type, enabled=False) if autocast_dtype(q.device) else nullcontext():
+        scores = (pooled_q @ pooled_k).flatten(1, 2)
     own, earlier = _own_blocks(Nq, Nk, rows, columns, offset, queries, q.device)
     scores = scores.nan_to_num(-torch.inf, torch.inf, -torch.inf).masked_fill(~earlier, -torch.inf)
     mask = own | _best(scores, earlier, top - own.sum(-1, keepdim=True), torch.sym_min(top, scores.shape[-1]))
@@ -83,9 +91,8 @@ def _check_inputs(q: Tensor, k: Tensor) -> None:
         check_tensor(name, tensor, 4, 4, "(batch, heads, length, head_dim)")
         if not tensor.is_floating_point():
             raise TypeError(f"{name}: expected a floating dtype, got {tensor.dtype}")
-    if q.dtype != k.dtype:
-        raise TypeError(f"k: expected q's dtype {q.dtype}, got {k.dtype}")
     check_device("k", k, q.device)
+    check_one_dtype(q=q, k=k)
     batch, heads, _, dim = q.shape
     if k.shape[0] != batch or k.shape[3] != dim or k.shape[1] < 1 or heads % k.shape[1]:
         raise ValueError(

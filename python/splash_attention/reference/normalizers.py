@@ -99,14 +99,16 @@ class _Entmax(torch.autograd.Function):
             slope = beta * _power(base, beta - 1).sum(-1, keepdim=True)
             tau = tau + torch.where(slope > 0, (_power(base, beta).sum(-1, keepdim=True) - 1) / slope, 0)
         base = (x - tau).clamp(min=0).masked_fill(~kept, 0)
-        ctx.save_for_backward(base)
+        weights = _power(base, beta)
+        ctx.save_for_backward(weights)
         ctx.alpha = alpha
-        return _power(base, beta), (top + tau).masked_fill(empty, torch.inf)[..., 0]
+        return weights, (top + tau).masked_fill(empty, torch.inf)[..., 0]
 
     @staticmethod
     def backward(ctx, grad_weights, grad_tau):
-        (base,) = ctx.saved_tensors
-        u = _power(base, (2 - ctx.alpha) / (ctx.alpha - 1))
+        (weights,) = ctx.saved_tensors
+        none = weights == 0
+        u = torch.where(none, 0, weights.masked_fill(none, 1) ** (2 - ctx.alpha))
         total = u.sum(-1, keepdim=True)
         total = total.masked_fill(total == 0, 1)
         grad_weights = grad_weights.masked_fill(u == 0, 0)
