@@ -138,7 +138,8 @@ Fault check_place(const char* name, const char* what, int64_t first, int64_t cou
 
 /// The sequences of packed tokens have the positions of the longest one, and not of all tokens.
 int64_t longest(const TensorView& view, const int32_t* ends, int64_t of_sequence) {
-  return ends && of_sequence < view.shape[2] ? of_sequence : view.shape[2];
+  if (!ends || of_sequence > view.shape[2]) return view.shape[2];
+  return of_sequence < 0 ? 0 : of_sequence;
 }
 
 Fault check_positions(const AttentionInputs& in) {
