@@ -16,7 +16,6 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from splash_attention.__main__ import app
 from splash_attention.bench import catalogue, check, host, limits, memory, problems, report, sweeps, tables
 from splash_attention.bench.case import Case
 from splash_attention.bench.choices import NORMALIZERS, Choice
@@ -27,6 +26,7 @@ from splash_attention.bench.peers import PEERS, flex, flex_masks
 from splash_attention.bench.peers.dense import TorchDense
 from splash_attention.bench.peers.splash import Splash
 from splash_attention.bench.problems import Problem, Sizes
+from splash_attention.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")

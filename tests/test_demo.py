@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 import splash_attention as sa
 from splash_attention import _library
-from splash_attention.__main__ import app
 from splash_attention.bench.case import Case
 from splash_attention.bench.choices import NORMALIZERS
 from splash_attention.bench.longnet import LongNet
 from splash_attention.bench.packed import Packed
+from splash_attention.cli import app
 from splash_attention.demo import cuda, main, maps, survey, survey_table, variants
 
 ROOT = Path(__file__).resolve().parent.parent

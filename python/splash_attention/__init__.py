@@ -3,6 +3,7 @@
 from . import _library
 
 _library.load()
+__version__ = _library.build_info()["version"]
 
 from . import _vmap, ops  # noqa: E402, F401
 from ._errors import NoKernelError  # noqa: E402

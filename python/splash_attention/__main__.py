@@ -1,55 +1,50 @@
-"""The command line: `python -m splash_attention info`, `demo` and `bench`."""
+"""`python -m splash_attention info`, `demo` and `bench`.
+
+`info` needs nothing but Torch. What the others need beside it is the extra `demo`.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+import sys
 
-import typer
-from rich.console import Console
+EXTRA = {"matplotlib", "rich", "typer"}  # what the extra `demo` of pyproject.toml brings
+USAGE = """usage: python -m splash_attention COMMAND
 
-from .bench.commands import app as bench
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="splash: block-sparse and entmax attention.")
-
-app.add_typer(bench, name="bench")
+  info   Show version, build, devices and the compiled instances.
+  demo   Train a small transformer on splash, and try every pattern and normalizer.
+  bench  Time splash and its peers.
+"""
 
 
-@app.command()
-def info() -> None:
-    """Show version, build, devices and the compiled instances."""
-    from .info import show
-
-    show(Console())
-
-
-@app.command()
-def demo(
-    text: Annotated[Path | None, typer.Option(help="Text to train on. Default: files of Python's library.")] = None,
-    steps: Annotated[
-        int, typer.Option(min=1, help="Training steps of each model. The tolerance is meant for some hundreds.")
-    ] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
-    length: Annotated[
-        int | None,
-        typer.Option(min=64, help="Positions in the table of patterns. Default: 2048 on the CPU, 8192 on a GPU."),
-    ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("splash-demo"),
-) -> None:
-    """Train a small byte-level transformer on splash beside the reference, and try every pattern and normalizer.
-
-    Exit code 1 where losses or checks deviate beyond their tolerance, 2 where the text cannot be used.
-    """
-    from .demo.main import run
-
-    console = Console()
+def main() -> int:
+    """The exit code. 2 where a package is missing that the command needs."""
     try:
-        agreed = run(text, steps, seed, length, output, console)
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
-    if not agreed:
-        raise typer.Exit(1)
+        from .cli import app
+
+        app(prog_name="python -m splash_attention")
+    except ModuleNotFoundError as missing:
+        package = (missing.name or "").partition(".")[0]
+        if package not in EXTRA:
+            raise
+        return without(package, sys.argv[1:])
+    return 0
+
+
+def without(package: str, arguments: list[str]) -> int:
+    """The command line where `package` is missing."""
+    command = arguments[0] if arguments else "--help"
+    if arguments == ["info"]:
+        from .info import show
+
+        show()
+        return 0
+    wanted = f'{package} is missing: pip install "splash-attention[demo]", or ".[demo]" in the repository, brings it'
+    if command in ("--help", "-h"):
+        print(f"{USAGE}\n`demo` and `bench` need the extra `demo` ({wanted}).")
+        return 0
+    print(f"splash: `{command}` needs the extra `demo`; {wanted}.", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":
-    app(prog_name="python -m splash_attention")
+    sys.exit(main())

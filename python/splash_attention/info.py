@@ -2,42 +2,61 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from collections.abc import Iterable
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from . import _library
 
 UNRESTRICTED = {"head_dim": 0, "block": 0}  # the value that stands for "every one" in a compiled row
 
 
-def show(console: Console) -> None:
+def show() -> None:
     """Prints version and build, devices, and the compiled instances."""
-    build = Table(title="Build", show_header=False)
-    for name, value in _library.build_info().items():
-        build.add_row(name.replace("_", " "), _text(value))
-    build.add_row("running Torch", torch.__version__)
-    console.print(build)
+    build = {name.replace("_", " "): _text(value) for name, value in _library.build_info().items()}
+    build["running Torch"] = torch.__version__
+    _print_facts("Build", build)
 
-    devices = Table(title="Devices", show_header=False)
-    devices.add_row("cpu", f"{torch.get_num_threads()} threads")
+    devices = {"cpu": f"{torch.get_num_threads()} threads"}
     for index in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_properties(index)
         memory = found.total_memory / 2**30
-        devices.add_row(f"cuda:{index}", f"{found.name}, sm_{found.major}{found.minor}, {memory:.0f} GiB")
+        devices[f"cuda:{index}"] = f"{found.name}, sm_{found.major}{found.minor}, {memory:.0f} GiB"
     if not torch.cuda.is_available():
-        devices.add_row("cuda", "none visible")
-    console.print(devices)
+        devices["cuda"] = "none visible"
+    _print_facts("Devices", devices)
 
     instances = _library.instances()
-    table = Table(title=f"Compiled instances: {len(instances)}")
-    for header in ("device", "pass", "pattern", "normalizer", "dtypes", "head dims", "blocks", "kernels"):
-        table.add_column(header)
-    for row in _grouped(instances):
-        table.add_row(*row)
-    console.print(table)
+    print(f"Compiled instances: {len(instances)}")
+    title = None
+    for (arch, direction, pattern), normalizers in _grouped(instances).items():
+        if title != (arch, direction):
+            title = arch, direction
+            print(f"\n  {arch} {direction}")
+        print(f"    {pattern}")
+        for served, names in normalizers.items():
+            _print_wrapped(f"{', '.join(names)}: {served}", 6)
+
+
+def _print_facts(title: str, facts: dict[str, str]) -> None:
+    print(title)
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        _print_wrapped(f"{name:{width}}  {value}", 2, width + 4)
+    print()
+
+
+def _print_wrapped(text: str, indent: int, further: int | None = None) -> None:
+    """Whole words, in as many lines as the terminal's width asks for."""
+    width = max(40, shutil.get_terminal_size().columns)
+    following = " " * (indent + 2 if further is None else further)
+    first = " " * indent
+    lines = textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=following, break_long_words=False, break_on_hyphens=False
+    )
+    print("\n".join(lines))
 
 
 def _text(value: object) -> str:
@@ -48,17 +67,23 @@ def _text(value: object) -> str:
     return str(value) or "none"
 
 
-def _grouped(instances: list[dict]) -> Iterable[tuple[str, ...]]:
-    """Instances that differ only in dtype, head dimension and block share a row."""
-    groups: dict[tuple[str, ...], list[dict]] = {}
+def _grouped(instances: list[dict]) -> dict[tuple[str, ...], dict[str, list[str]]]:
+    """By device, pass and pattern: what is compiled, and the normalizers that it is compiled for."""
+    members: dict[tuple[str, ...], list[dict]] = {}
     for instance in instances:
         key = tuple(instance[field] for field in ("arch", "pass", "pattern", "normalizer"))
-        groups.setdefault(key, []).append(instance)
-    for key, members in groups.items():
-        varying = (_values(members, field) for field in ("dtype", "head_dim", "block"))
-        yield (*key, *varying, str(len(members)))
+        members.setdefault(key, []).append(instance)
+    grouped: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for (*place, normalizer), rows in members.items():
+        grouped.setdefault(tuple(place), {}).setdefault(_served(rows), []).append(normalizer)
+    return grouped
 
 
-def _values(members: list[dict], field: str) -> str:
+def _served(rows: list[dict]) -> str:
+    fields = [_values(rows, field) for field in ("dtype", "head_dim", "block")]
+    return f"{fields[0]}; head dims {fields[1]}; blocks {fields[2]}"
+
+
+def _values(members: Iterable[dict], field: str) -> str:
     values = dict.fromkeys(member[field] for member in members)
     return ", ".join("any" if value == UNRESTRICTED.get(field) else str(value) for value in values)

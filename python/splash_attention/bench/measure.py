@@ -56,8 +56,15 @@ def ceilings() -> tuple[float, float]:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of --device; "auto" is the GPU where kernels for it are compiled, otherwise the CPU."""
+    """The device of --device; "auto" is the GPU where kernels for it are compiled, otherwise the CPU.
+
+    ValueError for "cuda" where there is none.
+    """
     if name != "auto":
+        if name == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                f"device: Torch {torch.__version__} sees no CUDA device here; --device cpu runs without one"
+            )
         return torch.device(name)
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
