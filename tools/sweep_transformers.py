@@ -168,10 +168,6 @@ def compare(wanted: dict[str, torch.Tensor], got: dict[str, torch.Tensor], fixed
             raise AssertionError(f"{name}: error {error:.1e} where values reach {most:.1e}")
 
 
-def agree(first: torch.Tensor, second: torch.Tensor) -> bool:
-    return torch.allclose(first, second, rtol=1e-5, atol=1e-6, equal_nan=True)
-
-
 def padded(given: dict[str, Any], names: Any, side: str) -> tuple[dict, dict, torch.Tensor]:
     """The inputs with the second sequence padded, the same with other tokens in the padding, and which are real."""
     for name in ("input_ids", "input_values", "input_features"):
@@ -203,22 +199,16 @@ def padded(given: dict[str, Any], names: Any, side: str) -> tuple[dict, dict, to
 def step(name: str, cls: type, eager: Any, splash: Any, given: dict[str, Any]) -> None:
     names = inspect.signature(eager.forward).parameters
     if name in ("forward", "right", "left"):
-        other = given
-        if name != "forward":
-            given, other, real = padded(given, names, name)
-        wanted, again = attempt(lambda: (run(eager, given), run(eager, other)))
         fixed = None
         if name == "forward":
-            if not all(agree(tensor, again[key]) for key, tensor in wanted.items()):
-                raise Unfit("eager is not deterministic")
+            wanted = attempt(lambda: run(eager, given))
         else:
+            given, other, real = padded(given, names, name)
+            wanted, again = attempt(lambda: (run(eager, given), run(eager, other)))
             fixed = {key: unchanged(tensor, again[key], real) for key, tensor in wanted.items()}
         settle(eager, lambda m: run(m, given), wanted, splash, lambda a, b: compare(a, b, fixed))
     elif name == "gradient":
         wanted = attempt(lambda: gradients(eager, given))
-        again = attempt(lambda: gradients(eager, given))
-        if not all(agree(tensor, again[key]) for key, tensor in wanted.items()):
-            raise Unfit("eager is not deterministic")
         settle(eager, lambda m: gradients(m, given), wanted, splash, compare_gradients)
     else:
         if not eager.can_generate():
@@ -297,14 +287,16 @@ def compare_gradients(wanted: dict[str, torch.Tensor], got: dict[str, torch.Tens
         second = got.get(name)
         first = torch.zeros_like(second) if first is None else first
         second = torch.zeros_like(first) if second is None else second
+        if not first.numel():
+            continue
         error = (first - second).abs().max().item()
-        bar = 1e-3 * max(first.abs().max().item(), 1e-3 * most)
+        bar = 2e-3 * first.abs().max().item() + 2e-5 * most
         if not error <= bar and not (first.isnan().any() and second.isnan().any()):
             raise AssertionError(f"gradient of {name}: error {error:.1e} where values reach {first.abs().max():.1e}")
 
 
 def generated(model: Any, given: dict[str, Any], name: str) -> dict[str, torch.Tensor]:
-    options: dict[str, Any] = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "num_beams": 1}
+    options: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "num_beams": 1}
     options |= {"disable_compile": True, "output_logits": True, "return_dict_in_generate": True}
     if "static" in name:
         options["cache_implementation"] = "static"

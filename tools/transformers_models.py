@@ -222,6 +222,10 @@ def _ids(config: PretrainedConfig, tokens: int, seed: int = 1) -> torch.Tensor:
     return ids
 
 
+def _whole(value: Any, default: int) -> int:
+    return value if isinstance(value, int) else default
+
+
 def _size(config: PretrainedConfig) -> tuple[int, int]:
     size = _first(config, "image_size", "img_size", "input_size", default=64)
     if isinstance(size, (list, tuple)):
@@ -315,8 +319,8 @@ def _all_names(config: PretrainedConfig) -> set[str]:
 
 def _hidden(config: PretrainedConfig, names: Any) -> Iterator[dict[str, Any]]:
     """Encoders of patches that a grid orders."""
-    patch, time = _first(config, "patch_size", default=16), _first(config, "temporal_patch_size", default=1)
-    channels = _first(config, "in_channels", "num_channels", "in_chans", default=3)
+    patch, time = _whole(_first(config, "patch_size"), 16), _whole(_first(config, "temporal_patch_size"), 1)
+    channels = _whole(_first(config, "in_channels", "num_channels", "in_chans"), 3)
     grid = {n: torch.tensor([[1, 4, 4], [1, 4, 8]]) for n in names if n in ("grid_thw", "image_grid_thw")}
     for width in (channels * time * patch**2, _first(config, "hidden_size", default=32)):
         yield {"hidden_states": _numbers((48, width))} | grid

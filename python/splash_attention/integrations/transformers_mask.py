@@ -133,6 +133,8 @@ class Mask:
         (batch, batch_end, _), (head, _, _), (row, row_end, _), (key, key_end, _) = spans
         if (batch, batch_end, head, key) != (0, self.shape[0], 0, 0):
             return None
+        if key_end < self.shape[3] and (self.packing is not None or self.key_packing is not None):
+            return None  # rows past the last key would lose what says whether they are padding
         return row, row_end - row, key_end
 
     def tensor(self) -> Tensor:
