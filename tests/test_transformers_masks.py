@@ -324,7 +324,6 @@ REFUSED = {
     "position_bias": {"position_bias": torch.zeros(1, 4, TOKENS, TOKENS)},
     "cache": {"cache": object()},
     "s_aux": {"s_aux": torch.zeros(4), "layer": Layer(normalizer=1.5)},
-    "sliding_window": {"is_causal": False, "sliding_window": 4},
     "attention_mask: None": {"rows": 5},
     "attention_mask: expected 4": {"mask": torch.ones(BATCH, TOKENS)},
     "attention_mask: a 4D mask": {"mask": torch.linspace(-1, 0, TOKENS).expand(BATCH, 1, TOKENS, TOKENS)},

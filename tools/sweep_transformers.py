@@ -39,8 +39,8 @@ from transformers_models import BATCH, candidates, classes, shrunk, weights
 import splash_attention
 import splash_attention.integrations.transformers
 
-MOST_PARAMETERS, MOST_BYTES = 60_000_000, 8 << 30
-SECONDS_A_STEP, SECONDS_A_MODULE = 30, 300  # of processor time
+MOST_PARAMETERS, MOST_BYTES = 70_000_000, 8 << 30
+SECONDS_A_STEP, SECONDS_A_MODULE = 8, 300  # of processor time
 TOLERANCE = 2e-4
 STEPS = ("forward", "right", "left", "gradient", "generate", "static", "uncached", "left generate", "left static")
 REASONS = r"dropout|softcap|position_bias|output_attentions|head_mask|cache|attention_mask: a 4D mask that is added"
@@ -122,11 +122,16 @@ def with_images(model: Any, given: dict[str, Any]) -> tuple[dict[str, Any], Any]
 def run(model: Any, given: dict[str, Any]) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     with torch.no_grad():
-        return tensors(model(**clone(given)))
+        return tensors(model(**clone(given, model)))
 
 
-def clone(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in given.items()}
+def clone(given: dict[str, Any], model: Any) -> dict[str, Any]:
+    """Inputs that the model may write into, in its dtype."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    copied = {name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in given.items()}
+    return {
+        name: v.to(dtype) if isinstance(v, torch.Tensor) and v.is_floating_point() else v for name, v in copied.items()
+    }
 
 
 def tensors(out: Any, name: str = "", depth: int = 0) -> dict[str, torch.Tensor]:
@@ -168,10 +173,6 @@ def compare(wanted: dict[str, torch.Tensor], got: dict[str, torch.Tensor], fixed
             raise AssertionError(f"{name}: error {error:.1e} where values reach {most:.1e}")
 
 
-def agree(first: torch.Tensor, second: torch.Tensor) -> bool:
-    return torch.allclose(first, second, rtol=1e-5, atol=1e-6, equal_nan=True)
-
-
 def padded(given: dict[str, Any], names: Any, side: str) -> tuple[dict, dict, torch.Tensor]:
     """The inputs with the second sequence padded, the same with other tokens in the padding, and which are real."""
     for name in ("input_ids", "input_values", "input_features"):
@@ -203,22 +204,16 @@ def padded(given: dict[str, Any], names: Any, side: str) -> tuple[dict, dict, to
 def step(name: str, cls: type, eager: Any, splash: Any, given: dict[str, Any]) -> None:
     names = inspect.signature(eager.forward).parameters
     if name in ("forward", "right", "left"):
-        other = given
-        if name != "forward":
-            given, other, real = padded(given, names, name)
-        wanted, again = attempt(lambda: (run(eager, given), run(eager, other)))
         fixed = None
         if name == "forward":
-            if not all(agree(tensor, again[key]) for key, tensor in wanted.items()):
-                raise Unfit("eager is not deterministic")
+            wanted = attempt(lambda: run(eager, given))
         else:
+            given, other, real = padded(given, names, name)
+            wanted, again = attempt(lambda: (run(eager, given), run(eager, other)))
             fixed = {key: unchanged(tensor, again[key], real) for key, tensor in wanted.items()}
         settle(eager, lambda m: run(m, given), wanted, splash, lambda a, b: compare(a, b, fixed))
     elif name == "gradient":
         wanted = attempt(lambda: gradients(eager, given))
-        again = attempt(lambda: gradients(eager, given))
-        if not all(agree(tensor, again[key]) for key, tensor in wanted.items()):
-            raise Unfit("eager is not deterministic")
         settle(eager, lambda m: gradients(m, given), wanted, splash, compare_gradients)
     else:
         if not eager.can_generate():
@@ -230,10 +225,17 @@ def step(name: str, cls: type, eager: Any, splash: Any, given: dict[str, Any]) -
 
 
 def settle(eager: Any, call: Any, wanted: Any, splash: Any, compare: Any) -> None:
-    """Compares; where splash differs, weights that differ by rounding must not change eager as much."""
+    """Compares; where float32 differs, float64 decides, or whether rounding of its weights changes eager as much."""
     try:
         compare(wanted, call(splash))
     except AssertionError:
+        try:
+            compare(call(eager.double()), call(splash.double()))
+            return
+        except Exception as error:  # models that want float32 say so
+            logging.debug(error)
+        finally:
+            eager.float(), splash.float()
         generator = torch.Generator().manual_seed(1)
         before = {name: p.data.clone() for name, p in eager.named_parameters()}
         for parameter in eager.parameters():
@@ -276,7 +278,7 @@ def gradients(model: Any, given: dict[str, Any]) -> dict[str, torch.Tensor]:
     model.train()
     torch.manual_seed(0)
     try:
-        out = tensors(model(**clone(given)))
+        out = tensors(model(**clone(given, model)))
     finally:
         model.eval()
     total = 0.0
@@ -297,20 +299,22 @@ def compare_gradients(wanted: dict[str, torch.Tensor], got: dict[str, torch.Tens
         second = got.get(name)
         first = torch.zeros_like(second) if first is None else first
         second = torch.zeros_like(first) if second is None else second
+        if not first.numel():
+            continue
         error = (first - second).abs().max().item()
-        bar = 1e-3 * max(first.abs().max().item(), 1e-3 * most)
+        bar = 2e-3 * first.abs().max().item() + 2e-5 * most
         if not error <= bar and not (first.isnan().any() and second.isnan().any()):
             raise AssertionError(f"gradient of {name}: error {error:.1e} where values reach {first.abs().max():.1e}")
 
 
 def generated(model: Any, given: dict[str, Any], name: str) -> dict[str, torch.Tensor]:
-    options: dict[str, Any] = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "num_beams": 1}
+    options: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "num_beams": 1}
     options |= {"disable_compile": True, "output_logits": True, "return_dict_in_generate": True}
     if "static" in name:
         options["cache_implementation"] = "static"
     if name == "uncached":
         options["use_cache"] = False
-    given = {key: value for key, value in clone(given).items() if key != "decoder_input_ids"}
+    given = {key: value for key, value in clone(given, model).items() if key != "decoder_input_ids"}
     torch.manual_seed(0)
     with torch.no_grad():
         out = model.generate(**given, **options)
@@ -409,7 +413,7 @@ def main() -> None:
         if re.search(given.classes, name):
             by_module.setdefault(module, []).append(name)
     modules = list(by_module.items())[given.shard :: given.shards]
-    firsts = [(module, sorted(names, key=_rank)[:2]) for module, names in modules]
+    firsts = [(module, sorted(names, key=_rank)[:count]) for count in (1, 2) for module, names in modules]
     for module, names in firsts + modules:
         for _ in range(len(names) + 1):  # again without a class that ended its process
             records = read(given.log)

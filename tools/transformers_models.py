@@ -24,19 +24,20 @@ _HEADS += ("linear_num_key_heads",)
 _WIDTHS = ("hidden_size", "d_model", "n_embd", "embed_dim", "dim", "hidden_dim", "intermediate_size", "ffn_dim", "d_ff")
 _WIDTHS += ("encoder_ffn_dim", "decoder_ffn_dim", "moe_intermediate_size", "mlp_dim", "n_inner", "ffn_hidden_size")
 _WIDTHS += ("embedding_size", "word_embed_proj_dim", "shared_expert_intermediate_size", "intermediate_size_mlp")
-_WIDTHS += ("encoder_hidden_size", "qformer_hidden_size", "dim_ff", "encoder_dim", "decoder_dim")
+_WIDTHS += ("encoder_hidden_size", "qformer_hidden_size", "dim_ff", "encoder_dim", "decoder_dim", "emb_dim")
 _SMALL = {"num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "n_group": 1}
 _SMALL |= {"topk_group": 1, "num_experts_per_tok": 2, "moe_k": 2, "moe_topk": 2, "num_queries": 12, "n_fft": 64}
 _SMALL |= {"max_source_positions": 24, "num_query_tokens": 4, "image_seq_length": 16, "attention_chunk_size": WINDOW}
 _SMALL |= {"sliding_window": WINDOW, "num_frames": 4, "index_topk": 8}
 _SMALL |= {"canvas_length": 8}
+_SERIES = {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2, 3], "num_time_features": 2}
+_SERIES |= {"distribution_output": "student_t", "num_parallel_samples": 2}
+_UNSET = _SERIES | {"vocab_size": 64, "topk_group": 1, "n_group": 1, "n_routed_experts": 4, "n_shared_experts": 1}
 _EXPERTS = {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}
 _ZERO = re.compile("drop")
 _TOKEN = re.compile(r"_(token_id|token_ids|token_index|id)$")
 _LAYERS = re.compile(r"^(num|n|.*_num|.*)_?(hidden_)?_?(layers?|blocks)$|^depth$|^num_.*_layers$")
 _KEPT_LAYERS = re.compile(r"feat_extract|conv|feature_layer|feature_levels|skip|select|out_|return|index|per_|adapter")
-_SERIES = {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2, 3], "num_time_features": 2}
-_SERIES |= {"distribution_output": "student_t", "num_parallel_samples": 2}
 
 
 def classes() -> Iterator[tuple[str, str]]:
@@ -60,6 +61,9 @@ def shrunk(cls: type[PreTrainedModel]) -> Iterator[PretrainedConfig]:
             config = config_class(**_overrides(default, strategy, tokens))
         except Exception:
             continue
+        for part in vars(config).values():
+            if isinstance(getattr(part, "out_hidden_size", None), int):
+                part.out_hidden_size = _text(config).hidden_size
         if getattr(_text(config), "pad_token_id", 0) is None:
             _text(config).pad_token_id = 0
         if getattr(config, "pad_token_id", 0) is None:
@@ -101,8 +105,8 @@ def _overrides(config: PretrainedConfig, strategy: str, tokens: dict[int, int]) 
         elif _ZERO.search(name) and isinstance(value, float):
             given[name] = 0.0
         elif isinstance(value, bool) or value is None:
-            if value is None and name in _SERIES:
-                given[name] = _SERIES[name]
+            if value is None and name in _UNSET:
+                given[name] = _UNSET[name]
             elif value is None and strategy == "fixed" and name in _EXPERTS:
                 given[name] = _EXPERTS[name]
         elif isinstance(value, int):
@@ -222,6 +226,10 @@ def _ids(config: PretrainedConfig, tokens: int, seed: int = 1) -> torch.Tensor:
     return ids
 
 
+def _whole(value: Any, default: int) -> int:
+    return value if isinstance(value, int) else default
+
+
 def _size(config: PretrainedConfig) -> tuple[int, int]:
     size = _first(config, "image_size", "img_size", "input_size", default=64)
     if isinstance(size, (list, tuple)):
@@ -315,8 +323,8 @@ def _all_names(config: PretrainedConfig) -> set[str]:
 
 def _hidden(config: PretrainedConfig, names: Any) -> Iterator[dict[str, Any]]:
     """Encoders of patches that a grid orders."""
-    patch, time = _first(config, "patch_size", default=16), _first(config, "temporal_patch_size", default=1)
-    channels = _first(config, "in_channels", "num_channels", "in_chans", default=3)
+    patch, time = _whole(_first(config, "patch_size"), 16), _whole(_first(config, "temporal_patch_size"), 1)
+    channels = _whole(_first(config, "in_channels", "num_channels", "in_chans"), 3)
     grid = {n: torch.tensor([[1, 4, 4], [1, 4, 8]]) for n in names if n in ("grid_thw", "image_grid_thw")}
     for width in (channels * time * patch**2, _first(config, "hidden_size", default=32)):
         yield {"hidden_states": _numbers((48, width))} | grid

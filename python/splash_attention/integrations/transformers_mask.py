@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._guards import TracingContext
 
 from ..patterns import Pattern
 
@@ -87,8 +87,12 @@ class Mask:
 
     @property
     def __class__(self) -> type:
-        """Models ask isinstance(mask, torch.Tensor) before they use it as one. torch.compile must not believe it."""
-        return Tensor if TracingContext.try_get() is None else Mask
+        """A tensor to transformers, whose models ask isinstance(mask, torch.Tensor) before they use it as one.
+
+        To torch, which needs real ones (under torch.compile, in autograd functions, in FSDP), it is none.
+        """
+        asking = sys._getframe(1).f_globals.get("__name__", "")
+        return Tensor if asking.startswith("transformers") else Mask
 
     @classmethod
     def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -133,6 +137,8 @@ class Mask:
         (batch, batch_end, _), (head, _, _), (row, row_end, _), (key, key_end, _) = spans
         if (batch, batch_end, head, key) != (0, self.shape[0], 0, 0):
             return None
+        if key_end < self.shape[3] and (self.packing is not None or self.key_packing is not None):
+            return None  # rows past the last key would lose what says whether they are padding
         return row, row_end - row, key_end
 
     def tensor(self) -> Tensor:
