@@ -5,7 +5,7 @@
 
 #include "observers.hpp"
 
-constexpr int kListSlots = 128;                     ///< records a thread and row (or a thread, where rows share records)
+constexpr int kListSlots = 128;  ///< records a thread and row (or a thread, where rows share records)
 constexpr size_t kListTile = size_t(kListSlots) * 128 * 32;  ///< bytes of 64 rows
 
 /// Raises cut by steps of Newton's from below on a quad's buckets; stays below their root by rounding.
@@ -129,12 +129,15 @@ struct Lists {
   static_assert(!kBoth || kSlots == 0);
   static_assert(kSlots % 4 == 0 && kSlots != 4);
   static constexpr int kFirst = kFirst_;
-  static constexpr const char* kName =
-      kFirst == 1 ? (kSlots ? "lists: 2 sweeps, shared" : kBoth ? "lists: 2 sweeps, both rows" : "lists: 2 sweeps")
-      : kFirst    ? (kSlots ? "lists: 1/8 first, shared" : kBoth ? "lists: 1/8 first, both rows" : "lists: 1/8 first")
-      : kSlots    ? "lists: shared"
-      : kBoth     ? "lists: both rows"
-                  : "lists: plain";
+  static constexpr const char* kName = kFirst == 1 ? (kSlots  ? "lists: 2 sweeps, shared"
+                                                      : kBoth ? "lists: 2 sweeps, both rows"
+                                                              : "lists: 2 sweeps")
+                                       : kFirst    ? (kSlots  ? "lists: 1/8 first, shared"
+                                                      : kBoth ? "lists: 1/8 first, both rows"
+                                                              : "lists: 1/8 first")
+                                       : kSlots    ? "lists: shared"
+                                       : kBoth     ? "lists: both rows"
+                                                   : "lists: plain";
   static constexpr uint32_t kSlot = 128 * 8, kPlane = kSlots * kSlot;
   static constexpr int kBytes = 3 * kPlane;
   static constexpr uint32_t kStride = kBoth ? 128 * 32 : 128 * 16, kRow = kListSlots * 128 * 16;
@@ -184,7 +187,8 @@ struct Lists {
 
   DEV void write2(uint32_t to, float a, float b, int column) {
     asm volatile(
-        "{\n.reg .b64 p;\nmov.b64 p, {%0, %1};\nst.global.v2.f32 [p], {%2, %3};\nst.global.b32 [p+8], %4;\n}\n" ::"r"(to),
+        "{\n.reg .b64 p;\nmov.b64 p, {%0, %1};\nst.global.v2.f32 [p], {%2, %3};\nst.global.b32 [p+8], %4;\n}\n" ::"r"(
+            to),
         "r"(high), "f"(a), "f"(b), "r"(column)
         : "memory");
   }
@@ -302,8 +306,8 @@ __global__ void __launch_bounds__(256) finish(const __grid_constant__ Observed o
   const int in = int(row & 63), r = in >> 3 & 1, thread = (in >> 4) * 32 + (in & 7) * 4 + q;
   const uint32_t count = o.counts[tile * 128 + thread];
   const int n = int(count >> (8 * r) & 255);
-  const uint8_t* from = o.records + tile * kListTile +
-                        (kBoth ? thread * 32 + r * 8 : thread * 16 + size_t(r) * kListSlots * 128 * 16);
+  const uint8_t* from =
+      o.records + tile * kListTile + (kBoth ? thread * 32 + r * 8 : thread * 16 + size_t(r) * kListSlots * 128 * 16);
   float cut = o.rows[row].x;
   const float width = 1 / o.factor;
   int entries = 0;

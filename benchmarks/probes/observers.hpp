@@ -213,12 +213,12 @@ struct Candidates {
   static constexpr uint32_t kSlot = 128 * 8, kPlane = kYoung * kSlot, kOldPlane = kOld * kSlot;
   static constexpr int kBytes = 3 * kPlane + 2 * kOldPlane, kLimit = 256, kFirst = 0;
   static constexpr bool kClocked = kMode == Mode::kClocked, kGiven = kMode >= Mode::kGiven;
-  static constexpr const char* kName = kGather                  ? "R1 + gather"
-                                       : kClocked               ? "R1 clocked"
-                                       : kMode == Mode::kNoEnd  ? "R1 part: no end"
-                                       : kMode == Mode::kGiven  ? "R1 part: tau given"
+  static constexpr const char* kName = kGather                       ? "R1 + gather"
+                                       : kClocked                    ? "R1 clocked"
+                                       : kMode == Mode::kNoEnd       ? "R1 part: no end"
+                                       : kMode == Mode::kGiven       ? "R1 part: tau given"
                                        : kMode == Mode::kGivenAppend ? "R1 part: tau given; appends alone"
-                                                                : "R1";
+                                                                     : "R1";
   const Observed& o;
   uint32_t lists, olds, ptr[2], solves, in_solves;
   float cut[2], width;

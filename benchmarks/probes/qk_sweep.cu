@@ -1,7 +1,7 @@
 // S = Q K^T by wgmma, K by TMA, no PV: what does a sweep cost with 2, 3, 4 consumer warp groups of 64 rows and an
 // observer that does nothing, maxima, counts, moments, or the whole of R1? One build a head dimension and group count:
 // -DHEAD_DIM=64|128 -DGROUPS=2|3|4 -DBLOCKS=1|2 (thread blocks a multiprocessor).
-#include "sweep.hpp"
+#include "bench.hpp"
 
 #if BLOCKS == 2
 constexpr bool kLists = HEAD_DIM == 64;

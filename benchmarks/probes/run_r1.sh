@@ -27,6 +27,7 @@ for groups in 3 2 4; do
   cat "$build/r1_$groups.out" >> "$out/r1.log"
   echo "== W $groups: exit $code, $((SECONDS - from)) s, $(grep -c ' BAD ' "$build/r1_$groups.out") lines with BAD"
   awk '/^TABLE/ {on = 1} /^[234] D64/ {on = 0} on' "$build/r1_$groups.out"
+  [ $code = 0 ] || grep -E '^[234] D64' "$build/r1_$groups.out" | cut -c1-110
   grep -E 'error|CUDA|\.(hpp|cu):[0-9]' "$build/r1_$groups.out" | head -4
 done
 echo "all in $((SECONDS - began)) s"
