@@ -17,6 +17,10 @@ struct Observed {
   float4* rows;       ///< (heads, n): what an observer found
   float2* scratch;    ///< old lists beyond shared memory
   float cut, factor;  ///< fixed threshold of raw scores; z = factor * score
+  uint8_t* records;   ///< lists in global memory, kTileBytes a tile of 64 rows
+  uint32_t* counts;   ///< of each thread's lists of a tile of 64 rows
+  float* given;       ///< (heads, n): thresholds of an earlier run
+  int n;
 };
 
 DEV float score(const float (&s)[64], int r, int i) { return s[4 * (i >> 1) + 2 * r + (i & 1)]; }
@@ -39,11 +43,11 @@ DEV float max3(float a, float b, float c) {
 
 /// One score of either half of the tile: products that nothing reads are not in the machine code.
 struct Nothing {
-  static constexpr int kBytes = 0;
+  static constexpr int kBytes = 0, kFirst = 0;
   static constexpr const char* kName = "nothing";
   uint32_t bits;
   DEV Nothing(const Observed&, uint32_t, Row) {}
-  DEV void start() { bits = 0; }
+  DEV void start(size_t) { bits = 0; }
   DEV void tile(float (&s)[64], int) { bits ^= __float_as_uint(s[0]) ^ __float_as_uint(s[63]); }
   DEV void end(const Observed& o, Row at, size_t row, int rows_left, int) {
     if (at.lane % 4 == 0 && rows_left > 0) o.rows[row] = make_float4(__uint_as_float(bits), 0, 0, 0);
@@ -52,11 +56,11 @@ struct Nothing {
 
 template <bool kInteger>
 struct Maximum {
-  static constexpr int kBytes = 0;
+  static constexpr int kBytes = 0, kFirst = 0;
   static constexpr const char* kName = kInteger ? "max, VIMNMX3" : "max, FMNMX";
   float best[2][4];
   DEV Maximum(const Observed&, uint32_t, Row) {}
-  DEV void start() {
+  DEV void start(size_t) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) best[i / 4][i % 4] = -FLT_MAX;
   }
@@ -80,14 +84,14 @@ struct Maximum {
 };
 
 struct MaximumAndCount {
-  static constexpr int kBytes = 0;
+  static constexpr int kBytes = 0, kFirst = 0;
   static constexpr const char* kName = "max + count above";
   Maximum<true> maximum;
   float cut;
   int count[2];
   DEV MaximumAndCount(const Observed& o, uint32_t lists, Row at) : maximum(o, lists, at), cut(o.cut) {}
-  DEV void start() {
-    maximum.start();
+  DEV void start(size_t) {
+    maximum.start(0);
     count[0] = count[1] = 0;
   }
   DEV void tile(float (&s)[64], int column) {
@@ -108,11 +112,11 @@ struct MaximumAndCount {
 
 /// Score sweep of R2 at alpha 1.5: sums of (s - cut)+ and its square.
 struct Moments {
-  static constexpr int kBytes = 0;
+  static constexpr int kBytes = 0, kFirst = 0;
   static constexpr const char* kName = "moments F2 F1 (R2)";
   float cut, f2[2][2], f1[2][2];
   DEV Moments(const Observed& o, uint32_t, Row) : cut(o.cut) {}
-  DEV void start() {
+  DEV void start(size_t) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) f2[i / 2][i % 2] = f1[i / 2][i % 2] = 0;
   }
@@ -154,12 +158,12 @@ DEV void group_tops(const float (&s)[64], float (&top)[4][2], float (&best)[2]) 
 
 /// The fast path of R1 with a cut from the running maximum alone, nothing appended: tiles and groups hit are counted.
 struct Detect {
-  static constexpr int kBytes = 0;
+  static constexpr int kBytes = 0, kFirst = 0;
   static constexpr const char* kName = "detect (cut = max - 1)";
   float cut[2], width;
   int groups, tiles;
   DEV Detect(const Observed& o, uint32_t, Row) : width(1 / o.factor) {}
-  DEV void start() {
+  DEV void start(size_t) {
     cut[0] = cut[1] = -FLT_MAX;
     groups = tiles = 0;
   }
@@ -201,13 +205,22 @@ DEV int get1(uint32_t at) {
 
 /// R1 at alpha 1.5. Young lists: [plane][slot][thread], pairs of row 0, pairs of row 1, columns of both. Old lists: a
 /// row's entries (score, column) dealt out to its quad, kOld slots a lane and row, the rest to 256 a row in scratch.
-template <int kYoung, int kOld, int kHeadDim, bool kGather>
+/// kMode takes parts away or measures them: what does each cost?
+enum class Mode { kWhole, kClocked, kNoEnd, kGiven, kGivenAppend };
+
+template <int kYoung, int kOld, int kHeadDim, bool kGather, Mode kMode = Mode::kWhole>
 struct Candidates {
   static constexpr uint32_t kSlot = 128 * 8, kPlane = kYoung * kSlot, kOldPlane = kOld * kSlot;
-  static constexpr int kBytes = 3 * kPlane + 2 * kOldPlane, kLimit = 256;
-  static constexpr const char* kName = kGather ? "R1 + gather" : "R1";
+  static constexpr int kBytes = 3 * kPlane + 2 * kOldPlane, kLimit = 256, kFirst = 0;
+  static constexpr bool kClocked = kMode == Mode::kClocked, kGiven = kMode >= Mode::kGiven;
+  static constexpr const char* kName = kGather                       ? "R1 + gather"
+                                       : kClocked                    ? "R1 clocked"
+                                       : kMode == Mode::kNoEnd       ? "R1 part: no end"
+                                       : kMode == Mode::kGiven       ? "R1 part: tau given"
+                                       : kMode == Mode::kGivenAppend ? "R1 part: tau given; appends alone"
+                                                                     : "R1";
   const Observed& o;
-  uint32_t lists, olds, ptr[2];
+  uint32_t lists, olds, ptr[2], solves, in_solves;
   float cut[2], width;
   int old[2], appended[2], quad;
   float2* beyond;  ///< of the thread's first row; the other one is 8 rows further
@@ -220,13 +233,14 @@ struct Candidates {
     width = 1 / o.factor;
     beyond = o.scratch + (size_t(at.block * 4 + at.group) * 64 + at.warp * 16 + (at.lane >> 2)) * kLimit;
   }
-  DEV void start() {
+  DEV void start(size_t row) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      cut[r] = -FLT_MAX;
+      cut[r] = kGiven ? o.given[row + 8 * r] : -FLT_MAX;
       ptr[r] = lists;
       old[r] = appended[r] = 0;
     }
+    solves = in_solves = 0;
   }
   DEV float2 read_old(int r, int i) const {
     if (i < 4 * kOld) return get2(olds + r * kOldPlane + (i >> 2) * kSlot);
@@ -242,6 +256,11 @@ struct Candidates {
     old[r] = min(old[r] + __popc(votes), kLimit);
   }
   DEV void solve(int steps) {
+    if constexpr (kMode == Mode::kGivenAppend) {
+      ptr[0] = ptr[1] = lists;
+      return;
+    }
+    const uint32_t from = kClocked ? clock() : 0;
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
       bool moved = false;
@@ -292,6 +311,7 @@ struct Candidates {
       ptr[r] = lists;
     }
     __syncwarp();
+    if (kClocked) in_solves += uint32_t(clock()) - from, ++solves;
   }
   DEV void tile(float (&s)[64], int column) {
     float top[4][2], best[2];
@@ -332,13 +352,15 @@ struct Candidates {
     }
   }
   DEV void end(const Observed&, Row at, size_t row, int rows_left, int head_row) {
-    solve(24);
+    const float before = float(in_solves);
+    if (kMode != Mode::kNoEnd) solve(24);
     if constexpr (kGather) gather(at, row - (at.lane >> 2), rows_left + (at.lane >> 2), head_row);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int pairs = __reduce_add_sync(~0u, appended[r]);
       if (at.lane % 4 == 0 && rows_left > 8 * r)
-        o.rows[row + 8 * r] = make_float4(cut[r], float(old[r]), float(pairs) / 8, 0);
+        o.rows[row + 8 * r] = kClocked ? make_float4(float(solves) - 1, before, float(in_solves) - before, 0)
+                                       : make_float4(cut[r], float(old[r]), float(pairs) / 8, 0);
     }
     __syncwarp();
   }
