@@ -174,7 +174,11 @@ OFFSETS = torch.tensor([0, 1])
         (lambda: top_k_blocks(Q[0], K, 16, 2), ValueError, "q: expected 4 dimensions"),
         (lambda: top_k_blocks(Q, [1], 16, 2), TypeError, "k: expected a tensor, got list"),
         (lambda: top_k_blocks(Q.int(), K, 16, 2), TypeError, "q: expected a floating dtype, got torch.int32"),
-        (lambda: top_k_blocks(Q, K.half(), 16, 2), TypeError, "q, k: expected one dtype, got torch.float32 and torch.float16"),
+        (
+            lambda: top_k_blocks(Q, K.half(), 16, 2),
+            TypeError,
+            "q, k: expected one dtype, got torch.float32 and torch.float16",
+        ),
         (lambda: top_k_blocks(Q, K[..., :4], 16, 2), ValueError, "k: expected .* got \\(1, 2, 64, 4\\)"),
         (lambda: top_k_blocks(Q[:, :3], K, 16, 2), ValueError, "k: expected .* heads that divides"),
         (lambda: top_k_blocks(Q, K, 16, 2, q_start=1.0), TypeError, "q_start: expected an int, got float"),

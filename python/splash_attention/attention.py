@@ -209,10 +209,11 @@ def prepare(
     """The pattern with its metadata for tensors like q and k built once; it goes wherever a pattern goes.
 
     q: (B, Hq, Nq, D), k: (B, Hkv, Nk, D), as attention() takes them; only their shapes and device matter.
-    backward: also build what the backward reads; ValueError later where it was left out and a gradient is asked for. q_start, k_start: positions of
-    the first query and the first key, as in attention(). Built on the device, without synchronisation. Later changes of
-    a mask's values are not seen. What BigBird and Longformer of single tokens build depends on q_start, lengths and
-    kv_lengths, too: a call with others than here builds its own.
+    backward: also build what the backward reads; ValueError later where it was left out and a gradient is asked for.
+    q_start, k_start: positions of the first query and the first key, as in attention().
+    Built on the device, without synchronisation. Later changes of a mask's values are not seen. What BigBird and
+    Longformer of single tokens build depends on q_start, lengths and kv_lengths, too: a call with others than here
+    builds its own.
     """
     pattern = as_pattern(pattern)
     _checks.check_queries_and_keys(q, k)
