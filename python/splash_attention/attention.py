@@ -58,7 +58,8 @@ def attention(
     Returns out (B, Hq, Nq, D) in the dtype of q, and the statistic where asked for. A row that keeps no key is 0.
 
     Raises ValueError (shapes, ranges, senseless combinations), TypeError (dtypes) and NoKernelError (nothing compiled
-    for it; second derivatives, and derivatives in forward mode). Softmax: Dao et al. 2022; entmax: Peters, Niculae & Martins 2019.
+    for it; second derivatives, and derivatives in forward mode). Softmax: Dao et al. 2022; entmax: Peters, Niculae &
+    Martins 2019.
     """
     pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
     options = (
