@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import _checks, ops
+from . import _checks, _habits, ops
 from .normalizers import EncodedNormalizer, Normalizer, Softmax, as_normalizer
 from .ops import Problem
 from .patterns import Extent, Full, Pattern, Prepared, as_pattern
@@ -31,6 +31,7 @@ def attention(
     return_statistic: bool = False,
     deterministic: bool | None = None,
     validate: bool = False,
+    **unknown,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """out = P v, where P are the weights that `normalizer` makes of the scores scale * q.k that `pattern` keeps.
 
@@ -54,9 +55,12 @@ def attention(
 
     Returns out (B, Hq, Nq, D) in the dtype of q, and the statistic where asked for. A row that keeps no key is 0.
 
-    Raises ValueError (shapes, ranges, senseless combinations), TypeError (dtypes) and NoKernelError (nothing compiled
-    for it). Softmax: Dao et al. 2022; entmax: Peters, Niculae & Martins 2019.
+    Raises ValueError (shapes, ranges, senseless combinations), TypeError (dtypes; arguments that other functions have
+    and this one does not, with what says the same) and NoKernelError (nothing compiled for it). Softmax: Dao et al.
+    2022; entmax: Peters, Niculae & Martins 2019.
     """
+    if unknown:
+        raise _habits.unknown(attention, unknown)
     pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
     options = (
         pattern, normalizer, scale, lengths, kv_lengths, q_start, k_start, return_statistic, deterministic, validate,
@@ -108,6 +112,7 @@ def attention_varlen(
     return_statistic: bool = False,
     deterministic: bool | None = None,
     validate: bool = False,
+    **unknown,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """attention() of B sequences that lie packed one after the other, each a problem of its own.
 
@@ -122,6 +127,8 @@ def attention_varlen(
     Values of cu_seqlens on the CPU are always checked (ValueError), on CUDA with `validate`; kernels clamp them in any
     case, and rows that a too small max_seqlen leaves out are 0. Raises as attention() does.
     """
+    if unknown:
+        raise _habits.unknown(attention_varlen, unknown)
     pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
     options = (
         cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, pattern, normalizer, scale, return_statistic,
