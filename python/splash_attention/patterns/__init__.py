@@ -1,7 +1,8 @@
 """WHICH scores exist: one frozen dataclass a pattern.
 
 Query i = row + q_start and key j = column + k_start are positions in the whole sequence; the defaults are k_start = 0
-and q_start = k_start + Nk - Nq (the last query meets the last key). `//` and `%` round towards minus infinity.
+and q_start = k_start + Nk - Nq (the last query meets the last key; with Nq > Nk the first ones stand before every key).
+`//` and `%` round towards minus infinity.
 """
 
 from __future__ import annotations
