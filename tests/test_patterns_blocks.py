@@ -59,10 +59,49 @@ def test_listed_blocks_without_a_mask_function_are_full():
     assert torch.equal(BlockMask.from_flex(both).mask, pattern.mask)
 
 
-def test_partial_blocks_of_flex_attention_are_refused():
-    block_mask = flex.create_block_mask(lambda b, h, i, j: j <= i, 1, 1, 256, 256, device="cpu", BLOCK_SIZE=64)
-    with pytest.raises(ValueError, match=r"got 4 partial ones.*ElementMask"):
-        BlockMask.from_flex(block_mask)
+DOCUMENTS = torch.arange(300) // 70
+PREFIX = torch.tensor([30, 100])
+
+
+@pytest.mark.parametrize("sizes", [(256, 256), (200, 200), (100, 300), (300, 100)])
+@pytest.mark.parametrize("block", [64, 128, (32, 64), (24, 40)])
+@pytest.mark.parametrize(
+    "keeps",
+    [
+        lambda b, h, i, j: j <= i,
+        lambda b, h, i, j: (j <= i) & (i - j < 90),
+        lambda b, h, i, j: (DOCUMENTS[i] == DOCUMENTS[j]) & (j <= i),
+        lambda b, h, i, j: (j <= i) | (j < PREFIX[b]),
+        lambda b, h, i, j: (i + j + h) % 3 == 0,
+    ],
+    ids=["causal", "window", "documents", "prefix", "heads"],
+)
+def test_partial_blocks_of_flex_attention(sizes, block, keeps):
+    block_mask = flex.create_block_mask(keeps, 2, 3, *sizes, device="cpu", BLOCK_SIZE=block)
+    pattern = BlockMask.from_flex(block_mask)
+    expected = flex.create_mask(keeps, 2, 3, *sizes, device="cpu")
+    assert torch.equal(pattern.to_dense(*sizes, heads=3, batch=2).expand_as(expected), expected)
+
+
+def test_causal_masks_of_flex_attention_are_named():
+    def causal(b, h, i, j):
+        return j <= i
+
+    block_mask = flex.create_block_mask(causal, None, None, 4096, 4096, device="cpu", BLOCK_SIZE=128)
+    pattern = BlockMask.from_flex(block_mask)
+    assert isinstance(pattern, And) and pattern.terms[1] == Causal() and pattern.terms[0].mask.shape == (1, 1, 32, 32)
+    # A block that the lists call full is full, whatever the function says of it.
+    lists = block_mask.kv_num_blocks, block_mask.kv_indices
+    full = block_mask.full_kv_num_blocks.clone(), block_mask.full_kv_indices.clone()
+    whole = flex.BlockMask.from_kv_blocks(*lists, *full, BLOCK_SIZE=128, mask_mod=causal)
+    whole.full_kv_num_blocks[..., 0] = 1
+    whole.full_kv_indices[..., 0, 0] = 5
+    expected = causal(0, 0, torch.arange(4096)[:, None], torch.arange(4096))
+    expected[:128, 640:768] = True
+    assert torch.equal(BlockMask.from_flex(whole).to_dense(4096, 4096)[0, 0], expected)
+
+
+def test_what_is_no_mask_of_flex_attention():
     with pytest.raises(TypeError, match="block_mask: expected a BlockMask of flex_attention, got Tensor"):
         BlockMask.from_flex(torch.ones(2, 2))
 

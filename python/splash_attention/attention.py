@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import _checks, ops
+from . import _checks, _habits, ops
 from ._dtypes import autocast_dtype, cast
 from ._statistics import marked
 from .normalizers import EncodedNormalizer, Normalizer, Softmax, as_normalizer
@@ -33,6 +33,7 @@ def attention(
     return_statistic: bool = False,
     deterministic: bool | None = None,
     validate: bool = False,
+    **unknown,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """out = P v, where P are the weights that `normalizer` makes of the scores scale * q.k that `pattern` keeps.
 
@@ -46,7 +47,9 @@ def attention(
         rows there are 0 and give no gradient.
     kv_lengths: (B,) int32 or int64, for queries against a padded cache: keys from there on are masked and the last
         query stands at the last key that is left.
-    q_start, k_start: positions of the first query and the first key; q_start = k_start + Nk - Nq by default.
+    q_start, k_start: positions of the first query and the first key; q_start = k_start + Nk - Nq by default, so that
+        the last query meets the last key. Where Nq > Nk the first Nq - Nk queries then stand before every key: causal
+        patterns keep nothing for them, and their rows are 0. q_start = 0 lets the first query meet the first key.
     return_statistic: also return the normalizer's statistic, (B, Hq, Nq) float32 (float64 for float64), differentiable.
     deterministic: True asks for a backward that repeats bit for bit, None follows
         torch.are_deterministic_algorithms_enabled(). Otherwise dq of long rows, and of lists of blocks of a multiple
@@ -58,10 +61,12 @@ def attention(
     Returns out (B, Hq, Nq, D) in the dtype of q, and the statistic where asked for. A row that keeps no key is 0, and
     gradients that arrive at it, NaN and inf too, end there.
 
-    Raises ValueError (shapes, ranges, senseless combinations), TypeError (dtypes) and NoKernelError (nothing compiled
-    for it; second derivatives, and derivatives in forward mode). Softmax: Dao et al. 2022; entmax: Peters, Niculae &
-    Martins 2019.
+    Raises ValueError (shapes, ranges, senseless combinations), TypeError (dtypes; arguments that other functions have
+    and this one does not, with what says the same) and NoKernelError (nothing compiled for it; second derivatives, and
+    derivatives in forward mode). Softmax: Dao et al. 2022; entmax: Peters, Niculae & Martins 2019.
     """
+    if unknown:
+        raise _habits.unknown(attention, unknown)
     pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
     options = (
         pattern, normalizer, scale, lengths, kv_lengths, q_start, k_start, return_statistic, deterministic, validate,
@@ -113,6 +118,7 @@ def attention_varlen(
     return_statistic: bool = False,
     deterministic: bool | None = None,
     validate: bool = False,
+    **unknown,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """attention() of B sequences that lie packed one after the other, each a problem of its own.
 
@@ -127,6 +133,8 @@ def attention_varlen(
     Values of cu_seqlens on the CPU are always checked (ValueError), on CUDA with `validate`; kernels clamp them in any
     case, and rows that a too small max_seqlen leaves out are 0. Raises as attention() does.
     """
+    if unknown:
+        raise _habits.unknown(attention_varlen, unknown)
     pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
     options = (
         cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, pattern, normalizer, scale, return_statistic,

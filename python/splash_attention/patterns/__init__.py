@@ -1,10 +1,13 @@
 """WHICH scores exist: one frozen dataclass a pattern.
 
 Query i = row + q_start and key j = column + k_start are positions in the whole sequence; the defaults are k_start = 0
-and q_start = k_start + Nk - Nq (the last query meets the last key). `//` and `%` round towards minus infinity.
+and q_start = k_start + Nk - Nq (the last query meets the last key; with Nq > Nk the first ones stand before every key).
+`//` and `%` round towards minus infinity.
 """
 
 from __future__ import annotations
+
+from torch import Tensor
 
 from .band import Causal, Full, SlidingWindow
 from .base import And, Encoded, Extent, Pattern, Prepared
@@ -54,4 +57,13 @@ def as_pattern(short: Pattern | str) -> Pattern:
         if short in _SHORT:
             return _SHORT[short]()
         raise ValueError(f'pattern: expected "full", "causal" or a pattern, got {short!r}')
-    raise TypeError(f"pattern: expected a pattern or a string, got {type(short).__name__}")
+    hint = ""
+    if isinstance(short, Tensor):
+        hint = "; ElementMask(mask) is the pattern of a bool mask, and masks that are added do not exist yet"
+    elif isinstance(short, bool):
+        hint = '; "causal" is the causal pattern'
+    elif isinstance(short, int):
+        hint = "; SlidingWindow.causal(w) is a window"
+    elif isinstance(short, type) and issubclass(short, Pattern):
+        hint = f"; {short.__name__}(...) makes one"
+    raise TypeError(f"pattern: expected a pattern or a string, got {type(short).__name__}{hint}")

@@ -40,14 +40,22 @@ class Causal(Pattern):
 
 @dataclass(frozen=True)
 class SlidingWindow(Pattern):
-    """i - left <= j <= i + right, both inclusive; None is unlimited. ValueError for a negative side."""
+    """i - left <= j <= i + right, both inclusive; None is unlimited. ValueError for a negative side.
+
+    Both sides are to be said: one number alone is a TypeError, since some mean the keys of a causal window by it.
+    """
 
     name: ClassVar[str] = "sliding_window"
 
     left: int | None
-    right: int | None
+    right: int | None = ...  # dataclasses ask for a default, and this one is no side
 
     def __post_init__(self):
+        if self.right is ...:
+            raise TypeError(
+                f"right: expected an int or None after left {self.left!r}; SlidingWindow.causal(w) keeps the last w "
+                "keys, SlidingWindow.symmetric(w) w to either side"
+            )
         check_number("left", self.left, 0, optional=True)
         check_number("right", self.right, 0, optional=True)
 

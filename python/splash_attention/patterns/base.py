@@ -225,9 +225,19 @@ class Pattern:
         return total / (Nq * Nk)
 
     def __and__(self, other: Pattern) -> And:
+        if isinstance(other, Tensor):
+            raise TypeError("pattern & tensor: expected two patterns; ElementMask(mask) is that of a bool mask")
         if not isinstance(other, Pattern):
             return NotImplemented
         return And((*_terms(self), *_terms(other)))
+
+    def __or__(self, other: Pattern):
+        if not isinstance(other, Pattern):
+            return NotImplemented
+        raise TypeError(
+            "a | b: unions of patterns do not exist yet; ElementMask(a.to_dense(Nq, Nk) | b.to_dense(Nq, Nk)) keeps "
+            "what either of them keeps"
+        )
 
 
 @dataclass(frozen=True)

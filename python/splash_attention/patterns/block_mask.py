@@ -8,11 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .band import Causal
 from .base import Extent, Grid, Pattern, Rows
 from .bits import pack_grid, shapes_of_bits, unexpanded
 from .checks import check_block, check_broadcast, check_device, check_number, check_tensor, four, shape_of, together
 from .csr import check_csr, mask_of_csr
-from .flex import dense_blocks
+from .element_mask import ElementMask
+from .flex import blocks_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +64,20 @@ class BlockMask(Pattern):
         return cls(mask_of_csr(crow, col, *shape), block)
 
     @classmethod
-    def from_flex(cls, block_mask) -> BlockMask:
-        """From a torch.nn.attention.flex_attention.BlockMask of full blocks only.
+    def from_flex(cls, block_mask) -> Pattern:
+        """From a torch.nn.attention.flex_attention.BlockMask; waits for its device.
 
-        Reads the numbers of its partial blocks, which waits for its device. ValueError where there are any, unless no
-        mask function applies inside them: they need ElementMask(create_mask(mask_mod, ...)).
+        Full blocks become a BlockMask. Where its mask function cuts partial blocks, they become BlockMask & Causal() if
+        that is what it does with as many queries as keys, and else an ElementMask of all scores: bool (B, H, Nq, Nk).
+        TypeError for another type.
         """
-        return cls(*dense_blocks(block_mask))
+        found = blocks_of(block_mask)
+        by_sixteen = all(size % 16 == 0 for size in found.block)
+        if found.partial.shape[0] == 0:
+            return cls(found.whole, found.block)
+        if by_sixteen and found.is_causal():
+            return cls(found.cut(), found.block) & Causal()
+        return ElementMask(found.elements())
 
     def __repr__(self) -> str:
         return f"BlockMask(mask=<bool {shape_of(self.mask)}>, block={self.block})"
