@@ -20,9 +20,9 @@ MODELS = {
     "BertLMHeadModel": GENERATION,  # a mask of one key while its cache grows
     "BigBirdPegasusForConditionalGeneration": ("forward", "right"),  # adds its mask itself
     "BloomForCausalLM": GENERATION,  # attention of its own, and the mask added there
-    "BridgeTowerModel": FORWARD,  # one row for all queries, and causal layers without a mask
-    "DeepseekV32Model": ("forward", "right", "gradient"),  # slices the mask, and chooses keys itself
-    "DeepseekV4ForCausalLM": ("forward", "generate"),  # makes the mask longer
+    "BridgeTowerModel": ("forward", "gradient"),  # one row for all queries, and causal layers without a mask
+    "DeepseekV32Model": ("forward", "right"),  # slices the mask, and chooses keys itself
+    "DeepseekV4ForCausalLM": ("forward",),  # makes the mask longer
     "DiffusionGemmaModel": ("forward", "gradient"),  # a window without a mask and without causality
     "Florence2VisionBackbone": ("forward", "gradient"),  # strides
     "Gemma4ForCausalLM": GENERATION,  # slices rows off the mask

@@ -329,6 +329,7 @@ def _hidden(config: PretrainedConfig, names: Any) -> Iterator[dict[str, Any]]:
     for width in (channels * time * patch**2, _first(config, "hidden_size", default=32)):
         yield {"hidden_states": _numbers((48, width))} | grid
     yield {"hidden_states": _numbers((BATCH, TOKENS, _first(config, "hidden_size", default=32)))}
+    yield {"hidden_states": _numbers((BATCH, channels, *_size(config)))}
 
 
 def _series(config: PretrainedConfig, names: Any) -> Iterator[dict[str, Any]]:
