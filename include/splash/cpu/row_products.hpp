@@ -1,5 +1,5 @@
-// Products of a few rows with many: queries with keys, and weights with values. Lanes are along the head dimension, so
-// that a key or a value is read in whole, once, where it lies.
+// Products of a few rows with many: queries with keys, and weights with values. A key or a value is read in whole,
+// once, where it lies: vectors of keys are transposed in registers, vectors of values serve as they are.
 #pragma once
 
 #include "splash/cpu/parallel.hpp"
@@ -40,28 +40,6 @@ SPLASH_HD Simd<Real> load_rest(const Element* row, int width) {
   return Value::select(fresh, load_vector<Real>(row + width - W), Value(Real(0)));
 }
 
-/// Lane l of x becomes the sum of all lanes of vector l.
-template <class Real>
-SPLASH_HD Simd<Real> sums_of(Simd<Real>* x) {
-  constexpr int W = Simd<Real>::kLanes;
-  using Integer = typename Simd<Real>::Integer;
-  for (int step = 1; step < W; step *= 2) {
-    // Lanes with the bit `step` belong to the second vector of a pair.
-    Integer straight, crossed, swap;
-    for (int l = 0; l < W; ++l) {
-      straight[l] = l & step ? l + W : l;
-      crossed[l] = l & step ? l : l + W;
-      swap[l] = l ^ step;
-    }
-    for (int n = 0; n < W / step; n += 2) {
-      const auto a = x[n].lanes, b = x[n + 1].lanes;
-      x[n / 2] =
-          Simd<Real>(__builtin_shuffle(a, b, straight) + __builtin_shuffle(__builtin_shuffle(a, b, crossed), swap));
-    }
-  }
-  return x[0];
-}
-
 /// Rows that are asked for before they are needed. What lies behind the last one may be anything.
 inline constexpr int kAhead = 16;
 
@@ -70,46 +48,54 @@ SPLASH_HD void prefetch_row(const Element* row, int width) {
   for (int d = 0; d < width; d += int(kAlignment / sizeof(Element))) __builtin_prefetch(row + d);
 }
 
-/// Sums that are under way at a time.
+/// Vectors of keys at a time, as many as keep enough sums in flight: of R rows, and of all.
+template <int R>
+inline constexpr int kDotVectors = R == 1 ? 2 : 1;
 template <class Real>
-inline constexpr int kSums = Simd<Real>::kLanes > 8 ? Simd<Real>::kLanes : 8;
+inline constexpr int kDotKeys = kDotVectors<1> * Simd<Real>::kLanes;
 
-/// to[r][n] = queries[r] . keys[n], n < kSums / R.
+/// to[r][n] = queries[r] . keys[n], n < kDotVectors * lanes.
 template <class Real, class Element, int R>
 SPLASH_HD void dot_block(const Element* const* keys, Matrix<const Real> queries, int width, Matrix<Real> to) {
   using Value = Simd<Real>;
-  constexpr int W = Value::kLanes, K = kSums<Real> / R;
-  Value sum[kSums<Real>];
-  for (Value& x : sum) x = Value(Real(0));
-  const auto add = [&](int d, const auto& load) {
-    Value row[R];
-    for (int r = 0; r < R; ++r) row[r] = Value::load(queries.data + r * queries.stride + d);
-    for (int n = 0; n < K; ++n) {
-      const Value key = load(keys[n]);
-      for (int r = 0; r < R; ++r) sum[r * K + n] = Value::fma(row[r], key, sum[r * K + n]);
+  constexpr int W = Value::kLanes, V = kDotVectors<R>;
+  Value sum[R][V];
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) sum[r][v] = Value(Real(0));
+  // Columns [first, W) of W columns of the keys, transposed; those of the queries begin at d.
+  const auto add = [&](int d, int first, const auto& load) {
+    for (int v = 0; v < V; ++v) {
+      Value block[W];
+      for (int l = 0; l < W; ++l) block[l] = load(keys[v * W + l]);
+      transpose_lanes<Real>(block);
+      for (int c = first; c < W; ++c)
+        for (int r = 0; r < R; ++r)
+          sum[r][v] = Value::fma(Value(queries.data[r * queries.stride + d + c]), block[c], sum[r][v]);
     }
   };
   int d = 0;
-  for (; d + W <= width; d += W) add(d, [&](const Element* key) { return load_vector<Real>(key + d); });
-  if (d < width) add(d, [&](const Element* key) { return load_rest<Real>(key, width); });
-  Real sums[kSums<Real>];
-  for (int n = 0; n < kSums<Real>; n += W) sums_of<Real>(sum + n).store(sums + n);
-  for (int r = 0; r < R; ++r) __builtin_memcpy(to.data + r * to.stride, sums + r * K, K * sizeof(Real));
+  for (; d + W <= width; d += W) add(d, 0, [&](const Element* key) { return load_vector<Real>(key + d); });
+  if (d < width) add(d, W - width % W, [&](const Element* key) { return load_rest<Real>(key, width); });
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) sum[r][v].store(to.data + r * to.stride + v * W);
 }
 
-/// to[r][n] = queries[r] . keys[n]; up to kSums - 1 numbers more in each row of `to` are overwritten. A row of queries
-/// has vectors_of(width) vectors.
+/// to[r][n] = queries[r] . keys[n], each summed along D one by one: the backward, which has another order of loops,
+/// finds the very scores that the forward compared. Up to kDotKeys - 1 numbers more in each row of `to` are
+/// overwritten. A row of queries has vectors_of(width) vectors.
 template <class Real, class Element>
 [[gnu::noinline]] void dot_rows(const ListedRows<Element>& keys, Matrix<const Real> queries, int rows, int width,
                                 Matrix<Real> to) {
-  constexpr int S = kSums<Real>;
+  constexpr int S = kDotKeys<Real>;
+  static_assert(kTile % S == 0);
   for (int n = 0; n < keys.count; n += S) {
     const Element* block[S];
     for (int k = 0; k < S; ++k) block[k] = keys.at(n + k < keys.count ? n + k : keys.count - 1);
-    for (int k = 0; k < S; ++k) prefetch_row(block[k] + kAhead * keys.rows.stride, width);
+    for (int k = 0; k < S && n + k < keys.count; ++k) prefetch_row(block[k] + kAhead * keys.rows.stride, width);
+    const int end = keys.count - n < S ? keys.count - n : S;
     const auto part = [&](int r, auto count) {
       constexpr int R = decltype(count)::value;
-      for (int k = 0; k < S; k += S / R)
+      for (int k = 0; k < end; k += kDotVectors<R> * Simd<Real>::kLanes)
         dot_block<Real, Element, R>(block + k, {queries.data + r * queries.stride, queries.stride}, width,
                                     {to.data + r * to.stride + n + k, to.stride});
       return R;
