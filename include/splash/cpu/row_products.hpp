@@ -54,9 +54,10 @@ inline constexpr int kDotVectors = R == 1 ? 2 : 1;
 template <class Real>
 inline constexpr int kDotKeys = kDotVectors<1> * Simd<Real>::kLanes;
 
-/// to[r][n] = queries[r] . keys[n], n < kDotVectors * lanes.
+/// to[r][n] = queries[r] . keys[n], n < kDotVectors * lanes. Asks for what lies `ahead` of the keys.
 template <class Real, class Element, int R>
-SPLASH_HD void dot_block(const Element* const* keys, Matrix<const Real> queries, int width, Matrix<Real> to) {
+SPLASH_HD void dot_block(const Element* const* keys, Matrix<const Real> queries, int width, Matrix<Real> to,
+                         int64_t ahead) {
   using Value = Simd<Real>;
   constexpr int W = Value::kLanes, V = kDotVectors<R>;
   Value sum[R][V];
@@ -66,6 +67,8 @@ SPLASH_HD void dot_block(const Element* const* keys, Matrix<const Real> queries,
   const auto add = [&](int d, int first, const auto& load) {
     for (int v = 0; v < V; ++v) {
       Value block[W];
+      if (d % int(kAlignment / sizeof(Element)) == 0)
+        for (int l = 0; l < W; ++l) __builtin_prefetch(keys[v * W + l] + ahead + d);
       for (int l = 0; l < W; ++l) block[l] = load(keys[v * W + l]);
       transpose_lanes<Real>(block);
       for (int c = first; c < W; ++c)
@@ -91,13 +94,13 @@ template <class Real, class Element>
   for (int n = 0; n < keys.count; n += S) {
     const Element* block[S];
     for (int k = 0; k < S; ++k) block[k] = keys.at(n + k < keys.count ? n + k : keys.count - 1);
-    for (int k = 0; k < S && n + k < keys.count; ++k) prefetch_row(block[k] + kAhead * keys.rows.stride, width);
     const int end = keys.count - n < S ? keys.count - n : S;
     const auto part = [&](int r, auto count) {
       constexpr int R = decltype(count)::value;
       for (int k = 0; k < end; k += kDotVectors<R> * Simd<Real>::kLanes)
         dot_block<Real, Element, R>(block + k, {queries.data + r * queries.stride, queries.stride}, width,
-                                    {to.data + r * to.stride + n + k, to.stride});
+                                    {to.data + r * to.stride + n + k, to.stride},
+                                    r ? 0 : 2 * kAhead * keys.rows.stride);
       return R;
     };
     int r = 0;
