@@ -330,16 +330,23 @@ def test_long_table(tmp_path):
 
 
 def test_cpu_ratios(tmp_path, monkeypatch):
-    small = {"sizes": Sizes(heads=2, kv_heads=2, seq_len=200, head_dim=16), "name": "small"}
-    short = [
-        replace(c, problem=replace(c.problem, **small | {"name": c.problem.name}))
-        for c in (*tables.COMPARISONS, tables.MEMORY)
-    ]
+    def small(comparison):
+        problem = comparison.problem
+        sizes = replace(problem.sizes, heads=2, kv_heads=2, seq_len=200, head_dim=16)
+        return replace(comparison, problem=replace(problem, sizes=sizes))
+
+    short = [small(comparison) for comparison in (*tables.COMPARISONS, tables.MEMORY)]
+    decodes = [c.wanted for c in short if c.problem.sizes.queries == 1]
+    assert len(decodes) > 10
     monkeypatch.setattr(tables, "COMPARISONS", tuple(short[:-1]))
     monkeypatch.setattr(tables, "MEMORY", short[-1])
     rows = run(tmp_path, "cpu-ratios", "--rounds", 1)
     wanted = [(row["pass"], float(row["wanted"])) for row in rows]
-    assert wanted == [(d, w) for w in (0.5, 6, 12, 12, 8, 4) for d in ("fwd", "bwd")] + [("fwd", 0.25), ("fwd+bwd", 1)]
+    assert wanted == [
+        *((d, w) for w in (0.5, 6, 12, 12, 8, 4) for d in ("fwd", "bwd")),
+        *(("fwd", w) for w in (0.25, *decodes)),
+        ("fwd+bwd", 1),
+    ]
     last = rows[-1]
     assert float(last["ratio"]) == pytest.approx(2048 / float(last["splash"]), rel=0.01)
     for row in rows[:-1]:

@@ -2,10 +2,11 @@
 //
 // A task is a tile of queries of one head. SIMD lanes are queries throughout: S^T = K Q^T and O^T += V^T P^T are
 // outer products of broadcast keys or values with vectors of queries, a row statistic is a lane, and no product needs
-// a packed copy of K or V.
+// a packed copy of K or V. Sequences of few queries go another way (few_queries.hpp).
 #pragma once
 
 #include "splash/cpu/bias.hpp"
+#include "splash/cpu/few_queries.hpp"
 #include "splash/cpu/fragment.hpp"
 #include "splash/cpu/parallel.hpp"
 #include "splash/cpu/problem.hpp"
@@ -39,6 +40,13 @@ class Forward {
     const int64_t tasks = tiles * problem_.batch * problem_.heads;
     if (!problem_.covers_rows()) empty_tensors();
     if (tasks == 0) return {};
+    const bool few = problem_.num_queries <= kFewQueries;
+    if (few || problem_.packed) {
+      const FewQueries<Pattern, Normalizer, Real, Element> rows(pattern_, problem_, normalizer_, out_, statistic_,
+                                                                saved_);
+      const Status status = rows.run(parallel);
+      if (few || !status.ok()) return status;
+    }
     const int workers = worker_count(parallel, tasks);
     const int64_t bytes = Scratch(nullptr, problem_).bytes;
     const Buffer memory(bytes * workers);
@@ -83,6 +91,7 @@ class Forward {
 
   void query_tile(int batch, int head, int row, const Scratch& scratch) const {
     const Frame frame = problem_.frame(batch, head);
+    if (problem_.rows(frame) <= kFewQueries) return;  // done already
     const int all = clamp_to(problem_.rows(frame) - row, 0, kTile);
     const int rows = clamp_to(frame.num_queries - row, 0, all);
     const Normalizer normalizer = normalizers::of_head(normalizer_, head);

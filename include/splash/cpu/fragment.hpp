@@ -49,5 +49,29 @@ struct LaneIsRow {
   }
 };
 
+/// Lanes are keys of one row.
+struct LaneIsKey {
+  template <class Real>
+  SPLASH_HD Simd<Real> max(Simd<Real> x) const {
+    // Of a number and a NaN each lane may have found another one.
+    return Simd<Real>(combine(x, [](Simd<Real> a, Simd<Real> b) { return Simd<Real>::max(a, b); }).lanes[0]);
+  }
+  template <class Real>
+  SPLASH_HD Simd<Real> sum(Simd<Real> x) const {
+    return combine(x, [](Simd<Real> a, Simd<Real> b) { return a + b; });
+  }
+
+ private:
+  template <class Real, class Function>
+  static SPLASH_HD Simd<Real> combine(Simd<Real> x, const Function& function) {
+    for (int step = 1; step < Simd<Real>::kLanes; step *= 2) {
+      typename Simd<Real>::Integer swap;
+      for (int l = 0; l < Simd<Real>::kLanes; ++l) swap[l] = l ^ step;
+      x = function(x, Simd<Real>(__builtin_shuffle(x.lanes, swap)));
+    }
+    return x;
+  }
+};
+
 }  // namespace cpu
 SPLASH_NAMESPACE_END

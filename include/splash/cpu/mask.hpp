@@ -117,12 +117,18 @@ template <Lanes kLanes, class P, class Real>
   }
 }
 
+/// The bits of every row of a tile; those of columns outside of the frame mean nothing.
+template <class P>
+[[gnu::noinline]] void tile_bits(const P& pattern, const Frame& frame, const Box& tile, TileBits& kept) {
+  __builtin_memset(kept, 0xff, sizeof(uint64_t) * std::size_t(tile.row_end - tile.row_begin));
+  each_part(pattern, [&](const auto& part) { drop_bits(part, frame, tile, kept); });
+}
+
 /// The columns of a tile that some row keeps, as bits.
 template <class P>
-[[gnu::noinline, gnu::cold]] uint64_t kept_columns(const P& pattern, const Frame& frame, const Box& tile) {
+[[gnu::noinline]] uint64_t kept_columns(const P& pattern, const Frame& frame, const Box& tile) {
   TileBits kept;
-  __builtin_memset(kept, 0xff, sizeof kept);
-  each_part(pattern, [&](const auto& part) { drop_bits(part, frame, tile, kept); });
+  tile_bits(pattern, frame, tile, kept);
   uint64_t any = 0;
   for (int row = tile.row_begin; row < tile.row_end; ++row) any |= kept[row - tile.row_begin];
   return any & patterns::bits_between(0, tile.column_end - tile.column_begin - 1);

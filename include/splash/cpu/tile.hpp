@@ -76,6 +76,27 @@ template <class Real>
 SPLASH_HD void transpose_lanes(Simd<Real> (&x)[Simd<Real>::kLanes]) {
   constexpr int W = Simd<Real>::kLanes;
   using Integer = typename Simd<Real>::Integer;
+  if constexpr (W == 8) {
+    // Shuffles that AVX has as one instruction: within its halves, then of halves.
+    const auto exchange = [&](int a, int b, Integer first, Integer second) {
+      const auto to_a = __builtin_shuffle(x[a].lanes, x[b].lanes, first);
+      x[b].lanes = __builtin_shuffle(x[a].lanes, x[b].lanes, second);
+      x[a].lanes = to_a;
+    };
+    for (int n = 0; n < W; n += 2)
+      exchange(n, n + 1, Integer{0, 8, 1, 9, 4, 12, 5, 13}, Integer{2, 10, 3, 11, 6, 14, 7, 15});
+    for (int n = 0; n < W; n += 4)
+      for (int m = n; m < n + 2; ++m)
+        exchange(m, m + 2, Integer{0, 1, 8, 9, 4, 5, 12, 13}, Integer{2, 3, 10, 11, 6, 7, 14, 15});
+    for (int n = 0; n < W / 2; ++n)
+      exchange(n, n + 4, Integer{0, 1, 2, 3, 8, 9, 10, 11}, Integer{4, 5, 6, 7, 12, 13, 14, 15});
+    for (int n = 1; n < W; n += 4) {  // columns 0, 2, 1, 3, ... so far
+      const Simd<Real> swapped = x[n];
+      x[n] = x[n + 1];
+      x[n + 1] = swapped;
+    }
+    return;
+  }
   Integer low, high;
   for (int l = 0; l < W; ++l) {
     low[l] = (l % 2) * W + l / 2;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 
@@ -61,6 +61,31 @@ def _compared(name: str, family: str, length: int, wanted: float, **numbers) -> 
     return Comparison(name, _problem(family, name, Sizes(seq_len=length), **numbers), "sdpa-causal", wanted)
 
 
+def _decode(name: str, length: int, wanted: float, family: str = "dense", **fields) -> Comparison:
+    """One query at the end of a cache, against SDPA over all of it."""
+    own = {name: fields.pop(name) for name in tuple(fields) if name not in Sizes.__dataclass_fields__}
+    sizes = Sizes(**{"seq_len": length, "queries": 1, **fields})
+    kv = "" if sizes.kv_heads == sizes.heads else f" Hkv{sizes.kv_heads}"
+    name = f"{name} Nq1 N{length}"
+    label = f"{name} B{sizes.batch} H{sizes.heads}{kv} D{sizes.head_dim} {sizes.dtype}"
+    problem = replace(_problem(family, name, sizes, **own), name=label)
+    return Comparison(label, problem, "sdpa-causal", wanted, ("fwd",))
+
+
+def _decodes():
+    """Heads, key/value heads, D and dtype of caches; what a window need not read is time that it must not take."""
+    for length in (4096, 32768, 131072):
+        yield _decode("decode", length, 1)
+    yield _decode("decode", 32768, 1, head_dim=128)
+    for length in (4096, 32768):
+        yield _decode("decode", length, 1, heads=32, kv_heads=32)
+        yield _decode("decode", length, 1, heads=32, kv_heads=8, head_dim=128)
+    yield _decode("decode", 32768, 1, dtype="bfloat16")
+    yield _decode("decode", 32768, 1, heads=32, kv_heads=8, head_dim=128, dtype="float16")
+    yield _decode("decode", 8192, 1, batch=8, heads=16, kv_heads=4)
+    yield _decode("window1024 decode", 131072, 30, "window", window=1024)
+
+
 COMPARISONS = (
     _compared("causal", "dense", 4096, 0.5),
     _compared("window256-causal", "window", 8192, 6, window=256),
@@ -75,6 +100,7 @@ COMPARISONS = (
         0.25,
         ("fwd",),
     ),
+    *_decodes(),
 )
 MEMORY = Comparison(
     "window256-causal N131072",
