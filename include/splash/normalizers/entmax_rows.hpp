@@ -90,7 +90,7 @@ class EntmaxRow {
       fragments([&](const auto& fragment) {
         state_.observe(n_, fragment);
         const Value more = state_.total[0], sum = total + more, added = sum - total;
-        if constexpr (sizeof(Real) < 8) lost = lost + ((total - (sum - added)) + (more - added));
+        if constexpr (kCompensates) lost = lost + ((total - (sum - added)) + (more - added));
         total = sum;
         slope = slope + state_.slope[0];
         state_.total[0] = state_.slope[0] = Value(Real(0));
@@ -102,19 +102,29 @@ class EntmaxRow {
       before = state_.gap[0];
       again = state_.refine(n_, Combined{});
     } while (reduce.any(again));
-    // The last step was as long as gap's rounding let it be, which is beta times as much in the weights.
-    const Value beta(Real(1.0 / (n_.exponent.alpha() - 1.0))), none(Real(0));
-    const Value missed = (before - state_.gap[0]) - n_.change(total, slope);
-    missed_ = math::select(slope > none, missed * beta, none);
+    if constexpr (kCompensates) {
+      // The last step was as long as gap's rounding let it be, which is beta times as much in the weights.
+      const Value beta(Real(1.0 / (n_.exponent.alpha() - 1.0))), none(Real(0));
+      const Value missed = (before - state_.gap[0]) - n_.change(total, slope);
+      missed_ = math::select(slope > none, missed * beta, none);
+    }
   }
 
   /// [z - tau]+ at the present tau.
   SPLASH_HD Value base(Value raw) const { return n_.base(raw, state_.max[0], state_.gap[0]); }
   /// To first order that of the base plus what gap misses.
-  SPLASH_HD Value weight_of(Value base) const { return math::relu(base + missed_) * n_.exponent.slope(base); }
+  SPLASH_HD Value weight_of(Value base) const {
+    if constexpr (kCompensates)
+      return math::relu(base + missed_) * n_.exponent.slope(base);
+    else
+      return n_.weight(base);
+  }
   SPLASH_HD Value weight(Value raw) const { return weight_of(base(raw)); }
 
  private:
+  /// Double has digits to spare.
+  static constexpr bool kCompensates = sizeof(Real) < sizeof(double);
+
   /// The reduction of values that are combined already.
   struct Combined {
     SPLASH_HD Value max(Value x) const { return x; }
