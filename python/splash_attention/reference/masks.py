@@ -25,7 +25,7 @@ def dense_mask(pattern: Pattern, i: Tensor, j: Tensor, heads: int = 1, ends: Ten
         for term in pattern.terms:
             kept = kept & dense_mask(term, i, j, heads, ends)
         return kept
-    if isinstance(pattern, BigBird):
+    if type(pattern) is BigBird:
         if pattern.length is not None or ends is None:
             lengths = [pattern.length if pattern.length is not None else int(j[-1]) + 1 if len(j) else 0] * len(i)
         else:
