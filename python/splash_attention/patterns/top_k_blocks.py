@@ -119,13 +119,16 @@ def _pool(tensor: Tensor, block: int, length: Tensor | int) -> Tensor:
     N, wide = tensor.shape[2], torch.promote_types(tensor.dtype, torch.float32)
     if isinstance(length, Tensor):
         tensor = tensor.masked_fill(torch.arange(N, device=tensor.device)[:, None] >= length[:, None], 0)
-    # A wide copy of the whole tensor would be the largest cost, and on the CPU a sum makes one of its input.
-    parts = tensor.split(1, 1) if tensor.device.type == "cpu" and tensor.dtype is not wide else (tensor,)
-    sums = torch.cat(
-        [part[:, :, : N // block * block].unflatten(2, (-1, block)).sum(3, dtype=wide) for part in parts], 1
-    )
-    if N % block:
-        sums = torch.cat([sums, tensor[:, :, N // block * block :].sum(2, True, dtype=wide)], 2)
+    if torch.compiler.is_compiling():  # one graph for all lengths
+        padded = torch.nn.functional.pad(tensor, (0, 0, 0, -N % block))
+        sums = padded.unflatten(2, (-1, block)).sum(3, dtype=wide)
+    else:
+        # A wide copy of the whole tensor would be the largest cost, and on the CPU a sum makes one of its input.
+        parts = tensor.split(1, 1) if tensor.device.type == "cpu" and tensor.dtype is not wide else (tensor,)
+        whole = N // block * block
+        sums = torch.cat([part[:, :, :whole].unflatten(2, (-1, block)).sum(3, dtype=wide) for part in parts], 1)
+        if whole < N:
+            sums = torch.cat([sums, tensor[:, :, whole:].sum(2, True, dtype=wide)], 2)
     begins = torch.arange(0, N, block, device=tensor.device)[:, None]
     counts = (length[:, None] if isinstance(length, Tensor) else length) - begins
     return sums / counts.clamp(1, block)
