@@ -1,17 +1,43 @@
 """Devices, the `gpu` marker of pyproject.toml and the summary lines of the test suite."""
 
+import ast
 import contextlib
+import importlib.util
 import re
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
+MISSING = pytest.StashKey[dict]()
 WORST = pytest.StashKey[dict]()
 FEATURES = pytest.StashKey[dict]()
 
 
+def missing_packages(path):
+    """What a test file imports at its top, and is not installed."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.partition(".")[0])
+    beside = {other.stem for folder in (path.parent, path.parent / "memory") for other in folder.glob("*.py")}
+    return sorted(name for name in names - beside if importlib.util.find_spec(name) is None)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """A file whose packages are not installed takes no other file with it; the summary names it."""
+    if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+        return None
+    if missing := missing_packages(collection_path):
+        config.stash[MISSING][collection_path.name] = missing
+        return True
+    return None
+
+
 def pytest_configure(config):
+    config.stash[MISSING] = {}
     config.stash[WORST] = {}
     config.stash[FEATURES] = {}
 
@@ -93,6 +119,8 @@ def pytest_terminal_summary(terminalreporter, config):
                 f"{device:5} {name:{width}} {entry.count:6} compared, {entry.share:.3f} (error {entry.error:.2e}) "
                 f"{entry.test}"
             )
+    for name, missing in config.stash[MISSING].items():
+        terminalreporter.line(f"{name} not run: {', '.join(missing)} missing, which the extras demo and test bring")
     skipped = [
         report for report in terminalreporter.stats.get("skipped", []) if "no CUDA device" in str(report.longrepr)
     ]

@@ -1,5 +1,6 @@
 """The C++ headers with the host compiler: patterns by brute force, counted hooks, and an outside project."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,39 @@ def test_sources_of_the_library_with_a_small_table(name, tmp_path, capsys):
     with capsys.disabled():
         print(f"\n{output.strip()}")
     assert " 0 failed" in output
+
+
+WRONG_HOOK = """
+#include "pattern_checks.hpp"
+#include "splash/patterns/streaming.hpp"
+
+struct Wrong : splash::patterns::Streaming {
+  int HOOK(const splash::Frame& frame, int first, int end, int from) const {
+    const int next = Streaming::HOOK(frame, first, end, from);
+    return next == from && from % 7 == 3 ? from + 2 : next;
+  }
+};
+
+int main() {
+  const splash::Frame frame = splash::make_frame(splash::Positions{}, 0, 0, 90, 90);
+  brute_force::check_pattern("wrong", Wrong{{3, 20}}, frame, brute_force::Exact::no);
+  return brute_force::summary("wrong");
+}
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize("hook, lines", [("next_column", "rows"), ("next_row", "columns")])
+def test_a_wrong_walk_is_reported_as_that(hook, lines, tmp_path):
+    source, program = tmp_path / "wrong.cpp", tmp_path / "wrong"
+    source.write_text(WRONG_HOOK.replace("HOOK", hook))
+    run(COMPILER, "-std=c++20", "-O1", source, f"-I{CPP}", f"-I{ROOT / 'include'}", "-o", program)
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    first = done.stdout.splitlines()[0]
+    assert re.fullmatch(rf"FAILED: wrong: {hook}\(\d+\) of {lines} \[\d+,\d+\) is \d+ and skips kept scores", first), (
+        first
+    )
 
 
 @needs_compiler

@@ -47,8 +47,8 @@ def attention(
         rows there are 0 and give no gradient.
     kv_lengths: (B,) int32 or int64, for queries against a padded cache: keys from there on are masked and the last
         query stands at the last key that is left.
-    q_start, k_start: positions of the first query and the first key; q_start = k_start + Nk - Nq by default, so that
-        the last query meets the last key. Where Nq > Nk the first Nq - Nk queries then stand before every key: causal
+    q_start, k_start: positions of the first query and the first key; q_start = k_start + Nk - Nq by default: the last
+        query meets the last key. Where Nq > Nk the first Nq - Nk queries then stand before every key: causal
         patterns keep nothing for them, and their rows are 0. q_start = 0 lets the first query meet the first key.
     return_statistic: also return the normalizer's statistic, (B, Hq, Nq) float32 (float64 for float64), differentiable.
     deterministic: True asks for a backward that repeats bit for bit, None follows

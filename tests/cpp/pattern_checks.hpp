@@ -43,6 +43,14 @@ class Kept {
   std::vector<int> sums_;
 };
 
+/// Which of a pattern's two walks is checked, as a failure names it: that of rows along columns, or, on its transpose,
+/// that of columns along rows.
+struct Side {
+  const char *hook, *lines, *note;
+};
+inline constexpr Side kAlongColumns{"next_column", "rows", ""};
+inline constexpr Side kAlongRows{"next_row", "columns", " (of columns x rows)"};
+
 inline int area(const Box& box) { return (box.row_end - box.row_begin) * (box.column_end - box.column_begin); }
 
 /// classify() of every tile: `empty` and `full` must be true, and where the pattern is exact `partial` must
@@ -50,7 +58,7 @@ inline int area(const Box& box) { return (box.row_end - box.row_begin) * (box.co
 /// The walk visits, in order, just the tiles that are not called empty.
 template <class P>
 void check_tiles(const char* name, const P& pattern, const Frame& frame, int rows, int columns, int tile_rows,
-                 int tile_columns, Exact exact) {
+                 int tile_columns, Exact exact, const Side& side = kAlongColumns) {
   const Kept kept(pattern, frame, rows, columns);
   for (int row = 0; row < rows; row += tile_rows) {
     const int row_end = row + tile_rows < rows ? row + tile_rows : rows;
@@ -65,8 +73,8 @@ void check_tiles(const char* name, const P& pattern, const Frame& frame, int row
       ++brute_forced_tiles;
       inexact_tiles += state != truth;
       check::that(state == truth || (state == TileState::partial && may_be_partial),
-                  "%s classifies [%d,%d)x[%d,%d) as %d, it is %d", name, box.row_begin, box.row_end, box.column_begin,
-                  box.column_end, int(state), int(truth));
+                  "%s: classify says %d of [%d,%d)x[%d,%d)%s, which is %d", name, int(state), box.row_begin,
+                  box.row_end, box.column_begin, box.column_end, side.note, int(truth));
       if constexpr (TileBitsPattern<P>)
         if (pattern.has_tile_bits(frame, tile_columns)) {
           const int tile = column / tile_columns;
@@ -78,22 +86,27 @@ void check_tiles(const char* name, const P& pattern, const Frame& frame, int row
                       row, row_end, tile, tile_columns, count);
         }
       const bool visited = !walk.done() && walk.begin() == column;
-      check::that(visited ? state != TileState::empty : count == 0, "%s: the walk %s [%d,%d)x[%d,%d), which keeps %d",
-                  name, visited ? "visits" : "misses", row, row_end, column, box.column_end, count);
+      check::that(visited ? state != TileState::empty : count == 0,
+                  "%s: the walk by %s and classify %s [%d,%d)x[%d,%d)%s, which keeps %d", name, side.hook,
+                  visited ? "visits" : "misses", row, row_end, column, box.column_end, side.note, count);
       if (!visited) continue;
       check::that(walk.state() == state && walk.end() == box.column_end && walk.tile() == column / tile_columns,
-                  "%s: the walk's tile differs at row %d, column %d", name, row, column);
+                  "%s: the tile of the walk by %s differs at [%d,...)x[%d,...)%s", name, side.hook, row, column,
+                  side.note);
       walk.advance();
-      check::that(walk.done() || walk.begin() > column, "%s: the walk goes back at row %d, column %d", name, row,
-                  column);
+      check::that(walk.done() || walk.begin() > column, "%s: the walk by %s goes back at [%d,...)x[%d,...)%s", name,
+                  side.hook, row, column, side.note);
     }
-    check::that(walk.done(), "%s: the walk goes on past the last column in row %d", name, row);
+    check::that(walk.done(), "%s: the walk by %s goes on past the end, from [%d,...)%s", name, side.hook, row,
+                side.note);
   }
 }
 
-/// next_column() never steps over a kept score, and where the pattern is exact it stops at one if there is any.
+/// next_column() never steps over a kept score, and where the pattern is exact it stops at one if there is any; so does
+/// next_row(), which is the transpose's.
 template <class P>
-void check_steps(const char* name, const P& pattern, const Frame& frame, int rows, int columns, Exact exact) {
+void check_steps(const char* name, const P& pattern, const Frame& frame, int rows, int columns, Exact exact,
+                 const Side& side = kAlongColumns) {
   const Kept kept(pattern, frame, rows, columns);
   for (int height : {1, 16, 64, 100})
     for (int row = 0; row < rows; row += height) {
@@ -101,13 +114,14 @@ void check_steps(const char* name, const P& pattern, const Frame& frame, int row
       for (int column = 0; column < columns; ++column) {
         const int next = pattern.next_column(frame, row, row_end, column);
         const int stop = next < columns ? next : columns;
-        check::that(next >= column, "%s: next_column(%d) of rows [%d,%d) is %d", name, column, row, row_end, next);
+        check::that(next >= column, "%s: %s(%d) of %s [%d,%d) is %d, before it", name, side.hook, column, side.lines,
+                    row, row_end, next);
         check::that(stop == column || kept.count({row, row_end, column, stop}) == 0,
-                    "%s: next_column(%d) of rows [%d,%d) is %d and skips kept scores", name, column, row, row_end,
-                    next);
+                    "%s: %s(%d) of %s [%d,%d) is %d and skips kept scores", name, side.hook, column, side.lines, row,
+                    row_end, next);
         if (exact != Exact::no && stop < columns)
-          check::that(kept.count({row, row_end, stop, stop + 1}) > 0,
-                      "%s: next_column(%d) of rows [%d,%d) is %d, not kept", name, column, row, row_end, next);
+          check::that(kept.count({row, row_end, stop, stop + 1}) > 0, "%s: %s(%d) of %s [%d,%d) is %d, not kept", name,
+                      side.hook, column, side.lines, row, row_end, next);
       }
     }
 }
@@ -200,12 +214,12 @@ void check_formula(const char* name, const P& pattern, const Frame& frame, const
 template <class P>
 void check_pattern(const char* name, const P& pattern, const Frame& frame, Exact exact) {
   const Transposed<P> transposed{pattern};
+  check_steps(name, pattern, frame, frame.num_queries, frame.num_keys, exact);
+  check_steps(name, transposed, frame, frame.num_keys, frame.num_queries, exact, kAlongRows);
   for (const auto& [tile_rows, tile_columns] : {std::pair{64, 64}, {128, 64}, {16, 16}, {48, 128}, {7, 5}, {1, 33}}) {
     check_tiles(name, pattern, frame, frame.num_queries, frame.num_keys, tile_rows, tile_columns, exact);
-    check_tiles(name, transposed, frame, frame.num_keys, frame.num_queries, tile_columns, tile_rows, exact);
+    check_tiles(name, transposed, frame, frame.num_keys, frame.num_queries, tile_columns, tile_rows, exact, kAlongRows);
   }
-  check_steps(name, pattern, frame, frame.num_queries, frame.num_keys, exact);
-  check_steps(name, transposed, frame, frame.num_keys, frame.num_queries, exact);
   check_involution(name, pattern, frame);
   for (const int member : {0, 2}) check_key_major(name, pattern, frame, member);
   check_self_kept(name, pattern, frame);
