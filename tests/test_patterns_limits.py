@@ -13,6 +13,8 @@ from splash_attention.reference.masks import dense_mask
 CPU = torch.device("cpu")
 END = 2**29  # positions lie below it in magnitude
 INT32, INT64 = (-(2**31), 2**31 - 1), (-(2**63), 2**63 - 1)
+DTYPE = {"cpu": torch.float32, "cuda": torch.float16}
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-2}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -25,7 +27,7 @@ def sdpa(q, k, v, kept):
 def attended(q_idx, k_idx, device, Nq=100, Nk=130):
     """out and the gradients of attention under the indices, and of SDPA under `k_idx <= q_idx` of Python's integers."""
     generator = torch.Generator().manual_seed(3)
-    q, k, v, grad = (torch.randn(2, 2, n, 16, generator=generator).to(device) for n in (Nq, Nk, Nk, Nq))
+    q, k, v, grad = (torch.randn(2, 2, n, 16, generator=generator).to(device, DTYPE[device]) for n in (Nq, Nk, Nk, Nq))
     kept = (k_idx.long()[..., None, :] <= q_idx.long()[..., :, None]).expand(2, 2, Nq, Nk).to(device)
     pattern = sa.IndexCausal(q_idx.to(device), k_idx.to(device))
     results = []
@@ -38,7 +40,7 @@ def attended(q_idx, k_idx, device, Nq=100, Nk=130):
 
 def assert_attended(q_idx, k_idx, device, **sizes):
     for got, want in zip(*attended(q_idx, k_idx, device, **sizes), strict=True):
-        torch.testing.assert_close(got, want, atol=2e-5, rtol=0)
+        torch.testing.assert_close(got, want, atol=TOLERANCE[got.dtype], rtol=0)
 
 
 @pytest.mark.parametrize("unit", [1, 10**3, 10**9, 10**12])  # of 2025 in seconds, milliseconds, ... and 10**21 / 10**9
@@ -107,7 +109,7 @@ def test_what_no_int64_holds_is_refused():
 
 
 def zeros(n, device="cpu"):
-    return torch.zeros(1, 1, n, 8, device=device)
+    return torch.zeros(1, 1, n, 8, device=device, dtype=DTYPE[device])
 
 
 def raw(q, k, q_start, k_start, lengths=None, kv_lengths=None, ends=(None, None, 0, 0)):

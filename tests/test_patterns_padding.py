@@ -83,11 +83,19 @@ BY_ROW = {
 }
 PATTERNS = {**BY_POSITION, **BY_ROW}
 
+DTYPE = {"cpu": torch.float32, "cuda": torch.float16}
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-2}
+
 
 def tensors(rows, columns, device):
     generator = torch.Generator().manual_seed(7)
     sizes = (HEADS, rows), (KV_HEADS, columns), (KV_HEADS, columns), (HEADS, rows)
-    return [torch.randn(len(LENGTHS), *size, DIM, generator=generator).to(device) for size in sizes]
+    drawn = (torch.randn(len(LENGTHS), *size, DIM, generator=generator) for size in sizes)
+    return [tensor.to(device, DTYPE[device]) for tensor in drawn]
+
+
+def assert_close(got, want, **options):
+    torch.testing.assert_close(got, want, atol=TOLERANCE[got.dtype], rtol=0, **options)
 
 
 def with_gradients(q, k, v, grad, call):
@@ -99,7 +107,7 @@ def with_gradients(q, k, v, grad, call):
 def assert_equal(got, want, text):
     for name, ours, theirs in zip(("out", "dq", "dk", "dv"), got, want, strict=True):
         assert ours.shape == theirs.shape
-        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0, msg=lambda m, name=name: f"{name} of {text}: {m}")
+        assert_close(ours, theirs, msg=lambda m, name=name: f"{name} of {text}: {m}")
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -174,7 +182,7 @@ def test_slices_with_lengths(device):
 
     merged, _ = sa.merge(*sa.merge(*part(0), *part(110)), *part(220))
     whole = sa.attention(q, k, v, pattern, lengths=lengths)
-    torch.testing.assert_close(merged, whole[:, :, 80:190], atol=2e-5, rtol=0)
+    assert_close(merged, whole[:, :, 80:190])
 
 
 def test_prepared_with_other_lengths(device):
@@ -207,9 +215,9 @@ def test_chosen_blocks(block, share_group, device):
     for b, n in enumerate(LENGTHS):
         own = [t[b : b + 1, :, :n] for t in (q, k, v)]
         alone = sa.attention(*own, sa.top_k_blocks(*own[:2], block, 3, share_group))
-        torch.testing.assert_close(padded[b : b + 1, :, :n], alone, atol=2e-5, rtol=0)
+        assert_close(padded[b : b + 1, :, :n], alone)
         alone = sa.attention(few[b : b + 1], *own[1:], sa.top_k_blocks(few[b : b + 1], own[1], block, 3, share_group))
-        torch.testing.assert_close(cached[b : b + 1], alone, atol=2e-5, rtol=0)
+        assert_close(cached[b : b + 1], alone)
 
 
 @pytest.mark.parametrize("causal", [False, True])
