@@ -163,4 +163,4 @@ def test_chosen_blocks():
     """No copy of q or k in float32, and no 64-bit index for every pair of blocks."""
     q = torch.randn(1, 8, 16384, 32, dtype=torch.bfloat16)
     bools = 8 * 256 * 256
-    check(lambda: [sa.top_k_blocks(q, q, 64, 8, causal=False).mask], bools, 20 * bools)
+    check(lambda: [sa.top_k_blocks(q, q, 64, 8, causal=False).mask], bools, 21 * bools)

@@ -29,6 +29,14 @@ def compiling() -> bool:
     return torch.compiler.is_compiling()
 
 
+def transforming() -> bool:
+    """Whether torch.func's transforms are at work; what torch.compile finds when it traces is settled there."""
+    return torch._C._are_functorch_transforms_active()
+
+
+transforming._dynamo_marked_constant = True  # torch.compiler.assume_constant_result, without its import of Dynamo
+
+
 def wants_operators(tensors: Iterable[Tensor], numbers: Iterable[int]) -> bool:
     """Whether what is made of these is to be one operation in a graph, not the dozens that it takes.
 

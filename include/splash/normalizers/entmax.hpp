@@ -131,8 +131,8 @@ struct Entmax {
       }
     }
 
-    /// tau grows from m - 1 towards the root of sum - 1 = 0 and passes it by rounding alone. A last step, too short to
-    /// look again, is taken all the same, in either direction: an error of gap is beta times as large in the weights.
+    /// tau grows from m - 1 towards the root of sum - 1 = 0 and passes it by rounding alone. A row stays where its step
+    /// is too short, however long those go on that share the loop with it: its weights are its own.
     template <class Reduce>
     SPLASH_HD bool refine(const Entmax& n, const Reduce& reduce) {
       if (step++ == 0) {
@@ -150,8 +150,9 @@ struct Entmax {
       for (int r = 0; r < R; ++r) {
         const Value sum = reduce.sum(total[r]), mass = reduce.sum(slope[r]);
         const Value change = n.change(sum, mass);
-        again = again || math::any(change > gap[r] * Value(4 * math::kEpsilon<Real>));
-        gap[r] = math::select(mass > Value(0), gap[r] - change, gap[r]);
+        const auto moved = change > gap[r] * Value(4 * math::kEpsilon<Real>);
+        gap[r] = math::select(moved, gap[r] - change, gap[r]);
+        again = again || math::any(moved);
         total[r] = slope[r] = Value(0);
       }
       return again && step < kMaxSteps;

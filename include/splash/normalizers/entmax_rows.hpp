@@ -103,7 +103,7 @@ class EntmaxRow {
       again = state_.refine(n_, Combined{});
     } while (reduce.any(again));
     if constexpr (kCompensates) {
-      // The last step was as long as gap's rounding let it be, which is beta times as much in the weights.
+      // What the last step lacked, or gap's rounding left of it, is beta times as much in the weights.
       const Value beta(Real(1.0 / (n_.exponent.alpha() - 1.0))), none(Real(0));
       const Value missed = (before - state_.gap[0]) - n_.change(total, slope);
       missed_ = math::select(slope > none, missed * beta, none);

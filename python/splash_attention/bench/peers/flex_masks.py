@@ -112,8 +112,9 @@ def _big_bird(pattern, case: Case):
     count = -(-case.sizes.seq_len // block)
     line = torch.arange(count, device=case.device) * block
     # The last query and the first key of each block: what these see of each other, the blocks do.
-    row, column = (line + block - 1)[:, None], line[None, :]
-    table = pattern.keep(Grid(row, column, row, column, case.sizes.seq_len, case.sizes.heads))
+    length, columns = case.sizes.seq_len, torch.arange(case.sizes.seq_len, device=case.device)[None, :]
+    rows = (line + block - 1).clamp(max=length - 1)[:, None]
+    table = pattern.keep(Grid(rows, columns, rows, columns, length, case.sizes.heads))[..., line]
     table = table.reshape(-1, count, count).expand(case.sizes.heads, count, count)
     if pattern.causal:
         return lambda b, h, i, j: table[h, i // block, j // block] & (j <= i)
