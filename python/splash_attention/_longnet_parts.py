@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._values import larger
 from ._vmap import fold_batch
 
 Heads = slice | tuple[int, ...] | None
@@ -132,7 +133,7 @@ def _per_segment(w: int, r: int, residue: int) -> int:
 
 def count(w: int, r: int, residue: int, N: int) -> int:
     """Tokens of a residue among N."""
-    return N // w * _per_segment(w, r, residue) + torch.sym_max(0, (N % w - residue + r - 1) // r)
+    return N // w * _per_segment(w, r, residue) + larger(0, (N % w - residue + r - 1) // r)
 
 
 class Take(torch.autograd.Function):

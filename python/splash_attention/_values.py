@@ -29,6 +29,16 @@ def compiling() -> bool:
     return torch.compiler.is_compiling()
 
 
+def smaller(a: int, b: int) -> int:
+    """The smaller one of two numbers, without asking which it is where a graph is to serve all of them."""
+    return min(a, b) if torch.compiler.is_dynamo_compiling() else torch.sym_min(a, b)
+
+
+def larger(a: int, b: int) -> int:
+    """The larger one, likewise."""
+    return max(a, b) if torch.compiler.is_dynamo_compiling() else torch.sym_max(a, b)
+
+
 def transforming() -> bool:
     """Whether torch.func's transforms are at work; what torch.compile finds when it traces is settled there."""
     return torch._C._are_functorch_transforms_active()

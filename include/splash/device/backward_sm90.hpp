@@ -108,17 +108,32 @@ struct FloatQueries {
   }
 };
 
-/// Rows of packed tensors that belong to no sequence get no gradient.
-inline cudaError_t clear_packed(const TensorView& view, cudaStream_t stream) {
+/// Zeros for all rows of a tensor.
+inline cudaError_t clear_rows(const TensorView& view, cudaStream_t stream) {
   const size_t width = size_t(view.shape[3]) * 2, pitch = size_t(std::max(view.stride[2], view.shape[3])) * 2;
   if (view.shape[2] == 0) return cudaSuccess;
-  for (int64_t head = 0; head < view.shape[1]; ++head) {
-    char* rows = static_cast<char*>(view.data) + head * view.stride[1] * 2;
+  for (int64_t line = 0; line < view.shape[0] * view.shape[1]; ++line) {
+    const int64_t batch = line / view.shape[1], head = line - batch * view.shape[1];
+    char* rows = static_cast<char*>(view.data) + (batch * view.stride[0] + head * view.stride[1]) * 2;
     if (cudaError_t error = cudaMemset2DAsync(rows, pitch, 0, width, size_t(view.shape[2]), stream);
         error != cudaSuccess)
       return error;
   }
   return cudaSuccess;
+}
+
+/// Where there are no queries, or no keys, nothing is kept: all gradients are 0.
+inline cudaError_t clear_gradients(const BackwardArguments& args, cudaStream_t stream) {
+  cudaError_t error = cudaSuccess;
+  for (const TensorView* view : {&args.grad_q, &args.grad_k, &args.grad_v})
+    if (error == cudaSuccess) error = clear_rows(*view, stream);
+  for (int p = 0; p < args.in.normalizer.num_parameters; ++p) {
+    const TensorView& gradient = args.grad_parameters[p];
+    size_t bytes = gradient.data ? sizeof(float) : 0;
+    for (int d = 0; d < gradient.rank; ++d) bytes *= size_t(gradient.shape[d]);
+    if (error == cudaSuccess && bytes > 0) error = cudaMemsetAsync(gradient.data, 0, bytes, stream);
+  }
+  return error;
 }
 
 /// grad_q, grad_k, grad_v and the normalizer's gradients are written whole, but for heads and keys that the call is not
@@ -145,6 +160,11 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   const TensorView& q = args.in.q;
   if (Status status = can_run_backward_sm90(args, HeadDim); !status.ok()) return status;
   if (q.shape[0] == 0 || q.shape[1] == 0) return {};
+  const auto stream = static_cast<cudaStream_t>(exec.stream);
+  if (q.shape[2] == 0 || args.in.k.shape[2] == 0) {
+    const cudaError_t cleared = args.first ? clear_gradients(args, stream) : cudaSuccess;
+    return cleared == cudaSuccess ? Status{} : failure(cleared);
+  }
 
   int multiprocessors = 0;
   const auto prepare = [&]<class Config>(const Config*) {
@@ -187,7 +207,6 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
     keys = Sweep<Keys>(args.in, multiprocessors);
   }
 
-  const auto stream = static_cast<cudaStream_t>(exec.stream);
   const int64_t rows = q.shape[0] * q.shape[1] * q.shape[2];
   const int64_t partial = std::max(
       {queries.workspace_floats(), keys.workspace_floats(), all.workspace_floats(), closed_all.workspace_floats()});
@@ -216,7 +235,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   if (args.in.positions.cu_queries) {
     if (args.first)
       for (const TensorView* view : {&args.grad_q, &args.grad_k, &args.grad_v})
-        if (error == cudaSuccess) error = clear_packed(*view, stream);
+        if (error == cudaSuccess) error = clear_rows(*view, stream);
     if (error == cudaSuccess && call.dots) error = cudaMemsetAsync(call.dots, 0, size_t(rows) * 4, stream);
   }
   if (error != cudaSuccess) return failure(error);

@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from .._values import smaller
 from . import draw, opaque
 from .base import Encoded, Extent, Grid, Pattern, Rows
 from .bits import range_bits, words
@@ -182,9 +183,7 @@ class BigBird(Pattern):
         (_, near_begin, tail), (head, near_end, _) = ranges
         candidates = ((near_begin - head) + (tail - near_end)).long()
         head_index = torch.arange(heads, device=row.device)[:, None] if heads > 1 else 0
-        number = draw.sample(
-            draw.stream(self.seed, head_index, row.long()), candidates, torch.sym_min(self.random, most)
-        )
+        number = draw.sample(draw.stream(self.seed, head_index, row.long()), candidates, smaller(self.random, most))
         column = number + head
         column = torch.where(column >= near_begin, column + (near_end - near_begin), column)
         return torch.where(number >= 0, column, -1)

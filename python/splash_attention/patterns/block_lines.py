@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._values import larger, smaller
 from .base import Extent
 
 
@@ -41,7 +42,7 @@ def ends_of(extent: Extent) -> Tensor | int:
     elif extent.kv_lengths is not None:
         count = extent.kv_lengths.long().clamp(0, extent.keys)
     else:
-        return torch.sym_max(0, extent.k_start + extent.keys)
+        return larger(0, extent.k_start + extent.keys)
     return (count + extent.k_start).clamp(min=0)
 
 
@@ -94,7 +95,7 @@ def blocks_between(start: int, count: int, block: int) -> int:
     """Blocks that `count` positions from `start` on lie in; positions before 0 count as 0."""
     if count == 0:
         return 0
-    return torch.sym_max(start + count - 1, 0) // block - _origin(start, block) + 1
+    return larger(start + count - 1, 0) // block - _origin(start, block) + 1
 
 
 def _packed_lines(extent: Extent, block: int, own: Tensor) -> tuple[Lines, Lines]:
@@ -127,8 +128,8 @@ def _packed_lines(extent: Extent, block: int, own: Tensor) -> tuple[Lines, Lines
 def _packed_bits(extent: Extent, block: int) -> tuple[int, int]:
     """Blocks of rows and of columns that one sequence has at most."""
     return (
-        _most_blocks(torch.sym_min(extent.rows, extent.queries), block),
-        blocks_between(extent.k_start, torch.sym_min(extent.columns, extent.keys), block),
+        _most_blocks(smaller(extent.rows, extent.queries), block),
+        blocks_between(extent.k_start, smaller(extent.columns, extent.keys), block),
     )
 
 
@@ -140,7 +141,7 @@ def _spans(ends: Tensor, total: int, longest: int) -> tuple[Tensor, Tensor]:
 
 def _origin(start: Tensor | int, block: int) -> Tensor | int:
     """The block in which the first position that is not negative lies."""
-    return (start.clamp(min=0) if isinstance(start, Tensor) else torch.sym_max(start, 0)) // block
+    return (start.clamp(min=0) if isinstance(start, Tensor) else larger(start, 0)) // block
 
 
 def _most_blocks(count: int, block: int) -> int:

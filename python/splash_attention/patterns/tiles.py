@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._values import checkable
+from .._values import checkable, smaller
 from .bits import pack_bits, pack_lines, shapes_of_bits
 from .csr import Entries
 
@@ -64,7 +64,7 @@ def tiles_of_entries(found: Entries, Nq: int, Nk: int) -> tuple[Tensor, Tensor]:
     full = count == heights[:, None] * widths
     partial = (count > 0) & ~full
     number = partial.flatten().cumsum(0) - 1
-    bound = torch.sym_min(key.numel(), total)
+    bound = smaller(key.numel(), total)
     if checkable(key):
         bound = int(partial.sum())
     slot = torch.cat([torch.where(partial.flatten(), number, bound), number.new_full((1,), bound)])[tile]
@@ -82,7 +82,7 @@ def shapes_of_tiles(lead, Nq: int, Nk: int, sizes: tuple[int, int], entries: int
     repeated = [1 if size == 1 else tiles for size, tiles in zip(sizes, (rows, columns), strict=True)]
     partial = lead[0] * lead[1] * repeated[0] * repeated[1]
     if entries is not None:
-        partial = torch.sym_min(entries, partial)
+        partial = smaller(entries, partial)
     return [*shapes_of_bits(lead, rows, columns, backward), (*lead, rows, columns), (partial, TILE, 2)]
 
 

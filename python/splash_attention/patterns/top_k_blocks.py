@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._checks import check_lengths, check_positions
 from .._dtypes import autocast_dtype, cast, check_one_dtype
+from .._values import smaller
 from .band import Causal
 from .base import Pattern
 from .block_mask import BlockMask
@@ -82,7 +83,7 @@ def _chosen_blocks(q, k, lengths, kv_lengths, rows, columns, top, share_group, q
         scores = (pooled_q @ pooled_k).flatten(1, 2)
     own, earlier = _own_blocks(Nq, Nk, rows, columns, offset, queries, q.device)
     scores = scores.nan_to_num(-torch.inf, torch.inf, -torch.inf).masked_fill(~earlier, -torch.inf)
-    mask = own | _best(scores, earlier, top - own.sum(-1, keepdim=True), torch.sym_min(top, scores.shape[-1]))
+    mask = own | _best(scores, earlier, top - own.sum(-1, keepdim=True), smaller(top, scores.shape[-1]))
     return mask.repeat_interleave(heads // kv_heads, 1) if share_group else mask
 
 
