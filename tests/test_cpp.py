@@ -59,11 +59,20 @@ def test_headers_of_the_repository(name, tmp_path, capsys):
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["parts", "explain"])
-def test_sources_of_the_library_with_a_small_table(name, tmp_path, capsys):
-    """The calls that a call on a GPU is made of, and the texts of NoKernelError."""
-    sources = [ROOT / "kernels" / f"{source}.cpp" for source in (name, "registry")]
-    output = build_and_run(CPP / f"test_{name}.cpp", tmp_path, *sources, f"-I{ROOT}", f"-I{ROOT / 'include'}")
+@pytest.mark.parametrize(
+    "name, sources",
+    [
+        ("parts", ["parts", "registry"]),
+        ("explain", ["explain", "registry"]),
+        ("plan", ["dispatch", "plan", "parts", "checks", "explain", "registry"]),
+    ],
+)
+def test_sources_of_the_library_with_a_small_table(name, sources, tmp_path, capsys):
+    """The calls that a call on a GPU is made of, the plan that they come from, and the texts of NoKernelError."""
+    sources = [ROOT / "kernels" / f"{source}.cpp" for source in sources]
+    output = build_and_run(
+        CPP / f"test_{name}.cpp", tmp_path, *sources, f"-I{ROOT}", f"-I{ROOT / 'include'}", "-pthread"
+    )
     with capsys.disabled():
         print(f"\n{output.strip()}")
     assert " 0 failed" in output
