@@ -1,6 +1,6 @@
 """Runs small models of every class of Hugging Face transformers on splash and compares with eager.
 
-    python tools/sweep_transformers.py [--classes REGEX] [--write benchmarks/results/transformers_sweep.csv]
+    python tools/sweep_transformers.py [--classes REGEX] [--write benchmarks/sweeps/transformers.csv]
 
 Each class is built twice with the same weights, attn_implementation "eager" and "splash", in float32 on the CPU, and
 goes through the steps of `STEPS`. A line a class and step says: agrees; refused, with splash's reason; or breaks, with
