@@ -17,7 +17,7 @@ struct Step {
   bool adds_queries = false, adds_keys = false;  ///< backward: it adds to the gradients of the steps before it
 };
 
-/// The steps in their order; none where there is a refusal, or no instance's row keeps anything.
+/// The steps in their order; none where there is a refusal.
 struct Plan {
   std::vector<Step> steps;
   Fault refusal;

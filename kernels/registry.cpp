@@ -30,6 +30,14 @@ bool extends(std::string_view name, std::string_view other) {
   return false;
 }
 
+/// The first pattern with this value of a field; -1 where there is none.
+template <class Field>
+int place_of(Field PatternInfo::* field, const Field& value) {
+  const auto rows = patterns();
+  const auto found = std::ranges::find(rows, value, field);
+  return found == rows.end() ? -1 : int(found - rows.begin());
+}
+
 bool serves(const Key& row, const Key& wanted) {
   return row.pass == wanted.pass && row.arch == wanted.arch && row.pattern == wanted.pattern &&
          row.dtype == wanted.dtype &&
@@ -65,17 +73,8 @@ const Instance* find(const Key& key) {
   return best;
 }
 
-int pattern_kind(std::string_view name) {
-  const auto rows = patterns();
-  const auto found = std::find_if(rows.begin(), rows.end(), [&](const PatternInfo& row) { return row.name == name; });
-  return found == rows.end() ? -1 : int(found - rows.begin());
-}
-
-int pattern_kind(patterns::TypeId type) {
-  const auto rows = patterns();
-  const auto found = std::find_if(rows.begin(), rows.end(), [&](const PatternInfo& row) { return row.type == type; });
-  return found == rows.end() ? -1 : int(found - rows.begin());
-}
+int pattern_kind(std::string_view name) { return place_of(&PatternInfo::name, name); }
+int pattern_kind(patterns::TypeId type) { return place_of(&PatternInfo::type, type); }
 
 int pattern_ints(int kind) { return patterns()[kind].ints; }
 int pattern_tensors(int kind) { return patterns()[kind].tensors; }

@@ -2,6 +2,7 @@
 
 #include <initializer_list>
 #include <vector>
+
 #include "allocate.hpp"
 #include "errors.hpp"
 #include "execution.hpp"

@@ -122,11 +122,16 @@ inline cudaError_t clear_rows(const TensorView& view, cudaStream_t stream) {
   return cudaSuccess;
 }
 
-/// Where there are no queries, or no keys, nothing is kept: all gradients are 0.
-inline cudaError_t clear_gradients(const BackwardArguments& args, cudaStream_t stream) {
+inline cudaError_t clear_tensors(const BackwardArguments& args, cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
   for (const TensorView* view : {&args.grad_q, &args.grad_k, &args.grad_v})
     if (error == cudaSuccess) error = clear_rows(*view, stream);
+  return error;
+}
+
+/// Where there are no queries, or no keys, nothing is kept: all gradients are 0, those of the normalizer too.
+inline cudaError_t clear_gradients(const BackwardArguments& args, cudaStream_t stream) {
+  cudaError_t error = clear_tensors(args, stream);
   for (int p = 0; p < args.in.normalizer.num_parameters; ++p) {
     const TensorView& gradient = args.grad_parameters[p];
     size_t bytes = gradient.data ? sizeof(float) : 0;
@@ -233,9 +238,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   const int64_t zeros = counted || sums > 0 ? kCounters + sums : 0;
   if (zeros > 0 && !prepares) error = cudaMemsetAsync(counters, 0, size_t(zeros), stream);
   if (args.in.positions.cu_queries) {
-    if (args.first)
-      for (const TensorView* view : {&args.grad_q, &args.grad_k, &args.grad_v})
-        if (error == cudaSuccess) error = clear_rows(*view, stream);
+    if (args.first && error == cudaSuccess) error = clear_tensors(args, stream);
     if (error == cudaSuccess && call.dots) error = cudaMemsetAsync(call.dots, 0, size_t(rows) * 4, stream);
   }
   if (error != cudaSuccess) return failure(error);
