@@ -6,7 +6,7 @@
 #include "kernels/registry.hpp"
 #include "splash/normalizers/concept.hpp"
 #include "splash/patterns/sliding_window.hpp"
-#include "splash/tuning/forward_sm90.hpp"
+#include "splash/tuning/sm90/forward.hpp"
 
 namespace splash::kernels {
 

@@ -57,6 +57,27 @@ def test_header_includes_only_layers_below(path):
             assert not re.match(r"torch|ATen|c10|pybind11", name), f"{layer} includes {name}"
 
 
+ARCHITECTURE = re.compile(r"/(sm\d+)/")
+
+
+@pytest.mark.parametrize("path", sorted(HEADERS.rglob("*.hpp")), ids=lambda path: str(path.relative_to(HEADERS)))
+def test_header_of_no_architecture_includes_none(path):
+    """Folders named after an architecture hold what only it can run; one never includes another."""
+    own = set(ARCHITECTURE.findall(path.as_posix()))
+    for name in includes(path):
+        if name.startswith("splash/"):
+            assert set(ARCHITECTURE.findall(name)) <= own, f"{path.name} includes {name}"
+
+
+@pytest.mark.parametrize("forward", [True, False], ids=["forward", "backward"])
+def test_one_pass_does_not_include_the_other(forward):
+    own, other = ("forward", "backward") if forward else ("backward", "forward")
+    paths = [path for path in HEADERS.rglob("*.hpp") if own in path.parts]
+    assert paths
+    for path in paths:
+        assert not [name for name in includes(path) if f"/{other}/" in name], path
+
+
 def test_every_folder_has_a_rule():
     assert {path.name for path in HEADERS.iterdir() if path.is_dir()} <= set(BELOW)
 

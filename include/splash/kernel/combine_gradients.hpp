@@ -1,14 +1,16 @@
 // Adds up what the ranges of columns of a row gave.
 #pragma once
 
-#include "splash/collective/epilogue_backward_sm90.hpp"
+#include <cuda_runtime.h>
+
+#include "splash/collective/outputs.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace kernel {
 
 template <class Element>
 struct CombineGradientsParams {
-  collective::OutputBackwardSm90<Element> output;
+  collective::OutputBackward<Element> output;
   collective::Geometry geometry;
   collective::Schedule schedule;
   int outputs, tile_rows, stored_columns;

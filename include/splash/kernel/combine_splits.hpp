@@ -1,14 +1,17 @@
 // Puts the results of the ranges of keys of a row together: softmax outputs merge by their log-sum-exp.
 #pragma once
 
-#include "splash/collective/epilogue_forward_sm90.hpp"
+#include <cuda_runtime.h>
+
+#include "splash/collective/outputs.hpp"
+#include "splash/core/math.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace kernel {
 
 template <class Element, class Normalizer>
 struct CombineParams {
-  collective::OutputForwardSm90<Element> output;
+  collective::OutputForward<Element> output;
   collective::Geometry geometry;
   collective::Schedule schedule;
   Normalizer normalizer;

@@ -3,14 +3,14 @@
 
 #include <cuda_runtime.h>
 
-#include "splash/collective/epilogue_forward_sm90.hpp"
+#include "splash/collective/outputs.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace kernel {
 
 /// Rows after the last sequence, and those that a sequence longer than max_queries leaves over. One warp a row.
 template <class Element>
-__global__ void fill_unclaimed(const collective::OutputForwardSm90<Element> to, const collective::Geometry geometry,
+__global__ void fill_unclaimed(const collective::OutputForward<Element> to, const collective::Geometry geometry,
                                float empty_statistic, int saved) {
   const int row = int(blockIdx.x) * int(blockDim.x / 32) + int(threadIdx.x) / 32, lane = int(threadIdx.x) & 31;
   if (row >= geometry.num_queries) return;
@@ -36,9 +36,8 @@ __global__ void fill_unclaimed(const collective::OutputForwardSm90<Element> to, 
 }
 
 template <class Element>
-cudaError_t launch_fill_unclaimed(const collective::OutputForwardSm90<Element>& to,
-                                  const collective::Geometry& geometry, float empty_statistic, int saved,
-                                  cudaStream_t stream) {
+cudaError_t launch_fill_unclaimed(const collective::OutputForward<Element>& to, const collective::Geometry& geometry,
+                                  float empty_statistic, int saved, cudaStream_t stream) {
   constexpr int kWarps = 8;
   const unsigned blocks = unsigned((geometry.num_queries + kWarps - 1) / kWarps);
   fill_unclaimed<Element><<<blocks, 32 * kWarps, 0, stream>>>(to, geometry, empty_statistic, saved);

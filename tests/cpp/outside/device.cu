@@ -1,7 +1,7 @@
 // Stripes as a Hopper kernel: the same header, compiled by nvcc into one forward kernel.
 #include <cstdio>
 
-#include "splash/device/forward_sm90.hpp"
+#include "splash/device/sm90/forward.hpp"
 #include "splash/normalizers/softmax.hpp"
 #include "stripes.hpp"
 

@@ -2,7 +2,7 @@
 // output and log-sum-exp in place of nothing, as if its keys had been the first tiles.
 #pragma once
 
-#include "splash/collective/epilogue_forward_sm90.hpp"
+#include "splash/collective/sm90/forward/epilogue.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {
@@ -11,7 +11,7 @@ template <class Config>
 class ResumeForwardSm90 {
  public:
   using Element = typename Config::Element;
-  using Output = OutputForwardSm90<Element>;
+  using Output = OutputForward<Element>;
   static_assert(Config::kHeadDim % 32 == 0, "a quad of lanes loads 32 columns at a time");
 
   /// By one consumer warp group: asks for what put() needs, which takes a while to arrive.

@@ -7,9 +7,9 @@
 
 #include "splash/device/launch.hpp"
 #include "splash/device/schedule.hpp"
-#include "splash/device/tensor_map_sm90.hpp"
-#include "splash/kernel/backward_sm90.hpp"
+#include "splash/device/sm90/tensor_map.hpp"
 #include "splash/kernel/combine_gradients.hpp"
+#include "splash/kernel/sm90/backward.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace device {

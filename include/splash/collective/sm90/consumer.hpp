@@ -7,8 +7,8 @@
 
 #include <cutlass/numeric_conversion.h>
 
-#include "splash/collective/fragment_sm90.hpp"
-#include "splash/collective/tiles_sm90.hpp"
+#include "splash/collective/sm90/fragment.hpp"
+#include "splash/collective/sm90/tiles.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {

@@ -2,45 +2,18 @@
 // workspace.
 #pragma once
 
-#include "splash/collective/config_backward_sm90.hpp"
-#include "splash/collective/store_rows_sm90.hpp"
+#include "splash/collective/sm90/backward/config.hpp"
+#include "splash/collective/sm90/store_rows.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {
 
 using namespace cute;
 
-/// A gradient's tensor; strides in elements.
-template <class Element>
-struct GradientTensor {
-  Element* data;
-  int64_t row_stride, head_stride, batch_stride;
-  float scale;  ///< what is added up is multiplied by it
-};
-
-/// Where results go: of out1 and out2, or of the one there is. Partial results are a float32 tile a split item.
-template <class Element>
-struct OutputBackwardSm90 {
-  GradientTensor<Element> gradients[2];
-  float* partial;       ///< (outputs, split items, tile rows, D instance)
-  float* partial_dots;  ///< (split items, tile rows), where `dots`
-  float* dots;          ///< (B, Hq, Nq), or nullptr: sum P dP of each query
-  int split_items, head_dim;
-  bool adds;  ///< to what the tensors hold
-
-  SPLASH_HD Element* at(int output, const Geometry& geometry, const Work& work, int index) const {
-    const GradientTensor<Element>& to = gradients[output];
-    const int batch = geometry.packed_sequences() ? 0 : work.frame.batch;
-    const int head = geometry.key_major ? work.frame.head / geometry.group : work.frame.head;
-    return to.data + batch * to.batch_stride + head * to.head_stride +
-           row_at(geometry, work.queries, index) * to.row_stride;
-  }
-};
-
 template <class Config>
 struct EpilogueBackwardSm90 {
   using Element = typename Config::Element;
-  using Output = OutputBackwardSm90<Element>;
+  using Output = OutputBackward<Element>;
 
   __device__ __forceinline__ static void finish(int thread) {
     if (thread == 0) tma_store_wait<0>();
@@ -76,7 +49,7 @@ struct EpilogueBackwardSm90 {
 
   /// The same of one of the outputs, where groups have one each.
   template <int Output, class Accumulator>
-  __device__ __forceinline__ static void store_one(const OutputBackwardSm90<Element>& to, const MapsBackwardSm90& maps,
+  __device__ __forceinline__ static void store_one(const OutputBackward<Element>& to, const MapsBackwardSm90& maps,
                                                    typename Config::SharedStorage& shared, const Geometry& geometry,
                                                    const Work& work, int thread, const Accumulator& out) {
     asm volatile("" : "+r"(thread));  // where its rows go is worked out here, not kept while tiles are worked on

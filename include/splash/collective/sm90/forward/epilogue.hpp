@@ -2,51 +2,19 @@
 // workspace.
 #pragma once
 
-#include "splash/collective/config_forward_sm90.hpp"
-#include "splash/collective/store_rows_sm90.hpp"
+#include "splash/collective/sm90/forward/config.hpp"
+#include "splash/collective/sm90/store_rows.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {
 
 using namespace cute;
 
-/// Where results go. Output rows are 16-byte aligned and reached by strides, so that rows of packed sequences and of
-/// classes of positions are written without touching their neighbours.
-template <class Element>
-struct OutputForwardSm90 {
-  Element* out;
-  int64_t row_stride, head_stride, batch_stride;
-  float* statistic;      ///< (B, Hq, Nq)
-  float* saved;          ///< (kSaved, B, Hq, Nq)
-  int64_t saved_stride;  ///< B * Hq * Nq
-  float* partial;        ///< (split items, tile rows, D instance): O of a range of keys, normalized within it
-  float* partial_lse;    ///< (split items, tile rows)
-  int num_queries, heads, head_dim, residues, log2_pack;
-  bool accumulate;  ///< out and statistic hold the results for other keys, from which the rows go on
-
-  /// Of one (query, head) of a Work, counted in its problem.
-  struct Row {
-    int64_t row;
-    int head, batch;
-  };
-  SPLASH_HD Row locate(const Work& work, bool packed_sequences, int index) const {
-    const int query = index >> log2_pack;
-    return {int64_t(work.queries.outer + query) * residues + work.queries.inner,
-            work.frame.head + index - (query << log2_pack), packed_sequences ? 0 : work.frame.batch};
-  }
-  SPLASH_HD Element* at(const Row& row) const {
-    return out + row.batch * batch_stride + row.head * head_stride + row.row * row_stride;
-  }
-  SPLASH_HD int64_t statistic_at(const Row& row) const {
-    return (int64_t(row.batch) * heads + row.head) * num_queries + row.row;
-  }
-};
-
 template <class Config>
 struct EpilogueForwardSm90 {
   using Element = typename Config::Element;
   using Normalizer = typename Config::Normalizer;
-  using Output = OutputForwardSm90<Element>;
+  using Output = OutputForward<Element>;
 
   /// Until the thread that stores has called this, the Q tile of the last store() is still read.
   __device__ __forceinline__ static void finish(int thread) {

@@ -1,8 +1,8 @@
 // Types of one Hopper forward instance: rows are queries, columns keys and values.
 #pragma once
 
-#include "splash/collective/tiles_sm90.hpp"
-#include "splash/tuning/forward_sm90.hpp"
+#include "splash/collective/sm90/tiles.hpp"
+#include "splash/tuning/sm90/forward.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {

@@ -6,7 +6,7 @@
 // other one run. Registers of a consumer thread (D 256): dV or dK 128, S or dP 32, P or dS 16.
 #pragma once
 
-#include "splash/collective/gradients_sm90.hpp"
+#include "splash/collective/sm90/backward/gradients.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {

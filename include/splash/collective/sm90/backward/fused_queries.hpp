@@ -2,8 +2,8 @@
 // half of dS^T K of a tile of queries.
 #pragma once
 
-#include "splash/collective/gradients_sm90.hpp"
-#include "splash/collective/store_rows_sm90.hpp"
+#include "splash/collective/sm90/backward/gradients.hpp"
+#include "splash/collective/sm90/store_rows.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {

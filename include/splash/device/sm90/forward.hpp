@@ -8,11 +8,11 @@
 
 #include "splash/device/launch.hpp"
 #include "splash/device/schedule.hpp"
-#include "splash/device/tensor_map_sm90.hpp"
+#include "splash/device/sm90/tensor_map.hpp"
 #include "splash/device/workspace.hpp"
 #include "splash/kernel/combine_splits.hpp"
 #include "splash/kernel/fill_unclaimed.hpp"
-#include "splash/kernel/forward_sm90.hpp"
+#include "splash/kernel/sm90/forward.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace device {

@@ -11,7 +11,7 @@
 
 #include <cute/arch/copy_sm90_tma.hpp>
 
-#include "splash/collective/tile_masks_sm90.hpp"
+#include "splash/collective/sm90/tile_masks.hpp"
 #include "splash/collective/warp_walk.hpp"
 
 SPLASH_NAMESPACE_BEGIN

@@ -9,7 +9,7 @@
 
 #include <cute/arch/cluster_sm90.hpp>
 
-#include "splash/collective/tiles_sm90.hpp"
+#include "splash/collective/sm90/tiles.hpp"
 #include "splash/patterns/bits.hpp"
 
 SPLASH_NAMESPACE_BEGIN

@@ -3,10 +3,10 @@
 
 #include <cutlass/arch/reg_reconfig.h>
 
-#include "splash/collective/consumer_forward_sm90.hpp"
-#include "splash/collective/epilogue_forward_sm90.hpp"
-#include "splash/collective/producer_sm90.hpp"
-#include "splash/collective/resume_forward_sm90.hpp"
+#include "splash/collective/sm90/forward/consumer.hpp"
+#include "splash/collective/sm90/forward/epilogue.hpp"
+#include "splash/collective/sm90/forward/resume.hpp"
+#include "splash/collective/sm90/producer.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace kernel {

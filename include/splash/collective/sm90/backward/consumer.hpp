@@ -10,7 +10,7 @@
 // it. No group lets a tile pass.
 #pragma once
 
-#include "splash/collective/fused_queries_sm90.hpp"
+#include "splash/collective/sm90/backward/fused_queries.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {

@@ -1,7 +1,7 @@
 // dQ that the fused backward added up in float32, on its way to the tensor.
 #pragma once
 
-#include "splash/collective/epilogue_backward_sm90.hpp"
+#include "splash/collective/sm90/backward/epilogue.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace kernel {

@@ -7,8 +7,8 @@
 // Registers of a consumer thread (D 128, 128 keys): S 64, O 64, W 32, state and addresses about 40.
 #pragma once
 
-#include "splash/collective/config_forward_sm90.hpp"
-#include "splash/collective/consumer_sm90.hpp"
+#include "splash/collective/sm90/consumer.hpp"
+#include "splash/collective/sm90/forward/config.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {

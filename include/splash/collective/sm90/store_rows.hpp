@@ -5,14 +5,12 @@
 #include <cute/arch/copy_sm90.hpp>
 #include <cute/arch/copy_sm90_tma.hpp>
 
-#include "splash/collective/fragment_sm90.hpp"
-#include "splash/collective/tiles_sm90.hpp"
+#include "splash/collective/outputs.hpp"
+#include "splash/collective/sm90/fragment.hpp"
+#include "splash/collective/sm90/tiles.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {
-
-/// A factor of 0 makes zeros of NaN, too.
-SPLASH_HD float scaled(float value, float factor) { return factor == 0.0f ? 0.0f : value * factor; }
 
 /// Two neighbouring columns of a row as elements.
 template <class Element, class Accumulator>

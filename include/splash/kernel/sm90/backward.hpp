@@ -3,10 +3,10 @@
 
 #include <cutlass/arch/reg_reconfig.h>
 
-#include "splash/collective/consumer_backward_sm90.hpp"
-#include "splash/collective/consumer_by_output_sm90.hpp"
-#include "splash/collective/epilogue_backward_sm90.hpp"
-#include "splash/collective/producer_sm90.hpp"
+#include "splash/collective/sm90/backward/consumer.hpp"
+#include "splash/collective/sm90/backward/consumer_by_output.hpp"
+#include "splash/collective/sm90/backward/epilogue.hpp"
+#include "splash/collective/sm90/producer.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace kernel {

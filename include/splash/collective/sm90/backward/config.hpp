@@ -11,9 +11,9 @@
 // many registers for one consumer group, two groups have one each of the same keys.
 #pragma once
 
-#include "splash/collective/tiles_sm90.hpp"
+#include "splash/collective/sm90/tiles.hpp"
 #include "splash/patterns/transpose.hpp"
-#include "splash/tuning/backward_sm90.hpp"
+#include "splash/tuning/sm90/backward.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {

@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "splash/device/sweep_backward_sm90.hpp"
+#include "splash/device/sm90/sweep_backward.hpp"
 #include "splash/device/workspace.hpp"
 #include "splash/kernel/prepare_backward.hpp"
-#include "splash/kernel/store_queries.hpp"
+#include "splash/kernel/sm90/store_queries.hpp"
 #include "splash/kernel/sum_sinks.hpp"
 
 SPLASH_NAMESPACE_BEGIN

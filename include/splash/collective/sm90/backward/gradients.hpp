@@ -1,8 +1,8 @@
 // What the Hopper backward consumers share: what they are given, and the numbers of their scores.
 #pragma once
 
-#include "splash/collective/config_backward_sm90.hpp"
-#include "splash/collective/consumer_sm90.hpp"
+#include "splash/collective/sm90/backward/config.hpp"
+#include "splash/collective/sm90/consumer.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {
