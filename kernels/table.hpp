@@ -27,7 +27,7 @@ Instance row(Key key, Forward forward) {
   Instance instance{std::move(key), forward};
   if (instance.key.arch == Arch::cpu) return instance;
   const auto tuned = tuning::forward_sm90<Pattern, Normalizer>(instance.key.head_dim, instance.key.block);
-  instance.key_tiles = {{tuned.tile_columns}};
+  instance.key_tiles = {{tuned.tile.columns}};
   instance.resumes = normalizers::kMerges<Normalizer> && patterns::kIsPart<Pattern>;
   return instance;
 }

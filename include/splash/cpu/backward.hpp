@@ -11,6 +11,7 @@
 #include <initializer_list>
 
 #include "splash/cpu/delta.hpp"
+#include "splash/cpu/hooks.hpp"
 #include "splash/patterns/transpose.hpp"
 
 SPLASH_NAMESPACE_BEGIN
@@ -23,6 +24,8 @@ class Backward {
   using Transposed = patterns::Transposed<Pattern>;
   using Walk = patterns::TileWalk<Transposed>;
   using Part = Fragment<Real, Lanes::keys>;
+  static_assert(normalizers::backward_calls_all_hooks<Normalizer, kBackwardHooks>());
+  static_assert(patterns::hooks_are_spelled_right<Pattern>());
   static constexpr int W = Value::kLanes;
   static constexpr int kRowGradients = normalizers::kRowGradientsOf<Normalizer>;
   static constexpr bool kBias = normalizers::kHasBias<Normalizer>;

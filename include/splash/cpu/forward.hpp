@@ -8,6 +8,7 @@
 #include "splash/cpu/bias.hpp"
 #include "splash/cpu/few_queries.hpp"
 #include "splash/cpu/fragment.hpp"
+#include "splash/cpu/hooks.hpp"
 #include "splash/cpu/parallel.hpp"
 #include "splash/cpu/problem.hpp"
 #include "splash/normalizers/concept.hpp"
@@ -21,6 +22,8 @@ class Forward {
   using Row = typename Normalizer::template Rows<Value, 1>;
   using Walk = patterns::TileWalk<Pattern>;
   using Scores = Fragment<Real, Lanes::queries>;
+  static_assert(normalizers::forward_calls_all_hooks<Normalizer, kForwardHooks>());
+  static_assert(patterns::hooks_are_spelled_right<Pattern>());
   static constexpr int W = Value::kLanes;
   static constexpr int kVectors = kTile / W;
   /// Score tiles kept between sweeps; rows that see more keys compute the others again.

@@ -8,6 +8,7 @@
 #include "splash/core/arguments.hpp"
 #include "splash/core/head_groups.hpp"
 #include "splash/patterns/concept.hpp"
+#include "splash/tuning/schedule.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace device {
@@ -15,12 +16,12 @@ namespace device {
 /// What a kernel's blocks of threads work on at a time, and how many of them run at once.
 struct Blocks {
   int rows, keys, running;
-  int last_each = 4;  ///< pieces for each of them at the end of a pass whose rows are uneven, so that all end together
+  /// Pieces for each of them at the end of a pass whose rows are uneven.
+  int last_each = tuning::last_pieces(false);
 };
 
-/// Rows of block lists are of about one length, and the pieces at the end are of all heads, whose keys leave L2.
 template <patterns::Pattern Pattern>
-inline constexpr int kLastEach = patterns::BlockListPattern<Pattern> ? 1 : 4;
+inline constexpr int kLastEach = tuning::last_pieces(patterns::BlockListPattern<Pattern>);
 
 /// Whether every query head sees the same pattern.
 inline bool same_for_heads(const PatternSpec& spec) {
@@ -38,7 +39,8 @@ inline int log2_pack_of(const AttentionInputs& in) {
   const int64_t group = in.q.shape[1] / in.k.shape[1];
   const bool expanded = in.q.shape[1] > 1 && in.q.stride[1] == 0;
   const int64_t queries = in.positions.cu_queries ? in.positions.max_queries : in.q.shape[2];
-  const bool pays = group > 1 && 64 % group == 0 && queries < 128 && in.residues == 1 && in.heads.count == 0;
+  const bool pays =
+      group > 1 && 64 % group == 0 && queries < tuning::kPackedQueries && in.residues == 1 && in.heads.count == 0;
   return pays && !expanded && same_for_heads(in.pattern) ? std::countr_zero(uint64_t(group)) : 0;
 }
 
@@ -75,34 +77,33 @@ inline collective::Geometry make_geometry(const AttentionInputs& in, bool key_ma
   return geometry;
 }
 
-/// Ranges of keys for each of `tiles` row tiles, so that the pieces fill rounds of running blocks evenly. A range has
-/// four tiles of keys at least.
+/// Ranges of keys for each of `tiles` row tiles, so that the pieces fill rounds of running blocks evenly.
 inline int splits_of(int tiles, int key_tiles, int running) {
-  const int most = std::clamp(key_tiles / 4, 1, 64);
+  const int most = std::clamp(key_tiles / tuning::kSplits.least_tiles, 1, tuning::kSplits.most);
   int best = 1;
   double best_share = 0;
   for (int splits = 1; splits <= most; ++splits) {
     const int pieces = tiles * splits, rounds = (pieces + running - 1) / running;
-    // A piece costs about as much as one tile of keys beside its tiles.
-    const double time = rounds * (double(key_tiles) / splits + 1.5);
+    const double time = rounds * (double(key_tiles) / splits + tuning::kSplits.piece);
     const double share = 1.0 / time;
-    if (share > best_share * 1.01) best = splits, best_share = share;
+    if (share > best_share * (1 + tuning::kSplits.gain)) best = splits, best_share = share;
   }
   return best;
 }
 
 /// What is left for the last round of running blocks, cut into ranges of columns so that it is a short one; 1 where
-/// that saves less than a hundredth of the time. In tiles of 128 rows and D 128 (1.6 us): a piece costs one and a half
-/// beside its own, a launch that merges four, and a range 0.04 for its float32 results.
+/// that saves next to nothing.
 inline int last_round_splits(int pieces, int key_tiles, int running, int head_dim) {
-  const int rounds = pieces / running, rest = pieces % running, most = std::clamp(key_tiles / 4, 1, 16);
-  const double whole = rounds * (key_tiles + 1.5), now = whole + (rest ? key_tiles + 1.5 : 0);
+  constexpr tuning::Splits kCosts = tuning::kSplits;
+  const int rounds = pieces / running, rest = pieces % running;
+  const int most = std::clamp(key_tiles / kCosts.least_tiles, 1, kCosts.most_of_last);
+  const double whole = rounds * (key_tiles + kCosts.piece), now = whole + (rest ? key_tiles + kCosts.piece : 0);
   int best = 1;
-  double best_time = now * 0.99;
+  double best_time = now * (1 - kCosts.gain);
   for (int splits = 2; splits <= most; ++splits) {
     const int turns = (rest * splits + running - 1) / running;
-    const double merge = 4 + rest * splits * 0.04 * head_dim / 128;
-    const double time = whole + turns * (double(key_tiles) / splits + 2.5) + merge;
+    const double merge = kCosts.launch + rest * splits * kCosts.merged_piece * head_dim / 128;
+    const double time = whole + turns * (double(key_tiles) / splits + kCosts.range) + merge;
     if (time < best_time) best = splits, best_time = time;
   }
   return best;
@@ -132,7 +133,7 @@ inline collective::Schedule make_schedule(const AttentionInputs& in, const colle
     if (tiles < blocks.running) {
       splits = splits_of(int(tiles), key_tiles, blocks.running);
       if (splits > 1) schedule.first_split = schedule.row_tiles;
-    } else if (first_global + last_global > 0 && !packed && step == 1 && key_tiles >= 32) {
+    } else if (first_global + last_global > 0 && !packed && step == 1 && key_tiles >= tuning::kSplits.global_tiles) {
       const auto tiles_of = [&](int64_t rows) {
         return int(std::min<int64_t>((rows * geometry.pack() + blocks.rows - 1) / blocks.rows, schedule.row_tiles));
       };
@@ -140,7 +141,7 @@ inline collective::Schedule make_schedule(const AttentionInputs& in, const colle
       schedule.first_split = tiles_of(first_global);
       schedule.last_split = last_global ? tiles_of(last_global + (rest ? blocks.rows - rest : 0)) : 0;
       schedule.last_split = std::min(schedule.last_split, schedule.row_tiles - schedule.first_split);
-      splits = std::clamp(key_tiles / 16, 2, 64);
+      splits = std::clamp(key_tiles / tuning::kSplits.global_range, 2, tuning::kSplits.most);
     }
   }
   const int split_tiles = schedule.first_split + schedule.last_split, whole_tiles = schedule.row_tiles - split_tiles;
@@ -161,15 +162,15 @@ inline collective::Schedule make_schedule(const AttentionInputs& in, const colle
     }
   }
 
-  // Keys and values of a section's problems stay in half of the 50 MB of L2. Rows that cost the same need no sections.
+  // Rows that cost the same need no sections.
   const int64_t tensors = 2 * 2 * columns * in.k.shape[3];
   const int64_t bytes =
       std::max<int64_t>(key_major ? tensors * geometry.group : tensors / geometry.group * geometry.pack(), 1);
-  const int most = in.uneven ? int(std::clamp<int64_t>((int64_t(24) << 20) / bytes, 1, std::max(problems, 1))) : 1;
+  const int most = in.uneven ? int(std::clamp<int64_t>(tuning::kSectionBytes / bytes, 1, std::max(problems, 1))) : 1;
   const int sections = std::max((problems + most - 1) / most, 1),
             section = std::max((problems + sections - 1) / sections, 1);
   const int enough = (blocks.last_each * blocks.running + problems - 1) / std::max(problems, 1);
-  const int last_tiles = in.uneven ? std::min(whole_tiles / 4, enough) : 0;
+  const int last_tiles = in.uneven ? std::min(whole_tiles / tuning::kLastPart, enough) : 0;
   schedule.section = section;
   schedule.section_tiles = whole_tiles - last_tiles;
   schedule.section_items = std::max(section * schedule.section_tiles, 1);

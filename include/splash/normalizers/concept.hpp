@@ -44,9 +44,17 @@ namespace normalizers {
 /// A normalizer whose gradients come in one sweep on a GPU has, for one row without its sums:
 ///   row_numbers(statistic, output_dot, dstatistic) -> RowNumbers  once a row that kept something; then
 ///   weight_of(score, shift), dscore_of(weight, dp, delta)         P and dS with respect to s = scale * q.k
+/// and may have
+///   shift_factor()                  where weight_of(score, shift) is weight_of(score + shift * shift_factor(), 0): a
+///                                   mainloop short of registers then lets S begin as that
+///   row_gradient(statistic, output_dot)  the row's share of the gradient of its one parameter of kRowGradients;
+///                                   output_dot is sum P dP, to more than the output's rounding
 ///
-/// A normalizer that needs more says so by having it:
-///   n.of_head(head) -> N            its numbers for one query head, asked for before anything else
+/// A normalizer that needs more says so by having it; a mainloop that would not call it does not compile (hooks.hpp):
+///   n.of_head(head) -> N            its numbers for one query head, asked for before anything else; where
+///                                   kHeadInWeights = false weights are the same for all heads, and it is asked for
+///                                   before output_factor(), row_numbers() and Gradient alone
+///   kColumn = true                  it reads column() of fragments
 ///   Rows::place(n, r, i), Gradient::place(n, r, i)  the position of the row, told first (after load() in the backward)
 ///   n.extra_mass(head, shift)       results of disjoint ranges of keys merge by their log-sum-exp, the statistic; this
 ///                                   is the denominator's part that no range has, over exp(shift)
@@ -108,6 +116,22 @@ inline constexpr bool kNeedsPosition =
     requires(const N& n, typename N::template Rows<float, 1>& rows) { rows.place(n, 0, 0.0f); };
 
 template <class N>
+inline constexpr bool kNeedsGradientPosition =
+    requires(const N& n, typename N::template Gradient<float, 1>& gradient) { gradient.place(n, 0, 0.0f); };
+
+template <class N>
+inline constexpr bool kNeedsColumn = requires { requires N::kColumn; };
+
+/// Whether weights, and not only what is made of their sums, depend on of_head().
+template <class N>
+inline constexpr bool kHeadInWeights = [] {
+  if constexpr (requires { N::kHeadInWeights; })
+    return bool(N::kHeadInWeights);
+  else
+    return requires(const N& n) { n.of_head(0); };
+}();
+
+template <class N>
 inline constexpr bool kMerges = !N::kScoreSweeps && requires(const N& n) { n.extra_mass(0, 0.0f); };
 
 template <class N>
@@ -120,6 +144,12 @@ inline constexpr int kRowGradientsOf = [] {
   else
     return 0;
 }();
+
+template <class N>
+inline constexpr bool kHasShiftFactor = requires(const N& n) { n.shift_factor(); };
+
+template <class N>
+inline constexpr bool kSumsRowGradients = requires(const N& n) { n.row_gradient(0.0f, 0.0f); };
 
 }  // namespace normalizers
 SPLASH_NAMESPACE_END

@@ -16,6 +16,7 @@ template <class Real>
 struct SoftmaxSink : Softmax<Real> {
   static constexpr bool kDeltaSweep = true;
   static constexpr int kRowGradients = 1;
+  static constexpr bool kHeadInWeights = false;  ///< among the keys
 
   const Real* sinks;                   ///< (Hq,); nullptr: no sink
   Real sink = -math::kInfinity<Real>;  ///< that of this head, as an exponent of 2
@@ -43,8 +44,7 @@ struct SoftmaxSink : Softmax<Real> {
     return {numbers.shift - math::log2(share), output_dot - dstatistic / share};
   }
 
-  /// Of the row's sink: `output_dot` is sum P dP.
-  SPLASH_HD Real sink_gradient(Real statistic, Real output_dot) const {
+  SPLASH_HD Real row_gradient(Real statistic, Real output_dot) const {
     return -output_dot / (Real(1) + math::exp2(statistic * Real(math::kLog2E) - sink));
   }
 

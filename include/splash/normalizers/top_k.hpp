@@ -14,6 +14,7 @@ namespace normalizers {
 template <class Inner>
 struct TopK : Inner {
   static constexpr bool kScoreSweeps = true;
+  static constexpr bool kColumn = true;
   static constexpr int kSaved = 2 + Inner::kSaved;
 
   double k;

@@ -92,10 +92,10 @@ struct ConsumerSm90 {
   /// Consumer groups issue their products in a ring, tile by tile, so that one group forms weights while another
   /// multiplies.
   __device__ __forceinline__ void take_turn() const {
-    if constexpr (Config::kTuning.turns) cutlass::arch::NamedBarrier::sync(256, kTurn + group);
+    if constexpr (Config::kTuning.schedule.pingpong) cutlass::arch::NamedBarrier::sync(256, kTurn + group);
   }
   __device__ __forceinline__ void pass_turn() const {
-    if constexpr (Config::kTuning.turns)
+    if constexpr (Config::kTuning.schedule.pingpong)
       cutlass::arch::NamedBarrier::arrive(256, kTurn + (group + 1 == Config::kConsumers ? 0 : group + 1));
   }
 

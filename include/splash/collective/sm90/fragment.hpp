@@ -19,11 +19,26 @@ SPLASH_HD constexpr int accumulator_row(int thread, int r) {
   return ((thread >> 5) & 3) * 16 + ((thread & 31) >> 2) + 8 * r;
 }
 
-template <class Accumulator>
-struct AccumulatorFragment {
+/// Where the tile begins, of fragments that know it.
+template <bool Known>
+struct FirstColumn {};
+template <>
+struct FirstColumn<true> {
+  int first_column = 0;
+};
+
+/// HasColumn: of a normalizer with kColumn, for which the consumers keep first_column.
+template <class Accumulator, bool HasColumn = false>
+struct AccumulatorFragment : FirstColumn<HasColumn> {
   Accumulator& registers;
 
+  SPLASH_HD explicit AccumulatorFragment(Accumulator& registers) : registers(registers) {}
+
   static constexpr int columns() { return decltype(cute::size(Accumulator{}))::value / kFragmentRows; }
+  __device__ __forceinline__ float column(int c) const {
+    static_assert(HasColumn, "a normalizer that reads column() of a fragment says so by kColumn = true");
+    return float(this->first_column + accumulator_column(int(threadIdx.x) & 31, c));
+  }
   SPLASH_HD float get(int r, int c) const { return registers(accumulator_register(r, c)); }
   SPLASH_HD void set(int r, int c, float value) { registers(accumulator_register(r, c)) = value; }
 };

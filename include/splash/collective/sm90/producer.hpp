@@ -339,6 +339,7 @@ struct ProducerSm90 : TileMasksSm90<Config> {
                             head * maps.fold_k_head, from.batch * maps.fold_k_batch);
         note.words = !full;
         note.last = walk.done();
+        if constexpr (Config::kColumn) shared.first_column[k_.slot()] = begin;
         if constexpr (Config::kAll)
           shared.query_tile[k_.slot()] =
               query_tiles(params.geometry, Config::kKeys).first(params.geometry, frame, head, work.keys) +

@@ -14,6 +14,7 @@
 #include "splash/collective/work.hpp"
 #include "splash/normalizers/concept.hpp"
 #include "splash/patterns/concept.hpp"
+#include "splash/tuning/sm90/kernel.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {
@@ -53,36 +54,29 @@ struct RowMapsSm90 {
   int fold_head, fold_batch;  ///< 0: expanded dimension
 };
 
-/// Tuning: tuning::ForwardSm90 or BackwardSm90. RowTensors: tensors of rows, each in all row buffers; where pieces
+/// Tuning: a tuning::KernelSm90. RowTensors: tensors of rows, each in all row buffers; where pieces
 /// overlap, only the first one. RowGroups: consumer groups that have rows of their own.
 template <class Element_, int HeadDim, auto Tuning, int RowTensors, bool Overlaps = false,
-          int RowGroups = Tuning.consumers>
+          int RowGroups = Tuning.tile.consumers>
 struct TilesSm90 {
   using Element = Element_;
 
   static constexpr auto kTuning = Tuning;
   static constexpr int kHeadDim = HeadDim;
-  static constexpr int kTeams = kTuning.teams;  ///< the rest is of one team
-  static constexpr int kConsumers = kTuning.consumers;
+  static constexpr int kTeams = kTuning.warps.teams;  ///< the rest is of one team
+  static constexpr int kConsumers = kTuning.tile.consumers;
   static constexpr int kRowGroups = RowGroups;
   static constexpr int kRows = 64 * kRowGroups;
-  static constexpr int kKeys = kTuning.tile_columns;
-  static constexpr int kKeyStages = kTuning.first_stages, kValueStages = kTuning.second_stages;
-  static constexpr int kQueryBuffers = kTuning.row_buffers;
+  static constexpr int kKeys = kTuning.tile.columns;
+  static constexpr int kKeyStages = kTuning.pipeline.first_stages, kValueStages = kTuning.pipeline.second_stages;
+  static constexpr int kQueryBuffers = kTuning.pipeline.row_buffers;
   static constexpr bool kOverlaps = Overlaps;
   static constexpr int kWorkSlots = kQueryBuffers + !Overlaps;
-  static constexpr int kProducerWarps = kTuning.producer_warps;
-  static constexpr int kThreads = kTeams * (128 * kConsumers + 32 * kProducerWarps);
+  static constexpr int kProducerWarps = kTuning.warps.producers;
+  static constexpr int kThreads = kTuning.threads();
   static constexpr int kRowTensors = RowTensors;
-  static_assert(HeadDim % 16 == 0 && kKeys % 16 == 0, "wgmma steps 16 deep");
-  static_assert(kTeams == 1 || (kTeams == 2 && kConsumers == 1), "named barriers");
-  /// setmaxnreg moves registers between the warp groups of a thread block; more than the block got at its launch never
-  /// come, and the block would wait for ever.
-  static constexpr int kLaunchRegisters = 65536 / kTuning.blocks_per_sm / kThreads / 8 * 8;
-  static_assert(kTeams * kConsumers * kTuning.consumer_registers + kTuning.producer_registers <=
-                    kLaunchRegisters * (kTeams * kConsumers + 1),
-                "setmaxnreg asks for more registers than the launch gave the thread block");
-  static_assert(kTuning.consumer_registers == 0 || kTeams * kProducerWarps == 4, "setmaxnreg takes whole warp groups");
+  static_assert(HeadDim % 16 == 0, "wgmma steps 16 deep");
+  static_assert(!tuning::misfit(kTuning), "tuning::misfit says why a kernel cannot be tuned so");
 
   /// Where a tile of 64 rows lies. Results leave through the same memory.
   static SPLASH_HD constexpr int row_tile(int tensor, int buffer, int group) {
@@ -129,7 +123,7 @@ struct TilesSm90 {
 
   /// Mask words: word w of a row holds the columns 64 w to 64 w + 63 of the tile.
   static constexpr int kWords = (kKeys + 63) / 64;
-  static constexpr int kWordSlots = kTuning.word_slots;
+  static constexpr int kWordSlots = kTuning.pipeline.mask_slots;
 
   /// Of 32 rows against a tile of columns.
   enum ChunkState : unsigned char { kEmpty = 0, kPartial = 1, kFull = 2 };

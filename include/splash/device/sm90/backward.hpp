@@ -6,11 +6,12 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "splash/collective/sm90/hooks.hpp"
 #include "splash/device/sm90/sweep_backward.hpp"
 #include "splash/device/workspace.hpp"
 #include "splash/kernel/prepare_backward.hpp"
 #include "splash/kernel/sm90/store_queries.hpp"
-#include "splash/kernel/sum_sinks.hpp"
+#include "splash/kernel/sum_row_gradients.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace device {
@@ -50,7 +51,7 @@ int64_t scores_a_row(const Pattern& pattern, const AttentionInputs& in, int enou
   if constexpr (patterns::BlockListPattern<Pattern>) return std::min(frame.num_queries, frame.num_keys);
   const Frame rows = transposed(frame);
   const patterns::KeyMajor<Pattern> view{pattern};
-  constexpr int kSamples = 4, kWidth = 128;
+  constexpr int kSamples = tuning::kScoreSample.rows, kWidth = tuning::kScoreSample.columns;
   int64_t sum = 0;
   for (int sample = 0; sample < kSamples; ++sample) {
     const int row = int((2 * sample + 1) * int64_t(frame.num_keys) / (2 * kSamples));
@@ -143,22 +144,22 @@ inline cudaError_t clear_gradients(const BackwardArguments& args, cudaStream_t s
 
 /// grad_q, grad_k, grad_v and the normalizer's gradients are written whole, but for heads and keys that the call is not
 /// about. Long rows of simple patterns, and lists of wide blocks, take one fused sweep, which adds dQ up in no fixed
-/// order; exec.deterministic, short rows and sink logits that learn take two, the same bits in every run; so does the
-/// one sweep where rows are problems of so few keys that a piece holds them. Asynchronous on exec.stream. Beside the
-/// tensors it takes 8 bytes a query and head, 4 more where a sink logit learns, float32 tiles of rows that are split
-/// over their columns, and for the fused sweep dQ in float32. Block: as the forward's; but for wide blocks it means
-/// pieces of 64 rows, for lists of blocks and for short rows, and nothing is fused.
+/// order; exec.deterministic, short rows and parameters of the normalizer that learn take two, the same bits in every
+/// run; so does the one sweep where rows are problems of so few keys that a piece holds them. Asynchronous on
+/// exec.stream. Beside the tensors it takes 8 bytes a query and head, 4 more where the normalizer learns, float32 tiles
+/// of rows that are split over their columns, and for the fused sweep dQ in float32. Block: as the forward's; but for
+/// wide blocks it means pieces of 64 rows, for lists of blocks and for short rows, and nothing is fused.
 template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
 Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, const Execution& exec) {
-  static_assert(normalizers::kOneSweepGradient<Normalizer>, "the Hopper backward has one sweep");
+  static_assert(normalizers::backward_calls_all_hooks<Normalizer, collective::kBackwardHooksSm90>());
+  static_assert(patterns::hooks_are_spelled_right<Pattern>());
   using tuning::Gradients;
   using Queries = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::queries, Block>;
   using Keys = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::keys_values, Block>;
-  constexpr bool kFuses = tuning::fuses(HeadDim) &&
-                          (Block == 0 ? patterns::SimplePattern<Pattern> : collective::kWideBlocks<Pattern, Block>);
+  constexpr bool kFuses = tuning::kFusesSm90<Pattern, HeadDim, Block>;
   using All = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
                                              kFuses ? Gradients::all : Keys::kPass, Block>;
-  constexpr bool kCloses = patterns::SimplePattern<Pattern> && tuning::fuses(HeadDim);
+  constexpr bool kCloses = tuning::kClosesSm90<Pattern, HeadDim>;
   // A kernel of its own for each Block: stubs of kernels are a translation unit's own, functions of theirs are not.
   using Closed = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
                                                 kCloses ? Gradients::closed : Keys::kPass, Block>;
@@ -184,12 +185,13 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
     if (error == cudaSuccess) error = prepare(static_cast<const Closed*>(nullptr));
   if (error != cudaSuccess) return failure(error);
 
-  const bool learns_sink = args.in.normalizer.num_parameters > 0 && args.grad_parameters[0].data;
+  constexpr bool kLearns = normalizers::kRowGradientsOf<Normalizer> > 0;
+  const bool learns = kLearns && args.in.normalizer.num_parameters > 0 && args.grad_parameters[0].data;
   const bool adds = args.adds_queries || args.adds_keys;
-  const bool closed = kCloses && !learns_sink && !adds && closes_pieces(pattern, args.in, Closed::kRows);
+  const bool closed = kCloses && !learns && !adds && closes_pieces(pattern, args.in, Closed::kRows);
   const bool fused = [&] {
     if constexpr (kFuses) {
-      if (closed || exec.deterministic || learns_sink || args.adds_queries) return false;
+      if (closed || exec.deterministic || learns || args.adds_queries) return false;
       if (args.in.heads.count > 0 || args.in.key_runs.length > 0) return false;
       if (args.in.positions.cu_queries && args.in.positions.sequences * All::kKeys > q.shape[2]) return false;
       constexpr int kEnough = tuning::fused_scores(HeadDim);
@@ -217,7 +219,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
       {queries.workspace_floats(), keys.workspace_floats(), all.workspace_floats(), closed_all.workspace_floats()});
   constexpr int64_t kCounters = 256;  // bytes
   const int64_t sums = float_queries.bytes(), own_numbers = args.numbers ? 0 : rows * 8;
-  const Workspace workspace(exec, kCounters + sums + own_numbers + (learns_sink ? rows * 4 : 0) + partial * 4 + 16);
+  const Workspace workspace(exec, kCounters + sums + own_numbers + (learns ? rows * 4 : 0) + partial * 4 + 16);
   if (workspace.missing()) return {StatusCode::cuda_error, "out of memory for the workspace of a call"};
   char* next = workspace.data();
   const auto take = [&](int64_t bytes) {
@@ -228,10 +230,16 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   int* counters = reinterpret_cast<int*>(take(kCounters));
   auto* sums_of_queries = reinterpret_cast<float4*>(take(sums));
   float* partials = reinterpret_cast<float*>(take((partial * 4 + 15) / 16 * 16));
-  BackwardCall call{args,    stream,   false,    static_cast<float2*>(args.numbers),
-                    nullptr, counters, partials, sums_of_queries};
+  BackwardCall call{.args = args,
+                    .stream = stream,
+                    .beside = false,
+                    .numbers = static_cast<float2*>(args.numbers),
+                    .dots = nullptr,
+                    .counters = counters,
+                    .partial = partials,
+                    .queries = sums_of_queries};
   if (!call.numbers) call.numbers = reinterpret_cast<float2*>(take(own_numbers));
-  if (learns_sink) call.dots = reinterpret_cast<float*>(take(rows * 4));
+  if (learns) call.dots = reinterpret_cast<float*>(take(rows * 4));
 
   const bool counted = queries.counted || keys.counted || all.counted || closed_all.counted;
   const bool prepares = rows > 0 && (args.first || !args.numbers);
@@ -248,18 +256,19 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
     return kernel::RowsOf<Element>{static_cast<const Element*>(view.data), {stride(2), stride(1), stride(0)}};
   };
   const Normalizer normalizer = Normalizer::from(args.in.normalizer, math::split_scale(args.in.scale).magnitude);
-  const kernel::PrepareParams<Element, Normalizer> prepared{rows_of(args.out),
-                                                            rows_of(args.grad_out),
-                                                            static_cast<const float*>(args.statistic.data),
-                                                            static_cast<const float*>(args.grad_statistic.data),
-                                                            call.numbers,
-                                                            normalizer,
-                                                            int(q.shape[1]),
-                                                            int(q.shape[2]),
-                                                            int(q.shape[3]),
-                                                            0,
-                                                            reinterpret_cast<float4*>(counters),
-                                                            zeros / 16};
+  const kernel::PrepareParams<Element, Normalizer> prepared{
+      .out = rows_of(args.out),
+      .grad_out = rows_of(args.grad_out),
+      .statistic = static_cast<const float*>(args.statistic.data),
+      .grad_statistic = static_cast<const float*>(args.grad_statistic.data),
+      .numbers = call.numbers,
+      .normalizer = normalizer,
+      .heads = int(q.shape[1]),
+      .num_queries = int(q.shape[2]),
+      .head_dim = int(q.shape[3]),
+      .row_tiles = 0,
+      .zeros = reinterpret_cast<float4*>(counters),
+      .num_zeros = zeros / 16};
   if (prepares) error = kernel::launch_prepare_backward(prepared, int(q.shape[0]), stream);
   if (error != cudaSuccess) return failure(error);
 
@@ -276,18 +285,25 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   call.beside = queries.runs_alone() && !(args.adds_keys && call.beside);
   if (Status status = launch_sweep<Keys>(pattern, call, keys, counters + 16); !status.ok()) return status;
 
-  if (learns_sink) {
-    constexpr int kThreads = 512;
-    const HeadRange& heads = args.in.heads;
-    const kernel::SumSinksParams<Normalizer> sinks{normalizer,      static_cast<const float*>(args.statistic.data),
-                                                   call.dots,       static_cast<float*>(args.grad_parameters[0].data),
-                                                   int(q.shape[0]), int(q.shape[1]),
-                                                   int(q.shape[2]), int(heads.first),
-                                                   int(heads.step), args.adds_queries};
-    kernel::sum_sinks<kThreads, Normalizer>
-        <<<unsigned(heads.count > 0 ? heads.count : q.shape[1]), kThreads, 0, stream>>>(sinks);
-    error = cudaGetLastError();
-  }
+  if constexpr (kLearns)
+    if (learns) {
+      constexpr int kThreads = tuning::kRowGradientThreads;
+      const HeadRange& heads = args.in.heads;
+      const kernel::SumRowGradientsParams<Normalizer> sums_of_rows{
+          .normalizer = normalizer,
+          .statistic = static_cast<const float*>(args.statistic.data),
+          .dots = call.dots,
+          .gradient = static_cast<float*>(args.grad_parameters[0].data),
+          .batches = int(q.shape[0]),
+          .heads = int(q.shape[1]),
+          .num_queries = int(q.shape[2]),
+          .first_head = int(heads.first),
+          .head_step = int(heads.step),
+          .adds = args.adds_queries};
+      kernel::sum_row_gradients<kThreads, Normalizer>
+          <<<unsigned(heads.count > 0 ? heads.count : q.shape[1]), kThreads, 0, stream>>>(sums_of_rows);
+      error = cudaGetLastError();
+    }
   return error == cudaSuccess ? Status{} : failure(error);
 }
 

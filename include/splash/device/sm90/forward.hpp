@@ -72,8 +72,12 @@ cudaError_t launch_combine(const Params& params, cudaStream_t stream) {
   constexpr int kWarps = 4;
   const collective::Schedule& schedule = params.producer.schedule;
   const int tiles = schedule.split_items / schedule.splits.divisor;
-  const kernel::CombineParams<Element, Normalizer> combine{
-      params.output, params.producer.geometry, schedule, params.consumer.normalizer, Config::kRows, Config::kHeadDim};
+  const kernel::CombineParams<Element, Normalizer> combine{.output = params.output,
+                                                           .geometry = params.producer.geometry,
+                                                           .schedule = schedule,
+                                                           .normalizer = params.consumer.normalizer,
+                                                           .tile_rows = Config::kRows,
+                                                           .stored_columns = Config::kHeadDim};
   return launch_after(true, kernel::combine_splits<Element, Normalizer>, dim3(unsigned(tiles), Config::kRows / kWarps),
                       32 * kWarps, 0, stream, combine);
 }
@@ -86,8 +90,7 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
   using Params = typename kernel::ForwardSm90<Config, false>::Params;
   constexpr bool kResumes = normalizers::kMerges<Normalizer> && patterns::kIsPart<Pattern>;
   constexpr int kBytes = int(sizeof(typename Config::SharedStorage));
-  static_assert(kBytes <= 227 * 1024 / Config::kTuning.blocks_per_sm - (Config::kTuning.blocks_per_sm - 1) * 512,
-                "more shared memory than a multiprocessor has");
+  static_assert(kBytes <= Config::kTuning.shared_limit(), "more shared memory than a multiprocessor has");
   const TensorView& q = args.in.q;
   if (Status status = can_run_forward_sm90(args, HeadDim); !status.ok()) return status;
   if (args.accumulate && !kResumes)
@@ -116,7 +119,7 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
   Params params{};
   collective::Geometry& geometry = params.producer.geometry;
   geometry = make_geometry(args.in);
-  const Blocks blocks{Config::kRows, Config::kKeys, multiprocessors * Config::kTuning.blocks_per_sm,
+  const Blocks blocks{Config::kRows, Config::kKeys, multiprocessors * Config::kTuning.warps.blocks_per_sm,
                       kLastEach<Pattern>};
   params.producer.pattern = pattern;
   // Rows that go on from earlier results do so once: their keys are not split.
@@ -124,21 +127,21 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
   params.producer.accumulate = args.accumulate;
   params.producer.schedule = make_schedule(args.in, geometry, blocks, splits);
   params.consumer = {Normalizer::from(args.in.normalizer, scale.magnitude), float(scale.sign)};
-  params.output = {static_cast<Element*>(out.data),
-                   out.shape[2] > 1 ? out.stride[2] : 0,
-                   out.shape[1] > 1 ? out.stride[1] : 0,
-                   out.shape[0] > 1 ? out.stride[0] : 0,
-                   static_cast<float*>(args.statistic.data),
-                   static_cast<float*>(args.saved.data),
-                   q.shape[0] * q.shape[1] * q.shape[2],
-                   nullptr,
-                   nullptr,
-                   int(q.shape[2]),
-                   int(q.shape[1]),
-                   int(q.shape[3]),
-                   geometry.residues.divisor,
-                   geometry.log2_pack,
-                   args.accumulate};
+  params.output = {.out = static_cast<Element*>(out.data),
+                   .row_stride = out.shape[2] > 1 ? out.stride[2] : 0,
+                   .head_stride = out.shape[1] > 1 ? out.stride[1] : 0,
+                   .batch_stride = out.shape[0] > 1 ? out.stride[0] : 0,
+                   .statistic = static_cast<float*>(args.statistic.data),
+                   .saved = static_cast<float*>(args.saved.data),
+                   .saved_stride = q.shape[0] * q.shape[1] * q.shape[2],
+                   .partial = nullptr,
+                   .partial_lse = nullptr,
+                   .num_queries = int(q.shape[2]),
+                   .heads = int(q.shape[1]),
+                   .head_dim = int(q.shape[3]),
+                   .residues = geometry.residues.divisor,
+                   .log2_pack = geometry.log2_pack,
+                   .accumulate = args.accumulate};
   if (!encode_maps<Config>(params.producer.maps, args, geometry))
     return {StatusCode::cuda_error, "the driver refused a tensor map of q, k or v"};
 

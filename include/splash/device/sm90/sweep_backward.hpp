@@ -36,7 +36,7 @@ struct Sweep {
 
   Sweep() = default;
   Sweep(const AttentionInputs& in, int multiprocessors) : geometry(make_geometry(in, Config::kKeyMajor, false)) {
-    const int most = multiprocessors * Config::kTuning.blocks_per_sm;
+    const int most = multiprocessors * Config::kTuning.warps.blocks_per_sm;
     const Blocks blocks{Config::kRows, Config::kKeys, most * Config::kTeams, kLastEach<typename Config::Pattern>};
     schedule = make_schedule(in, geometry, blocks, true);
     grid = std::min((schedule.items + Config::kTeams - 1) / Config::kTeams, most);
@@ -92,8 +92,7 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
   using Element = typename Config::Element;
   using Normalizer = typename Config::Normalizer;
   constexpr int kBytes = kernel::shared_bytes<Config>;
-  static_assert(kBytes <= 227 * 1024 / Config::kTuning.blocks_per_sm - (Config::kTuning.blocks_per_sm - 1) * 512,
-                "more shared memory than a multiprocessor has");
+  static_assert(kBytes <= Config::kTuning.shared_limit(), "more shared memory than a multiprocessor has");
   const BackwardArguments& args = call.args;
   const math::SignedScale scale = math::split_scale(args.in.scale);
   const float signed_scale = float(args.in.scale);
@@ -103,26 +102,26 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
   params.producer.schedule = sweep.schedule;
   params.producer.numbers = call.numbers;
   if (sweep.counted) params.producer.schedule.counter = counter;
-  params.consumer = {Normalizer::from(args.in.normalizer, scale.magnitude),
-                     float(scale.sign),
-                     !Config::kKeyMajor && call.dots,
-                     call.queries,
-                     {}};
+  params.consumer = {.normalizer = Normalizer::from(args.in.normalizer, scale.magnitude),
+                     .sign = float(scale.sign),
+                     .dots = !Config::kKeyMajor && call.dots,
+                     .queries = call.queries,
+                     .closed = {}};
   if constexpr (Config::kPreset) {
     if (scale.sign == 0) params.consumer.sign = 0x1p-90f;  // what is preset must not be multiplied by 0
     params.producer.shift_factor = params.consumer.normalizer.shift_factor() / params.consumer.sign;
   }
   if constexpr (Config::kCloses) {
     const auto to = gradient_tensor<Element>(args.grad_q, signed_scale);
-    params.consumer.closed = {to.data,
-                              to.row_stride,
-                              to.head_stride,
-                              to.batch_stride,
-                              collective::query_tiles(sweep.geometry, Config::kKeys).each,
-                              int(args.in.q.shape[1]),
-                              int(args.in.q.shape[2]),
-                              int(args.in.q.shape[3]),
-                              signed_scale};
+    params.consumer.closed = {.data = to.data,
+                              .row_stride = to.row_stride,
+                              .head_stride = to.head_stride,
+                              .batch_stride = to.batch_stride,
+                              .tiles = collective::query_tiles(sweep.geometry, Config::kKeys).each,
+                              .heads = int(args.in.q.shape[1]),
+                              .num_queries = int(args.in.q.shape[2]),
+                              .head_dim = int(args.in.q.shape[3]),
+                              .scale = signed_scale};
   }
   auto& output = params.output;
   if constexpr (!Config::kKeyMajor) {
@@ -147,8 +146,12 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
   if (error == cudaSuccess && sweep.schedule.split_items > 0) {
     constexpr int kWarps = 4;
     const int tiles = sweep.schedule.split_items / sweep.schedule.splits.divisor;
-    const kernel::CombineGradientsParams<Element> combine{output,           sweep.geometry, sweep.schedule,
-                                                          Config::kOutputs, Config::kRows,  Config::kHeadDim};
+    const kernel::CombineGradientsParams<Element> combine{.output = output,
+                                                          .geometry = sweep.geometry,
+                                                          .schedule = sweep.schedule,
+                                                          .outputs = Config::kOutputs,
+                                                          .tile_rows = Config::kRows,
+                                                          .stored_columns = Config::kHeadDim};
     error = launch_after(true, kernel::combine_gradients<Element>,
                          dim3(unsigned(tiles), Config::kRows / kWarps, unsigned(Config::kOutputs)), 32 * kWarps, 0,
                          call.stream, combine);

@@ -115,7 +115,7 @@ template <class Config>
 inline constexpr int shared_bytes = Config::kTeams * int(sizeof(typename Config::SharedStorage));
 
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTuning.blocks_per_sm)
+__global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTuning.warps.blocks_per_sm)
     backward_sm90(const __grid_constant__ typename Kernel::Params params) {
   using Config = typename Kernel::Config;
   extern __shared__ __align__(1024) unsigned char bytes[];
@@ -131,8 +131,8 @@ __global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTun
   __syncthreads();
 
   if (warp >= kFirstProducer) {
-    if constexpr (Config::kTuning.producer_registers)
-      cutlass::arch::warpgroup_reg_dealloc<Config::kTuning.producer_registers>();
+    if constexpr (Config::kTuning.registers.producer)
+      cutlass::arch::warpgroup_reg_dealloc<Config::kTuning.registers.producer>();
     // Unsigned: the upper half of an address is then no register.
     const unsigned own = unsigned(warp - kFirstProducer), team = Config::kTeams > 1 ? own / Config::kProducerWarps : 0;
     typename Kernel::Producer producer{params.producer, teams[team], int(own - team * Config::kProducerWarps),
@@ -141,8 +141,8 @@ __global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTun
     // So that the end of this kernel means the end of those before it.
     if (params.beside) asm volatile("griddepcontrol.wait;" ::: "memory");
   } else {
-    if constexpr (Config::kTuning.consumer_registers)
-      cutlass::arch::warpgroup_reg_alloc<Config::kTuning.consumer_registers>();
+    if constexpr (Config::kTuning.registers.consumer)
+      cutlass::arch::warpgroup_reg_alloc<Config::kTuning.registers.consumer>();
     const int team = Config::kTeams > 1 ? warp / kConsumerWarps : 0;
     // Teams have a register for it; the compiler would read the special register anew for each tile.
     int thread = int(threadIdx.x) & 127;

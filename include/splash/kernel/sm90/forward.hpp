@@ -28,7 +28,7 @@ struct ForwardSm90 {
   using Epilogue = collective::EpilogueForwardSm90<Config>;
 
   /// An earlier output is on its way during the first product where registers hold both.
-  static constexpr bool kFetchesEarly = Config::kHeadDim <= 128;
+  static constexpr bool kFetchesEarly = tuning::fetches_early(Config::kHeadDim);
 
   using Params = ParamsForwardSm90<Config>;
 
@@ -93,7 +93,7 @@ struct ForwardSm90 {
 };
 
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTuning.blocks_per_sm)
+__global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTuning.warps.blocks_per_sm)
     forward_sm90(const __grid_constant__ typename Kernel::Params params) {
   using Config = typename Kernel::Config;
   extern __shared__ __align__(1024) unsigned char bytes[];
@@ -117,15 +117,15 @@ __global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTun
   __syncthreads();
 
   if (warp >= kFirstProducer) {
-    if constexpr (Config::kTuning.producer_registers > 0)
-      cutlass::arch::warpgroup_reg_dealloc<Config::kTuning.producer_registers>();
+    if constexpr (Config::kTuning.registers.producer > 0)
+      cutlass::arch::warpgroup_reg_dealloc<Config::kTuning.registers.producer>();
     typename Kernel::Producer producer{params.producer, shared, warp - kFirstProducer, int(threadIdx.x) & 31};
     producer.run();
     // So that the end of this kernel means the end of those before it.
     if (params.beside) asm volatile("griddepcontrol.wait;" ::: "memory");
   } else {
-    if constexpr (Config::kTuning.consumer_registers > 0)
-      cutlass::arch::warpgroup_reg_alloc<Config::kTuning.consumer_registers>();
+    if constexpr (Config::kTuning.registers.consumer > 0)
+      cutlass::arch::warpgroup_reg_alloc<Config::kTuning.registers.consumer>();
     Kernel::consume(params, shared, warp / 4, int(threadIdx.x) & 127);
   }
 }

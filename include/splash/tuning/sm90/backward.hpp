@@ -1,6 +1,8 @@
-// Tile numbers of the Hopper backward: the only place where they stand. Why they are what they are:
-// benchmarks/NOTES.md.
+// The Hopper backward's kernels in numbers. Why they are what they are: benchmarks/notes.
 #pragma once
+
+#include "splash/patterns/concept.hpp"
+#include "splash/tuning/sm90/kernel.hpp"
 
 namespace splash::tuning {
 
@@ -12,70 +14,110 @@ enum class Gradients : int {
   closed,       ///< dK, dV and dQ, where the queries of a piece have no other keys
 };
 
-struct BackwardSm90 {
-  int consumers;      ///< consumer warp groups, 64 rows each
-  int tile_columns;   ///< columns a step
-  int first_stages;   ///< K (or Q) tiles in flight
-  int second_stages;  ///< V (or dO) tiles in flight
-  int row_buffers;    ///< tiles of rows: 2 where the next one is loaded while one is worked on
-  int word_slots;     ///< partial tiles whose mask words exist at a time
-  int producer_warps;
-  int blocks_per_sm;
-  int consumer_registers;  ///< setmaxnreg, multiples of 8; 0: none
-  int producer_registers;
-  bool turns;          ///< consumer groups take turns
-  bool joined;         ///< S of the next tile is asked for before the products of this one have ended
-  int teams = 1;       ///< of consumers and producers: each works on pieces of its own
-  bool early = false;  ///< a turn ends when S and dP are asked for, not when S is there
-  /// The results of a piece leave under the first products of the next one, whose first rows are there by then.
-  bool overlaps = false;
-  bool by_output = false;  ///< one consumer group finds dV, the other one dK, of the same 64 rows
-};
-
 /// Whether there is a kernel for all three gradients.
 constexpr bool fuses(int head_dim) { return head_dim == 32 || head_dim == 64 || head_dim == 128; }
 
 /// Kept scores a row from which on it pays: float32 dQ is zeroed, added to and read again.
 constexpr int fused_scores(int head_dim) { return head_dim == 128 ? 448 : 192; }
 
-constexpr BackwardSm90 backward_sm90(int head_dim, Gradients pass, bool simple) {
-  const int consumer = simple ? 224 : 208, producer = simple ? 56 : 88;
+/// dK, dV and dQ at a time: the next rows load while those of a piece are worked on.
+constexpr KernelSm90 backward_fused_sm90(int head_dim, bool closed) {
+  const bool wide = head_dim == 128;
+  const int stages = closed ? 2 : 3;  // pieces of the closed kernel have one or two tiles
+  return {.tile = {.consumers = 2, .columns = wide ? 64 : 128},
+          .pipeline = {.first_stages = stages,
+                       .second_stages = stages,
+                       .row_buffers = 2,
+                       .mask_slots = closed || wide ? 1 : 2},
+          .registers = {.consumer = 224, .producer = 56},
+          .schedule = {.pingpong = true, .early = !closed && !wide, .epilogue_overlap = !closed}};
+}
+
+/// few_registers: the producers of the pattern manage with few.
+constexpr KernelSm90 backward_sm90(int head_dim, Gradients pass, bool few_registers) {
+  if (pass == Gradients::closed || pass == Gradients::all)
+    return backward_fused_sm90(head_dim, pass == Gradients::closed);
   const bool both = pass == Gradients::keys_values;
-  // Pieces have one or two tiles: the next rows load while these are worked on.
-  if (pass == Gradients::closed)
-    return head_dim == 128 ? BackwardSm90{2, 64, 2, 2, 2, 1, 4, 1, 224, 56, true, false}
-                           : BackwardSm90{2, 128, 2, 2, 2, 1, 4, 1, 224, 56, true, false};
-  if (pass == Gradients::all)
-    return head_dim == 128 ? BackwardSm90{2, 64, 3, 3, 2, 1, 4, 1, 224, 56, true, false, 1, false, true}
-                           : BackwardSm90{2, 128, 3, 3, 2, 2, 4, 1, 224, 56, true, false, 1, true, true};
   // Accumulators of 64 rows times D, twice, are too many beside S and dP.
-  if (both && head_dim > 128) return {2, 64, 2, 2, 1, 2, 4, 1, 208, 88, false, false, 1, false, false, true};
+  if (both && head_dim > 128)
+    return {.tile = {.consumers = 2, .columns = 64},
+            .pipeline = {.first_stages = 2, .second_stages = 2, .row_buffers = 1, .mask_slots = 2},
+            .registers = {.consumer = 208, .producer = 88},
+            .schedule = {.by_output = true}};
+  if (head_dim <= 64)
+    return {.tile = {.consumers = 2, .columns = both ? 64 : 128},
+            .pipeline = {.first_stages = 4, .second_stages = 4, .row_buffers = 2, .mask_slots = 2},
+            .registers = {.consumer = 208, .producer = 88},
+            .schedule = {.pingpong = true, .overlap = true}};
   // Accumulators of 64 rows leave least where there are two of D 128: tiles are narrower then.
-  const int narrow = simple || !both ? 64 : 48;
-  switch (head_dim) {
-    case 32:
-      return {2, both ? 64 : 128, 4, 4, 2, 2, 4, 1, 208, 88, true, true};
-    case 64:
-      return {2, both ? 64 : 128, 4, 4, 2, 2, 4, 1, 208, 88, true, true};
-    case 96:
-      return {2, 64, 4, 4, 1, 2, 4, 1, consumer, producer, both, !both};
-    case 128:
-      return {2, narrow, 4, 4, 1, 2, 4, 1, consumer, producer, both, !both};
-    case 192:
-      return {2, 64, 2, 2, 1, 2, 4, 1, simple ? 208 : 200, simple ? 88 : 104, false, true};
-    default:
-      if (simple) return {2, 64, 2, 1, 1, 1, 4, 1, 224, 56, false, true};
-      return {2, 32, 3, 2, 1, 2, 4, 1, simple ? 208 : 200, simple ? 88 : 104, false, true};
-  }
+  if (head_dim <= 128)
+    return {.tile = {.consumers = 2, .columns = head_dim < 128 || few_registers || !both ? 64 : 48},
+            .pipeline = {.first_stages = 4, .second_stages = 4, .row_buffers = 1, .mask_slots = 2},
+            .registers = {.consumer = few_registers ? 224 : 208, .producer = few_registers ? 56 : 88},
+            .schedule = {.pingpong = both, .overlap = !both}};
+  if (head_dim <= 192)
+    return {.tile = {.consumers = 2, .columns = 64},
+            .pipeline = {.first_stages = 2, .second_stages = 2, .row_buffers = 1, .mask_slots = 2},
+            .registers = {.consumer = few_registers ? 208 : 200, .producer = few_registers ? 88 : 104},
+            .schedule = {.overlap = true}};
+  if (few_registers)
+    return {.tile = {.consumers = 2, .columns = 64},
+            .pipeline = {.first_stages = 2, .second_stages = 1, .row_buffers = 1, .mask_slots = 1},
+            .registers = {.consumer = 224, .producer = 56},
+            .schedule = {.overlap = true}};
+  return {.tile = {.consumers = 2, .columns = 32},
+          .pipeline = {.first_stages = 3, .second_stages = 2, .row_buffers = 1, .mask_slots = 2},
+          .registers = {.consumer = 200, .producer = 104},
+          .schedule = {.overlap = true}};
 }
 
 /// Lists of blocks, and short spans: one row block a piece, so that no list is a union of two, and no tile partial. Two
 /// pieces at a time share a multiprocessor and hide each other's weights; as teams of a thread block where they need
 /// more registers than thread blocks of five warps may have.
-constexpr BackwardSm90 backward_blocks_sm90(int head_dim, Gradients pass) {
+constexpr KernelSm90 backward_blocks_sm90(int head_dim, Gradients pass) {
   const int stages = head_dim > 64 ? 2 : 4;
-  if (pass == Gradients::keys_values) return {1, 64, stages, stages, 1, 1, 2, 1, 224, 56, false, false, 2};
-  return {1, 64, stages, stages, 1, 1, 1, 2, 0, 0, false, true};
+  const PipelineSm90 pipeline{.first_stages = stages, .second_stages = stages};
+  if (pass == Gradients::keys_values)
+    return {.tile = {.consumers = 1, .columns = 64},
+            .pipeline = pipeline,
+            .warps = {.producers = 2, .teams = 2},
+            .registers = {.consumer = 224, .producer = 56}};
+  return {.tile = {.consumers = 1, .columns = 64},
+          .pipeline = pipeline,
+          .warps = {.producers = 1, .blocks_per_sm = 2},
+          .schedule = {.overlap = true}};
 }
+
+/// Lists of blocks that fill the rows of a piece, and so make no union of two lists and no partial tile.
+template <patterns::Pattern Pattern, int Block>
+inline constexpr bool kWideBlocks = patterns::BlockListPattern<Pattern> && Block == 128;
+
+/// Whether the producers manage with few registers. Those of wide blocks do by a walk in batches, where dK and dV leave
+/// them no more.
+template <patterns::Pattern Pattern, Gradients Pass, int Block>
+inline constexpr bool kFewRegisters =
+    patterns::SimplePattern<Pattern> || (kWideBlocks<Pattern, Block> && Pass != Gradients::queries);
+
+/// Block > 0: the instance is made for lists of blocks, or for short spans.
+template <patterns::Pattern Pattern, int HeadDim, Gradients Pass, int Block>
+inline constexpr KernelSm90 kBackwardSm90 = Block > 0 && !kWideBlocks<Pattern, Block> && Pass != Gradients::closed
+                                                ? backward_blocks_sm90(HeadDim, Pass)
+                                                : backward_sm90(HeadDim, Pass, kFewRegisters<Pattern, Pass, Block>);
+
+/// Which kernels an instance has beside those of dQ and of dK and dV.
+template <patterns::Pattern Pattern, int HeadDim, int Block>
+inline constexpr bool kFusesSm90 =
+    fuses(HeadDim) && (Block == 0 ? patterns::SimplePattern<Pattern> : kWideBlocks<Pattern, Block>);
+template <patterns::Pattern Pattern, int HeadDim>
+inline constexpr bool kClosesSm90 = fuses(HeadDim) && patterns::SimplePattern<Pattern>;
+
+/// How the scores that a row keeps are estimated: from so many rows, in ranges of so many columns.
+struct SampleSm90 {
+  int rows = 4, columns = 128;
+};
+inline constexpr SampleSm90 kScoreSample;
+
+/// Threads that sum the gradient of a parameter of a head.
+inline constexpr int kRowGradientThreads = 512;
 
 }  // namespace splash::tuning

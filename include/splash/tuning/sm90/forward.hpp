@@ -1,27 +1,11 @@
-// Tile numbers of the Hopper forward: the only place where they stand. Why they are what they are: benchmarks/NOTES.md.
+// The Hopper forward's kernels in numbers. Why they are what they are: benchmarks/notes.
 #pragma once
 
 #include "splash/normalizers/concept.hpp"
 #include "splash/patterns/concept.hpp"
+#include "splash/tuning/sm90/kernel.hpp"
 
 namespace splash::tuning {
-
-struct ForwardSm90 {
-  int consumers;           ///< consumer warp groups, 64 query rows each
-  int tile_columns;        ///< keys a step
-  int first_stages;        ///< K tiles in flight
-  int second_stages;       ///< V tiles in flight
-  int row_buffers;         ///< Q tiles: 2 where the next one is loaded while one is worked on
-  int word_slots;          ///< partial tiles whose mask words exist at a time
-  int producer_warps;      ///< 4, or 1 where a thread block has one consumer group
-  int blocks_per_sm;       ///< blocks of threads a multiprocessor is asked to hold
-  int consumer_registers;  ///< setmaxnreg, multiples of 8; their sum over the warp groups is bound by the launch. 0:
-                           ///< none
-  int producer_registers;
-  bool turns;          ///< consumer groups take turns to issue their products
-  bool joined = true;  ///< Q K^T of a tile runs beside W V of the tile before it, which takes registers for both
-  int teams = 1;       ///< of consumers and producers
-};
 
 /// What decides beside head dimension and block size.
 struct ForwardTraits {
@@ -30,45 +14,65 @@ struct ForwardTraits {
   bool sweeps;  ///< the normalizer sweeps over the scores first, and keeps more of each row
 };
 
+/// 64-wide lists get one row block a thread block, so that no list is a union of two; several such thread blocks share
+/// a multiprocessor and hide each other's softmax. Three need 128 registers a thread or less.
+constexpr KernelSm90 forward_lists_sm90(int head_dim, bool sweeps) {
+  const bool wide = head_dim > 64;
+  if (sweeps)
+    return {.tile = {.consumers = 1, .columns = 64},
+            .pipeline = {.first_stages = wide ? 3 : 4, .second_stages = wide ? 3 : 4},
+            .warps = {.producers = 1, .blocks_per_sm = 2},
+            .schedule = {.overlap = true}};
+  return {.tile = {.consumers = 1, .columns = 64},
+          .pipeline = {.first_stages = wide ? 2 : 4, .second_stages = wide ? 1 : 4},
+          .warps = {.producers = 1, .blocks_per_sm = 3}};
+}
+
 /// block: granularity of the pattern's tile edges where an instance is made for one (64 or 128), else 0. Tiles of an
 /// odd multiple of 16 keys are a quarter slower.
-constexpr ForwardSm90 forward_sm90(int head_dim, int block, ForwardTraits traits) {
-  const int consumer = traits.simple ? 224 : 216, producer = traits.simple ? 56 : 72;
-  // 64-wide lists get one row block a thread block, so that no list is a union of two; several such thread blocks
-  // share a multiprocessor and hide each other's softmax. Three need 128 registers a thread or less.
-  if (traits.lists && block == 64) {
-    if (traits.sweeps) return {1, 64, head_dim > 64 ? 3 : 4, head_dim > 64 ? 3 : 4, 1, 1, 1, 2, 0, 0, false};
-    return {1, 64, head_dim > 64 ? 2 : 4, head_dim > 64 ? 1 : 4, 1, 1, 1, 3, 0, 0, false, false};
-  }
+constexpr KernelSm90 forward_sm90(int head_dim, int block, ForwardTraits traits) {
+  if (traits.lists && block == 64) return forward_lists_sm90(head_dim, traits.sweeps);
   const bool narrow = block == 64;
-  switch (head_dim) {
-    case 32:
-      if (narrow) return {2, 64, 6, 6, 2, 2, 4, 1, consumer, producer, false};
-      if (traits.simple) return {3, 128, 4, 4, 2, 2, 4, 1, 152, 56, true};
-      return {2, 128, 4, 4, 2, 2, 4, 1, consumer, producer, true};
-    case 64:
-      if (narrow) return {2, 64, 6, 6, 2, 2, 4, 1, consumer, producer, false};
-      if (traits.simple && !traits.sweeps) return {3, 128, 4, 4, 2, 2, 4, 1, 152, 56, false, false};
-      return {2, 128, 4, 4, 2, 2, 4, 1, consumer, producer, true};
-    case 96:
-      if (narrow) return {2, 64, 4, 4, 2, 2, 4, 1, consumer, producer, false};
-      return {2, 128, 3, 3, 2, 2, 4, 1, consumer, producer, true};
-    case 128:
-      if (narrow) return {2, 64, 4, 4, 2, 2, 4, 1, consumer, producer, false};
-      return {2, 128, 2, 2, 2, 2, 4, 1, consumer, producer, true};
-    case 192:
-      return {2, 64, 2, 2, 2, 1, 4, 1, consumer, producer, true};
-    default:
-      return {2, 64, 3, 2, 1, 1, 4, 1, consumer, producer, true};
+  // Short spans: tiles of 64 keys, and more of them in flight.
+  if (narrow && head_dim <= 128) {
+    const int stages = head_dim <= 64 ? 6 : 4;
+    return {.tile = {.consumers = 2, .columns = 64},
+            .pipeline = {.first_stages = stages, .second_stages = stages, .row_buffers = 2, .mask_slots = 2},
+            .registers = {.consumer = traits.simple ? 224 : 216, .producer = traits.simple ? 56 : 72},
+            .schedule = {.overlap = true}};
   }
+  // Three groups of 64 rows, whose registers suffice while a head is narrow.
+  if (head_dim <= 64 && traits.simple && (head_dim <= 32 || !traits.sweeps))
+    return {.tile = {.consumers = 3, .columns = 128},
+            .pipeline = {.first_stages = 4, .second_stages = 4, .row_buffers = 2, .mask_slots = 2},
+            .registers = {.consumer = 152, .producer = 56},
+            .schedule = {.pingpong = head_dim <= 32, .overlap = head_dim <= 32}};
+  KernelSm90 kernel{.tile = {.consumers = 2, .columns = 128},
+                    .pipeline = {.first_stages = 4, .second_stages = 4, .row_buffers = 2, .mask_slots = 2},
+                    .registers = {.consumer = traits.simple ? 224 : 216, .producer = traits.simple ? 56 : 72},
+                    .schedule = {.pingpong = true, .overlap = true}};
+  if (head_dim == 96) kernel.pipeline.first_stages = kernel.pipeline.second_stages = 3;
+  if (head_dim == 128) kernel.pipeline.first_stages = kernel.pipeline.second_stages = 2;
+  if (head_dim == 192) {
+    kernel.tile.columns = 64;
+    kernel.pipeline = {.first_stages = 2, .second_stages = 2, .row_buffers = 2, .mask_slots = 1};
+  }
+  if (head_dim > 192) {
+    kernel.tile.columns = 64;
+    kernel.pipeline = {.first_stages = 3, .second_stages = 2, .row_buffers = 1, .mask_slots = 1};
+  }
+  return kernel;
 }
 
 template <patterns::Pattern Pattern, normalizers::Normalizer Normalizer>
-constexpr ForwardSm90 forward_sm90(int head_dim, int block) {
+constexpr KernelSm90 forward_sm90(int head_dim, int block) {
   return forward_sm90(head_dim, block,
                       {.lists = patterns::BlockListPattern<Pattern>,
                        .simple = patterns::SimplePattern<Pattern>,
                        .sweeps = Normalizer::kScoreSweeps});
 }
+
+/// Whether the output that a row goes on from is on its way during the first product: registers hold both.
+constexpr bool fetches_early(int head_dim) { return head_dim <= 128; }
 
 }  // namespace splash::tuning

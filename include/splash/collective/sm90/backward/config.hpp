@@ -5,6 +5,12 @@
 //   S = A1 B1^T   dP = A2 B2^T   P = weights(S)   dS = P (dP - delta)   out1 += dS B1   out2 += P B2
 //   rows are queries: A1 = Q, A2 = dO, B1 = K, B2 = V, out1 = dQ
 //   rows are keys:    A1 = K, A2 = V, B1 = Q, B2 = dO, out1 = dK, out2 = dV
+// The kernels of an instance, and what each has of the flags below:
+//   kPass        rows     finds             kKeyMajor  kAll  kCloses  kPreset       kLateWords  kScrubRows
+//   queries      queries  dQ                -          -     -        -             -           -
+//   keys_values  keys     dK and dV         yes        -     -        of two teams  -           -
+//   all          keys     dK, dV, adds dQ   yes        yes   -        -             yes         yes
+//   closed       keys     dK, dV and dQ     yes        yes   yes      -             yes         -
 // So nothing is added up in global memory: gradients repeat bit for bit. One more kernel saves two of the seven
 // products for long rows, in no fixed order: rows are keys, and dS^T K of each tile is added to dQ in float32. Where no
 // other piece has keys for a tile's queries, that product is dQ, and leaves at once. Where dK and dV of 64 keys are too
@@ -29,34 +35,18 @@ struct MapsBackwardSm90 {
   }
 };
 
-/// Lists of blocks that fill the rows of a piece, and so make no union of two lists and no partial tile.
-template <patterns::Pattern Pattern, int Block>
-inline constexpr bool kWideBlocks = patterns::BlockListPattern<Pattern> && Block == 128;
-
-/// Whether the producers manage with few registers. Those of wide blocks do by a walk in batches, where dK and dV leave
-/// them no more.
-template <patterns::Pattern Pattern, tuning::Gradients Pass, int Block>
-inline constexpr bool kFewRegisters =
-    patterns::SimplePattern<Pattern> || (kWideBlocks<Pattern, Block> && Pass != tuning::Gradients::queries);
-
-template <patterns::Pattern Pattern, int HeadDim, tuning::Gradients Pass, int Block>
-inline constexpr tuning::BackwardSm90 kBackwardTuning =
-    Block > 0 && !kWideBlocks<Pattern, Block> && Pass != tuning::Gradients::closed
-        ? tuning::backward_blocks_sm90(HeadDim, Pass)
-        : tuning::backward_sm90(HeadDim, Pass, kFewRegisters<Pattern, Pass, Block>);
-
 template <class Element, int HeadDim, auto Tuning>
-using BackwardTilesSm90 =
-    TilesSm90<Element, HeadDim, Tuning, 2, Tuning.overlaps, Tuning.by_output ? 1 : Tuning.consumers>;
+using BackwardTilesSm90 = TilesSm90<Element, HeadDim, Tuning, 2, Tuning.schedule.epilogue_overlap,
+                                    Tuning.schedule.by_output ? 1 : Tuning.tile.consumers>;
 
-/// Block > 0: the instance is made for lists of blocks, or for short spans.
 template <patterns::Pattern Pattern_, normalizers::Normalizer Normalizer_, class Element_, int HeadDim,
           tuning::Gradients Pass, int Block = 0>
-struct ConfigBackwardSm90 : BackwardTilesSm90<Element_, HeadDim, kBackwardTuning<Pattern_, HeadDim, Pass, Block>> {
+struct ConfigBackwardSm90
+    : BackwardTilesSm90<Element_, HeadDim, tuning::kBackwardSm90<Pattern_, HeadDim, Pass, Block>> {
   using Pattern = Pattern_;
   using Normalizer = Normalizer_;
   using Element = Element_;
-  using Tiles = BackwardTilesSm90<Element, HeadDim, kBackwardTuning<Pattern, HeadDim, Pass, Block>>;
+  using Tiles = BackwardTilesSm90<Element, HeadDim, tuning::kBackwardSm90<Pattern, HeadDim, Pass, Block>>;
   using Tiles::kConsumers, Tiles::kKeys, Tiles::kKeyStages, Tiles::kProducerWarps, Tiles::kQueryBuffers,
       Tiles::kRowGroups, Tiles::kRows, Tiles::kWorkSlots;
 
@@ -72,19 +62,20 @@ struct ConfigBackwardSm90 : BackwardTilesSm90<Element_, HeadDim, kBackwardTuning
   static constexpr bool kScoreSweeps = false;
   /// Producers with few registers collect the tiles of patterns whose walks take many.
   static constexpr bool kBatchedWalk =
-      Tiles::kTeams > 1 || (kWideBlocks<Pattern, Block> && Tiles::kTuning.producer_registers < 64);
+      Tiles::kTeams > 1 || (tuning::kWideBlocks<Pattern, Block> && Tiles::kTuning.registers.producer < 64);
   /// 0 * NaN. Where kCloses each row and column keeps its own.
   static constexpr bool kScrubFirst = !kCloses, kScrubSecond = kKeyMajor && !kCloses;
   static constexpr bool kScrubRows = kAll && !kCloses;
   static constexpr bool kColumnNumbers = kKeyMajor;
+  static constexpr bool kColumn = false;
   /// S and dP begin as the numbers of their columns instead of 0, so that these take no registers of their own.
-  static constexpr bool kPreset = kKeyMajor && Tiles::kTeams > 1;
+  static constexpr bool kPreset = kKeyMajor && Tiles::kTeams > 1 && normalizers::kHasShiftFactor<Normalizer>;
   /// Mask words come after their tile, while its products run: no group lets a tile pass because of them.
   static constexpr bool kLateWords = kAll;
   static constexpr float2 kNoNumbers = {math::kInfinity<float>, 0.0f};  ///< of a query that is not there
 
   /// One group finds P and dV, the other one dS and dK, of the same rows.
-  static constexpr bool kByOutput = Tiles::kTuning.by_output;
+  static constexpr bool kByOutput = Tiles::kTuning.schedule.by_output;
 
   // dQ of a tile is dS^T K, (queries, D) in halves, one a group: of 64 queries by columns of D, of 128 by queries.
   // dS (64 queries, 64 keys, half tile, buffer and group), queries contiguous; K (columns of D, 64 keys, tile of rows

@@ -2,9 +2,9 @@
 //
 // One or two consumer warp groups own 64 rows each of a Work (config_backward_sm90.hpp has the equations).
 // Overlap. While a group forms P and dS the products of the other one run; groups may take turns for that. Where
-// registers allow it (`joined`), S of tile n + 1 queues behind the products of tile n, and dP behind S as soon as those
-// have let go of p and ds. A group lets tiles pass of which its rows keep nothing; it holds no stage then. Registers of
-// a consumer thread (D 128, 64 columns): out1 64, out2 64, S 32, dP 32, P and dS 16 each as S and dP go.
+// registers allow it (`overlap`), S of tile n + 1 queues behind the products of tile n, and dP behind S as soon as
+// those have let go of p and ds. A group lets tiles pass of which its rows keep nothing; it holds no stage then.
+// Registers of a consumer thread (D 128, 64 columns): out1 64, out2 64, S 32, dP 32, P and dS 16 each as S and dP go.
 // The fused pass (kAll). Both groups write their dS to shared memory, two tiles of it, and each multiplies half of dQ
 // of the tile before, 32 registers once S and dP are gone: dS of the other group is there by then, so neither waits for
 // it. No group lets a tile pass.
@@ -24,7 +24,7 @@ struct ConsumerBackwardSm90 : FusedQueriesSm90<Config> {
   using Element = typename Config::Element;
   using typename Base::RowNumbers;
 
-  static constexpr bool kTurns = Config::kTuning.turns;
+  static constexpr bool kTurns = Config::kTuning.schedule.pingpong;
 
   Ring<1> second_{};  ///< where kOverlaps: the second tensor of rows
 
@@ -79,10 +79,10 @@ struct ConsumerBackwardSm90 : FusedQueriesSm90<Config> {
     };
     // S and dP of the tile are in flight; p and ds are what becomes of them.
     auto form = [&](const Note& note) {
-      if constexpr (Config::kTuning.early) pass_turn();
+      if constexpr (Config::kTuning.schedule.early) pass_turn();
       warpgroup_wait<1>();
       warpgroup_fence_operand(scores);
-      if constexpr (!Config::kTuning.early) pass_turn();
+      if constexpr (!Config::kTuning.schedule.early) pass_turn();
       if (params.sign != 1.0f)
         for (int e = 0; e < size(scores); ++e) scores(e) *= params.sign;
       const bool masked = note.words && note.state != Config::kFull;
@@ -193,14 +193,14 @@ struct ConsumerBackwardSm90 : FusedQueriesSm90<Config> {
           take_turn();
           finish();
         }
-        if constexpr (!Config::kTuning.joined) warpgroup_wait<0>();
+        if constexpr (!Config::kTuning.schedule.overlap) warpgroup_wait<0>();
         const auto k = k_;
         const auto v = v_;
         k_.advance();
         v_.advance();
         preset(scores, shared.shift);
         start_scores();
-        if constexpr (Config::kTuning.joined) warpgroup_wait<1>();
+        if constexpr (Config::kTuning.schedule.overlap) warpgroup_wait<1>();
         drained(k, v);
         preset(dp, shared.delta);
         start_dp();

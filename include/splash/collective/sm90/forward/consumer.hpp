@@ -9,6 +9,7 @@
 
 #include "splash/collective/sm90/consumer.hpp"
 #include "splash/collective/sm90/forward/config.hpp"
+#include "splash/collective/sm90/hooks.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace collective {
@@ -22,6 +23,9 @@ struct ConsumerForwardSm90 : ConsumerSm90<Config> {
   using Element = typename Config::Element;
   using Normalizer = typename Config::Normalizer;
   using Rows = typename Normalizer::template Rows<float, kFragmentRows>;
+
+  static_assert(normalizers::forward_calls_all_hooks<Normalizer, kForwardHooksSm90>());
+  static_assert(patterns::hooks_are_spelled_right<typename Config::Pattern>());
 
   static constexpr int kVoters = 128 * Config::kConsumers;
 
@@ -68,11 +72,12 @@ struct ConsumerForwardSm90 : ConsumerSm90<Config> {
     CUTE_STATIC_ASSERT_V(size(scores) == Int<Config::kKeys / 2>{});
     // The accumulator registers of 16 keys are, in order, the A operand of those keys.
     auto weights = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<Config::kKeys / 16>>{});
-    AccumulatorFragment<decltype(scores)> fragment{scores};
+    AccumulatorFragment<decltype(scores), Config::kColumn> fragment{scores};
 
     // The scores of the tile in the current K stage, masked; frees the stage.
     auto finish_scores = [&](const Note& note) {
       warpgroup_fence_operand(scores);
+      if constexpr (Config::kColumn) fragment.first_column = shared.first_column[k_.slot()];
       release(shared.k_empty[k_.slot()]);
       k_.advance();
       if (params.sign != 1.0f)
@@ -112,7 +117,7 @@ struct ConsumerForwardSm90 : ConsumerSm90<Config> {
       rescale_rows(output, rescale);
       to_elements(scores, weights);
       bool last = note.last;
-      for (; Config::kTuning.joined && !last && read_note(note); last = note.last) {
+      for (; Config::kTuning.schedule.overlap && !last && read_note(note); last = note.last) {
         take_turn();
         multiply(mma_scores, tSrQ(), tSrK(_, _, _, k_.slot()), scores, true);
         wait(shared.v_full[v_.slot()], v_.phase());

@@ -1,4 +1,4 @@
-// The gradient of the sink logits: a sum over all queries of a head.
+// The gradient of a parameter that each head has one of: a sum over all queries of the head.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,7 +9,7 @@ SPLASH_NAMESPACE_BEGIN
 namespace kernel {
 
 template <class Normalizer>
-struct SumSinksParams {
+struct SumRowGradientsParams {
   Normalizer normalizer;
   const float *statistic, *dots;  ///< dots: sum P dP of each query, (batches, heads, num_queries)
   float* gradient;                ///< (heads,)
@@ -20,7 +20,7 @@ struct SumSinksParams {
 
 /// One block of threads a head, always in the same order.
 template <int Threads, class Normalizer>
-__global__ void sum_sinks(const SumSinksParams<Normalizer> params) {
+__global__ void sum_row_gradients(const SumRowGradientsParams<Normalizer> params) {
   const auto& [normalizer, statistic, dots, gradient, batches, heads, num_queries, first_head, head_step, adds] =
       params;
   const int head = first_head + int(blockIdx.x) * head_step, thread = int(threadIdx.x);
@@ -30,7 +30,7 @@ __global__ void sum_sinks(const SumSinksParams<Normalizer> params) {
     const int64_t line = (int64_t(batch) * heads + head) * num_queries;
     for (int row = thread; row < num_queries; row += Threads)
       if (const float of_row = statistic[line + row]; !normalizers::kept_none<Normalizer>(of_row))
-        sum += own.sink_gradient(of_row, dots[line + row]);
+        sum += own.row_gradient(of_row, dots[line + row]);
   }
   __shared__ float sums[Threads / 32];
   for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
