@@ -1,5 +1,6 @@
 """One small model of each kind that needs more than a causal or padded mask, through the steps of the sweep."""
 
+import resource
 import sys
 from pathlib import Path
 
@@ -55,10 +56,12 @@ def test_refusals_name_the_argument():
 
 
 def test_the_sweep_itself(tmp_path):
-    """A class a module and a resumed log give the same table."""
+    """A class a module and a resumed log give the same table, and no limit outlives the sweep."""
+    limits = resource.getrlimit(resource.RLIMIT_CPU), resource.getrlimit(resource.RLIMIT_AS)
     log, table = tmp_path / "log.jsonl", tmp_path / "table.csv"
-    sweep.sweep("bert", ["BertModel"], log, set())
-    sweep.sweep("bert", ["BertModel"], log, {("BertModel", "built")})
+    sweep.in_a_process("bert", ["BertModel"], log, set())
+    sweep.in_a_process("bert", ["BertModel"], log, {("BertModel", "built")})
+    assert limits == (resource.getrlimit(resource.RLIMIT_CPU), resource.getrlimit(resource.RLIMIT_AS))
     sweep.report(sweep.read(log), table)
     lines = table.read_text().splitlines()
     assert lines[0] == "class,step,result,reason"
