@@ -10,27 +10,37 @@
 namespace splash::kernels {
 namespace {
 
-Status run(ForwardArguments arguments, const Plan& plan, const Execution& execution) {
+/// The problem of a call as one of its steps is about it.
+template <class Arguments>
+void lay_out(Arguments& arguments, const Step& step) {
+  arguments.in.pattern = step.scope.pattern;
+  arguments.layout = step.scope.layout;
+  arguments.hints = step.hints;
+}
+
+Status run(const ForwardArguments& problem, const Plan& plan, const Execution& execution) {
+  ForwardArguments arguments = problem;
   for (const Step& step : plan.steps) {
-    arguments.in = step.in;
-    arguments.accumulate = step.accumulate;
-    arguments.beside = step.beside;
+    lay_out(arguments, step);
+    arguments.in.normalizer = step.keys_alone ? NormalizerSpec{} : problem.in.normalizer;
+    arguments.join = {step.accumulate, step.beside};
     if (Status status = step.instance->forward(arguments, execution); !status.ok()) return status;
   }
   return {};
 }
 
-Status run(BackwardArguments arguments, const Plan& plan, const Execution& execution) {
-  const TensorView& q = arguments.in.q;
+Status run(const BackwardArguments& problem, const Plan& plan, const Execution& execution) {
+  BackwardArguments arguments = problem;
+  const TensorView& q = problem.in.q;
   const int64_t bytes = 8 * q.shape[0] * q.shape[1] * q.shape[2];
   if (plan.steps.size() > 1 && bytes && execution.allocate)
-    arguments.numbers = execution.allocate(execution.allocate_context, bytes);
+    arguments.join.numbers = execution.allocate(execution.allocate_context, bytes);
   for (const Step& step : plan.steps) {
-    arguments.in = step.in;
-    arguments.adds_queries = step.adds_queries;
-    arguments.adds_keys = step.adds_keys;
+    lay_out(arguments, step);
+    arguments.join.adds_queries = step.adds_queries;
+    arguments.join.adds_keys = step.adds_keys;
     if (Status status = step.instance->backward(arguments, execution); !status.ok()) return status;
-    arguments.first = false;
+    arguments.join.first = false;
   }
   return {};
 }

@@ -31,11 +31,11 @@ struct Launch {
 };
 std::vector<Launch> launches;
 
-void write_down(const char* key, const AttentionInputs& in, bool joins) {
+void write_down(const char* key, const AttentionInputs& in, const Layout& layout, bool joins) {
   std::string what = key;
   for (int t = 0; t < in.pattern.count; ++t)
     what.append(t ? " & " : ": ").append(kernels::patterns()[in.pattern.terms[t].kind].name);
-  if (in.residues > 1) what += join(" / ", in.residues);
+  if (layout.residues > 1) what += join(" / ", layout.residues);
   launches.push_back({what, joins});
 }
 
@@ -43,13 +43,13 @@ constexpr char kExact[] = "exact", kAny[] = "any";
 
 template <const char* Name>
 Status forward(const ForwardArguments& args, const Execution&) {
-  write_down(Name, args.in, args.accumulate);
+  write_down(Name, args.in, args.layout, args.join.accumulate);
   return {};
 }
 
 template <const char* Name>
 Status backward(const BackwardArguments& args, const Execution&) {
-  write_down(Name, args.in, args.adds_queries || args.adds_keys);
+  write_down(Name, args.in, args.layout, args.join.adds_queries || args.join.adds_keys);
   return {};
 }
 
@@ -154,7 +154,11 @@ struct Problem {
     const std::string before(reinterpret_cast<const char*>(&in), sizeof(in));
     Status status;
     if (pass == Pass::forward) {
-      const ForwardArguments args{in, in.q, statistic, saved};
+      ForwardArguments args;
+      args.in = in;
+      args.out = in.q;
+      args.statistic = statistic;
+      args.saved = saved;
       status = attention_forward(args, normalizer, Arch::sm90, {});
       check::that(std::memcmp(&args.in, before.data(), sizeof(in)) == 0, "the caller's problem is as it was");
     } else {

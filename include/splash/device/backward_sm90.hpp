@@ -20,7 +20,7 @@ inline Status can_run_backward_sm90(const BackwardArguments& args, int head_dim)
   if (args.in.q.shape[3] > head_dim || args.in.q.shape[3] % 8)
     return {StatusCode::no_kernel, "the head dimension must be a multiple of 8 and at most that of the instance"};
   // Rows of 64 keys, and tiles of more where they are columns.
-  if (const KeyRuns& runs = args.in.key_runs; !runs.fill_tiles(64) || !runs.fill_tiles(128))
+  if (const KeyRuns& runs = args.layout.key_runs; !runs.fill_tiles(64) || !runs.fill_tiles(128))
     return {StatusCode::no_kernel, "the runs of keys do not fill the tiles of the instance"};
   static thread_local char reason[160];
   const char* names[] = {"q", "k", "v", "out", "grad_out", "grad_q", "grad_k", "grad_v"};
@@ -38,10 +38,10 @@ inline Status can_run_backward_sm90(const BackwardArguments& args, int head_dim)
 /// Of the scores that a row keeps, about the mean over keys or over queries, whichever is less; counted no further than
 /// to twice `enough`. Of lists, which only the device can read, as many as there may be.
 template <class Pattern>
-int64_t scores_a_row(const Pattern& pattern, const AttentionInputs& in, int enough) {
+int64_t scores_a_row(const Pattern& pattern, const AttentionInputs& in, const Layout& layout, int enough) {
   const Positions& at = in.positions;
   const bool packed = at.cu_queries != nullptr;
-  const int step = int(in.residues);
+  const int step = int(layout.residues);
   Frame frame{};
   frame.num_queries = int(packed ? std::min(at.max_queries, in.q.shape[2]) : in.q.shape[2]) / step;
   frame.num_keys = int(packed ? std::min(at.max_keys, in.k.shape[2]) : in.k.shape[2]) / step;
@@ -70,10 +70,10 @@ int64_t scores_a_row(const Pattern& pattern, const AttentionInputs& in, int enou
 
 /// Whether every query has all its keys in one piece of so many rows, and has any.
 template <class Pattern>
-bool closes_pieces(const Pattern& pattern, const AttentionInputs& in, int rows) {
+bool closes_pieces(const Pattern& pattern, const AttentionInputs& in, const Layout& layout, int rows) {
   const Positions& at = in.positions;
-  if (at.cu_queries || at.lengths || at.kv_lengths || in.residues > 1) return false;
-  if (in.heads.count > 0 || in.key_runs.length > 0) return false;
+  if (at.cu_queries || at.lengths || at.kv_lengths || layout.residues > 1) return false;
+  if (layout.heads.count > 0 || layout.key_runs.length > 0) return false;
   if (in.q.shape[2] != in.k.shape[2] || at.q_start != at.k_start) return false;
   const Frame frame = make_frame(at, 0, 0, int(in.q.shape[2]), int(in.k.shape[2]));
   if (!patterns::keeps_self(pattern, frame)) return false;
@@ -87,9 +87,9 @@ struct FloatQueries {
   collective::Schedule schedule;
 
   FloatQueries() = default;
-  explicit FloatQueries(const AttentionInputs& in)
-      : geometry(make_geometry(in, false, false)),
-        schedule(make_schedule(in, geometry, {Config::kKeys, Config::kKeys, 1}, false)) {}
+  explicit FloatQueries(const BackwardArguments& args)
+      : geometry(make_geometry(args.in, args.layout, false, false)),
+        schedule(make_schedule(args.in, args.layout, args.hints, geometry, {Config::kKeys, Config::kKeys, 1}, false)) {}
 
   int64_t bytes() const {
     if (schedule.items == 0) return 0;
@@ -167,7 +167,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   if (q.shape[0] == 0 || q.shape[1] == 0) return {};
   const auto stream = static_cast<cudaStream_t>(exec.stream);
   if (q.shape[2] == 0 || args.in.k.shape[2] == 0) {
-    const cudaError_t cleared = args.first ? clear_gradients(args, stream) : cudaSuccess;
+    const cudaError_t cleared = args.join.first ? clear_gradients(args, stream) : cudaSuccess;
     return cleared == cudaSuccess ? Status{} : failure(cleared);
   }
 
@@ -185,15 +185,15 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   if (error != cudaSuccess) return failure(error);
 
   const bool learns_sink = args.in.normalizer.num_parameters > 0 && args.grad_parameters[0].data;
-  const bool adds = args.adds_queries || args.adds_keys;
-  const bool closed = kCloses && !learns_sink && !adds && closes_pieces(pattern, args.in, Closed::kRows);
+  const bool adds = args.join.adds_queries || args.join.adds_keys;
+  const bool closed = kCloses && !learns_sink && !adds && closes_pieces(pattern, args.in, args.layout, Closed::kRows);
   const bool fused = [&] {
     if constexpr (kFuses) {
-      if (closed || exec.deterministic || learns_sink || args.adds_queries) return false;
-      if (args.in.heads.count > 0 || args.in.key_runs.length > 0) return false;
+      if (closed || exec.deterministic || learns_sink || args.join.adds_queries) return false;
+      if (args.layout.heads.count > 0 || args.layout.key_runs.length > 0) return false;
       if (args.in.positions.cu_queries && args.in.positions.sequences * All::kKeys > q.shape[2]) return false;
       constexpr int kEnough = tuning::fused_scores(HeadDim);
-      return scores_a_row(pattern, args.in, kEnough) >= kEnough;
+      return scores_a_row(pattern, args.in, args.layout, kEnough) >= kEnough;
     }
     return false;
   }();
@@ -203,20 +203,20 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   Sweep<Closed> closed_all;
   FloatQueries<All> float_queries;
   if (closed) {
-    closed_all = Sweep<Closed>(args.in, multiprocessors);
+    closed_all = Sweep<Closed>(args, multiprocessors);
   } else if (fused) {
-    all = Sweep<All>(args.in, multiprocessors);
-    float_queries = FloatQueries<All>(args.in);
+    all = Sweep<All>(args, multiprocessors);
+    float_queries = FloatQueries<All>(args);
   } else {
-    queries = Sweep<Queries>(args.in, multiprocessors);
-    keys = Sweep<Keys>(args.in, multiprocessors);
+    queries = Sweep<Queries>(args, multiprocessors);
+    keys = Sweep<Keys>(args, multiprocessors);
   }
 
   const int64_t rows = q.shape[0] * q.shape[1] * q.shape[2];
   const int64_t partial = std::max(
       {queries.workspace_floats(), keys.workspace_floats(), all.workspace_floats(), closed_all.workspace_floats()});
   constexpr int64_t kCounters = 256;  // bytes
-  const int64_t sums = float_queries.bytes(), own_numbers = args.numbers ? 0 : rows * 8;
+  const int64_t sums = float_queries.bytes(), own_numbers = args.join.numbers ? 0 : rows * 8;
   const Workspace workspace(exec, kCounters + sums + own_numbers + (learns_sink ? rows * 4 : 0) + partial * 4 + 16);
   if (workspace.missing()) return {StatusCode::cuda_error, "out of memory for the workspace of a call"};
   char* next = workspace.data();
@@ -228,17 +228,17 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   int* counters = reinterpret_cast<int*>(take(kCounters));
   auto* sums_of_queries = reinterpret_cast<float4*>(take(sums));
   float* partials = reinterpret_cast<float*>(take((partial * 4 + 15) / 16 * 16));
-  BackwardCall call{args,    stream,   false,    static_cast<float2*>(args.numbers),
+  BackwardCall call{args,    stream,   false,    static_cast<float2*>(args.join.numbers),
                     nullptr, counters, partials, sums_of_queries};
   if (!call.numbers) call.numbers = reinterpret_cast<float2*>(take(own_numbers));
   if (learns_sink) call.dots = reinterpret_cast<float*>(take(rows * 4));
 
   const bool counted = queries.counted || keys.counted || all.counted || closed_all.counted;
-  const bool prepares = rows > 0 && (args.first || !args.numbers);
+  const bool prepares = rows > 0 && (args.join.first || !args.join.numbers);
   const int64_t zeros = counted || sums > 0 ? kCounters + sums : 0;
   if (zeros > 0 && !prepares) error = cudaMemsetAsync(counters, 0, size_t(zeros), stream);
   if (args.in.positions.cu_queries) {
-    if (args.first && error == cudaSuccess) error = clear_tensors(args, stream);
+    if (args.join.first && error == cudaSuccess) error = clear_tensors(args, stream);
     if (error == cudaSuccess && call.dots) error = cudaMemsetAsync(call.dots, 0, size_t(rows) * 4, stream);
   }
   if (error != cudaSuccess) return failure(error);
@@ -271,19 +271,19 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   }
   // Sweeps fill each other's tails where neither reads or adds to what the other writes: never results of its own call,
   // nor, with a workspace that is not shared, those of a call about other rows.
-  call.beside = !args.first && args.numbers && !args.adds_queries;
+  call.beside = !args.join.first && args.join.numbers && !args.join.adds_queries;
   if (Status status = launch_sweep<Queries>(pattern, call, queries, counters); !status.ok()) return status;
-  call.beside = queries.runs_alone() && !(args.adds_keys && call.beside);
+  call.beside = queries.runs_alone() && !(args.join.adds_keys && call.beside);
   if (Status status = launch_sweep<Keys>(pattern, call, keys, counters + 16); !status.ok()) return status;
 
   if (learns_sink) {
     constexpr int kThreads = 512;
-    const HeadRange& heads = args.in.heads;
+    const HeadRange& heads = args.layout.heads;
     const kernel::SumSinksParams<Normalizer> sinks{normalizer,      static_cast<const float*>(args.statistic.data),
                                                    call.dots,       static_cast<float*>(args.grad_parameters[0].data),
                                                    int(q.shape[0]), int(q.shape[1]),
                                                    int(q.shape[2]), int(heads.first),
-                                                   int(heads.step), args.adds_queries};
+                                                   int(heads.step), args.join.adds_queries};
     kernel::sum_sinks<kThreads, Normalizer>
         <<<unsigned(heads.count > 0 ? heads.count : q.shape[1]), kThreads, 0, stream>>>(sinks);
     error = cudaGetLastError();

@@ -55,7 +55,7 @@ bool encode_maps(collective::MapsForwardSm90& maps, const ForwardArguments& args
                          {kColumns, pack, 64 / pack, 1, 1}};
     return encode_map(map[1], type, view.data, shape, 2 * kColumns);
   };
-  const KeyRuns& runs = args.in.key_runs;
+  const KeyRuns& runs = args.layout.key_runs;
   const auto encode_keys = [&](CUtensorMap(&map)[2], const MapView& view) {
     return runs.length > 0 ? encode_run_map(map[1], type, view, runs, kColumns, Config::kKeys)
                            : encode_class_maps(map, type, view, classes, kColumns, Config::kKeys);
@@ -90,9 +90,9 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
                 "more shared memory than a multiprocessor has");
   const TensorView& q = args.in.q;
   if (Status status = can_run_forward_sm90(args, HeadDim); !status.ok()) return status;
-  if (args.accumulate && !kResumes)
+  if (args.join.accumulate && !kResumes)
     return {StatusCode::no_kernel, "this pattern cannot go on from an earlier call's output"};
-  if (!args.in.key_runs.fill_tiles(Config::kKeys))
+  if (!args.layout.key_runs.fill_tiles(Config::kKeys))
     return {StatusCode::no_kernel, "the runs of keys do not fill the tiles of the instance"};
   if (q.shape[0] == 0 || q.shape[1] == 0 || q.shape[2] == 0) return {};
 
@@ -106,7 +106,7 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
   };
   cudaError_t error = cudaSuccess;
   if constexpr (kResumes)
-    error = args.accumulate ? prepare.template operator()<true>() : prepare.template operator()<false>();
+    error = args.join.accumulate ? prepare.template operator()<true>() : prepare.template operator()<false>();
   else
     error = prepare.template operator()<false>();
   if (error != cudaSuccess) return failure(error);
@@ -115,14 +115,14 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
   const TensorView& out = args.out;
   Params params{};
   collective::Geometry& geometry = params.producer.geometry;
-  geometry = make_geometry(args.in);
+  geometry = make_geometry(args.in, args.layout);
   const Blocks blocks{Config::kRows, Config::kKeys, multiprocessors * Config::kTuning.blocks_per_sm,
                       kLastEach<Pattern>};
   params.producer.pattern = pattern;
   // Rows that go on from earlier results do so once: their keys are not split.
-  const bool splits = normalizers::kMerges<Normalizer> && !args.accumulate;
-  params.producer.accumulate = args.accumulate;
-  params.producer.schedule = make_schedule(args.in, geometry, blocks, splits);
+  const bool splits = normalizers::kMerges<Normalizer> && !args.join.accumulate;
+  params.producer.accumulate = args.join.accumulate;
+  params.producer.schedule = make_schedule(args.in, args.layout, args.hints, geometry, blocks, splits);
   params.consumer = {Normalizer::from(args.in.normalizer, scale.magnitude), float(scale.sign)};
   params.output = {static_cast<Element*>(out.data),
                    out.shape[2] > 1 ? out.stride[2] : 0,
@@ -138,14 +138,14 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
                    int(q.shape[3]),
                    geometry.residues.divisor,
                    geometry.log2_pack,
-                   args.accumulate};
+                   args.join.accumulate};
   if (!encode_maps<Config>(params.producer.maps, args, geometry))
     return {StatusCode::cuda_error, "the driver refused a tensor map of q, k or v"};
 
   collective::Schedule& schedule = params.producer.schedule;
   const int grid = std::min(schedule.items, blocks.running);
   const int64_t partial_rows = int64_t(schedule.split_items) * Config::kRows;
-  const bool shared_counter = wants_counter(args.in, schedule, grid);
+  const bool shared_counter = wants_counter(args.in, args.hints, schedule, grid);
   const Workspace workspace(exec, partial_rows * (HeadDim + 1) * 4 + (shared_counter ? 256 : 0));
   if (workspace.missing()) return {StatusCode::cuda_error, "out of memory for the workspace of a call"};
   params.output.partial = reinterpret_cast<float*>(workspace.data());
@@ -158,9 +158,9 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
 
   if (grid > 0) {
     // What follows on a call of the same dispatch may begin while that one ends, but must not meet its workspace.
-    params.beside = args.beside && workspace.data() == nullptr;
-    error = launch_after(params.beside || args.accumulate, function, dim3(unsigned(grid)), Config::kThreads, kBytes,
-                         stream, params);
+    params.beside = args.join.beside && workspace.data() == nullptr;
+    error = launch_after(params.beside || args.join.accumulate, function, dim3(unsigned(grid)), Config::kThreads,
+                         kBytes, stream, params);
   }
   if constexpr (normalizers::kMerges<Normalizer>)
     if (error == cudaSuccess && schedule.split_items > 0) error = launch_combine<Config>(params, stream);
