@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "kernels/plan.hpp"
-#include "kernels/report.hpp"
 #include "kernels/text.hpp"
 
 namespace splash::kernels {
@@ -45,14 +44,15 @@ Status run(const BackwardArguments& problem, const Plan& plan, const Execution& 
   return {};
 }
 
-template <class Arguments, class Check>
-Status plan_and_run(Pass pass, const Arguments& arguments, const char* name, Arch arch, const Execution& execution,
-                    Check check) {
+/// operands: all tensors that instances load or store in tiles.
+template <class Arguments, class Check, size_t N>
+Status plan_and_run(Pass pass, const Arguments& arguments, const Operand (&operands)[N], const char* name, Arch arch,
+                    const Execution& execution, Check check) {
   const NormalizerInfo* normalizer = general_normalizer(name);
   if (!normalizer) return report(StatusCode::invalid_value, join("unknown normalizer ", name));
-  if (Fault fault = check(arguments, *normalizer)) return report(fault.code, std::move(fault.reason));
-  Plan plan = plan_attention(pass, arch, arguments.in, *normalizer);
-  if (plan.refusal) return report(plan.refusal.code, std::move(plan.refusal.reason));
+  if (Fault fault = check(arguments, *normalizer)) return report(std::move(fault));
+  Plan plan = plan_attention({pass, arch, arguments.in, *normalizer, operands});
+  if (plan.refusal) return report(std::move(plan.refusal));
   return run(arguments, plan, execution);
 }
 
@@ -65,12 +65,23 @@ int saved_statistics(const char* normalizer) {
 
 Status attention_forward(const ForwardArguments& arguments, const char* normalizer, Arch arch,
                          const Execution& execution) {
-  return plan_and_run(Pass::forward, arguments, normalizer, arch, execution, check_forward);
+  const AttentionInputs& in = arguments.in;
+  const Operand operands[] = {{"q", &in.q}, {"k", &in.k}, {"v", &in.v}, {"out", &arguments.out}};
+  return plan_and_run(Pass::forward, arguments, operands, normalizer, arch, execution, check_forward);
 }
 
 Status attention_backward(const BackwardArguments& arguments, const char* normalizer, Arch arch,
                           const Execution& execution) {
-  return plan_and_run(Pass::backward, arguments, normalizer, arch, execution, check_backward);
+  const AttentionInputs& in = arguments.in;
+  const Operand operands[] = {{"q", &in.q},
+                              {"k", &in.k},
+                              {"v", &in.v},
+                              {"out", &arguments.out},
+                              {"grad_out", &arguments.grad_out},
+                              {"grad_q", &arguments.grad_q},
+                              {"grad_k", &arguments.grad_k},
+                              {"grad_v", &arguments.grad_v}};
+  return plan_and_run(Pass::backward, arguments, operands, normalizer, arch, execution, check_backward);
 }
 
 }  // namespace splash::kernels

@@ -93,13 +93,11 @@ std::string explain(const Key& key) {
 extern "C" const char* splash_explain(const char* pass, const char* arch, const char* pattern, const char* normalizer,
                                       const char* dtype, int head_dim, int block) {
   using namespace splash::kernels;
-  thread_local std::string text;
   Key key;
   const bool known = parse(pass, kPasses, key.pass) && parse_arch(arch, key.arch) && parse(dtype, kDTypes, key.dtype);
   key.pattern = pattern;
   key.normalizer = normalizer;
   key.head_dim = head_dim;
   key.block = block;
-  text = known ? explain(key) : "";
-  return text.c_str();
+  return splash::keep(known ? explain(key) : "");
 }

@@ -43,11 +43,12 @@ bool keeps_everything(const PatternTerm& term) {
 }
 
 /// Keys that would serve a pattern of the problem, the best first. `spec`: the numbers of the normalizer.
-std::vector<Key> candidates(Pass pass, Arch arch, const AttentionInputs& in, const PatternSpec& pattern,
-                            const NormalizerInfo& normalizer, const NormalizerSpec& spec) {
+std::vector<Key> candidates(const Call& call, const PatternSpec& pattern, const NormalizerInfo& normalizer,
+                            const NormalizerSpec& spec) {
+  const TensorView& q = call.in.q;
   std::vector<Key> keys;
   for (const std::string& row : normalizer_rows(normalizer, spec)) {
-    Key key{pass, arch, "any", row, in.q.dtype, int(in.q.shape[3]), block_of(pattern)};
+    Key key{call.pass, call.arch, "any", row, q.dtype, int(q.shape[3]), block_of(pattern)};
     if (pattern.count == 1) {
       const PatternTerm& term = pattern.terms[0];
       Key exact = key;
@@ -99,49 +100,52 @@ const Instance* find_first(const std::vector<Key>& keys) {
   return found;
 }
 
-Step whole_step(Pass pass, Arch arch, const AttentionInputs& in, Scope scope, const NormalizerInfo& normalizer,
-                Fault& refusal) {
-  const std::vector<Key> keys = candidates(pass, arch, in, scope.pattern, normalizer, in.normalizer);
+/// Why the instance of a step cannot run it.
+Fault misfit(const Call& call, const Step& step) {
+  const Instance& instance = *step.instance;
+  return instance.fits ? instance.fits(call.operands, step.scope.layout, step.accumulate) : Fault{};
+}
+
+Step whole_step(const Call& call, Scope scope, Fault& refusal) {
+  const std::vector<Key> keys = candidates(call, scope.pattern, call.normalizer, call.in.normalizer);
   Step step{std::move(scope), {}, find_first(keys)};
-  if (arch != Arch::cpu) step.hints = hints_of(in, step.scope.pattern);
-  if (!step.instance) refusal = {StatusCode::no_kernel, explain(keys.front())};
+  if (call.arch != Arch::cpu) step.hints = hints_of(call.in, step.scope.pattern);
+  refusal = step.instance ? misfit(call, step) : Fault{StatusCode::no_kernel, explain(keys.front())};
   return step;
 }
 
 /// Steps about disjoint keys of the same rows, each merged with those before it. What takes part in the denominator
 /// beside the keys comes in with the last of them. None where the pattern is better left whole, or an instance is
 /// missing.
-std::vector<Step> merged_steps(Arch arch, const AttentionInputs& in, const Scope& whole,
-                               const NormalizerInfo& normalizer) {
+std::vector<Step> merged_steps(const Call& call, const Scope& whole) {
+  const NormalizerInfo& normalizer = call.normalizer;
   if (!normalizer.merges || whole.layout.residues > 1) return {};
   const NormalizerInfo* keys_alone = normalizer.parameters == 0 ? &normalizer : general_normalizer(normalizer.extends);
-  std::vector<Scope> scopes = split_keys(in, whole);
+  std::vector<Scope> scopes = split_keys(call.in, whole);
   std::vector<Step> steps;
   for (Scope& scope : scopes) {
     const bool first = steps.empty(), last = &scope == &scopes.back();
     Step& step = steps.emplace_back();
     step.scope = std::move(scope);
-    step.hints = hints_of(in, step.scope.pattern);
+    step.hints = hints_of(call.in, step.scope.pattern);
     step.keys_alone = !last;
-    const NormalizerInfo* own = last ? &normalizer : keys_alone;
-    const NormalizerSpec spec = last ? in.normalizer : NormalizerSpec{};
-    if (own) step.instance = find_first(candidates(Pass::forward, arch, in, step.scope.pattern, *own, spec));
     step.accumulate = !first;
-    if (!step.instance || (step.accumulate && !step.instance->resumes) ||
-        !step.instance->loads(step.scope.layout.key_runs))
-      return {};
+    const NormalizerInfo* own = last ? &normalizer : keys_alone;
+    const NormalizerSpec spec = last ? call.in.normalizer : NormalizerSpec{};
+    if (own) step.instance = find_first(candidates(call, step.scope.pattern, *own, spec));
+    if (!step.instance || misfit(call, step)) return {};
   }
   return steps;
 }
 
-Plan plan_forward(Arch arch, const AttentionInputs& in, const PatternSpec& pattern, const NormalizerInfo& normalizer) {
+Plan plan_forward(const Call& call, const PatternSpec& pattern) {
   Plan plan;
-  for (Scope& own : split_heads(in, pattern)) {
+  for (Scope& own : split_heads(call.in, pattern)) {
     const bool beside = !plan.steps.empty();
     fold_residues(own);
-    std::vector<Step> steps = merged_steps(arch, in, own, normalizer);
+    std::vector<Step> steps = merged_steps(call, own);
     if (steps.empty()) {
-      steps = {whole_step(Pass::forward, arch, in, std::move(own), normalizer, plan.refusal)};
+      steps = {whole_step(call, std::move(own), plan.refusal)};
       if (plan.refusal) return {{}, std::move(plan.refusal)};
     }
     steps.front().beside = beside;
@@ -150,16 +154,14 @@ Plan plan_forward(Arch arch, const AttentionInputs& in, const PatternSpec& patte
   return plan;
 }
 
-Plan plan_backward(Arch arch, const AttentionInputs& in, const PatternSpec& pattern, const NormalizerInfo& normalizer) {
+Plan plan_backward(const Call& call, const PatternSpec& pattern) {
   const auto runs = [&](const Scope& scope) {
-    const Instance* instance =
-        find_first(candidates(Pass::backward, arch, in, scope.pattern, normalizer, in.normalizer));
-    return instance && instance->loads(scope.layout.key_runs);
+    Step step{scope, {}, find_first(candidates(call, scope.pattern, call.normalizer, call.in.normalizer))};
+    return step.instance && !misfit(call, step);
   };
   Plan plan;
-  for (GradientPart& part : split_gradients(in, pattern, runs)) {
-    Step& step =
-        plan.steps.emplace_back(whole_step(Pass::backward, arch, in, std::move(part.scope), normalizer, plan.refusal));
+  for (GradientPart& part : split_gradients(call.in, pattern, runs)) {
+    Step& step = plan.steps.emplace_back(whole_step(call, std::move(part.scope), plan.refusal));
     if (plan.refusal) return {{}, std::move(plan.refusal)};
     step.adds_queries = part.adds_queries;
     step.adds_keys = part.adds_keys;
@@ -176,7 +178,7 @@ void append(std::string& text, const PatternSpec& spec) {
   }
 }
 
-std::string to_string(const Step& step) {
+std::string to_string(const Step& step, const Call& call, bool deterministic, bool learns) {
   std::string text;
   append(text, step.scope.pattern);
   const Layout& layout = step.scope.layout;
@@ -189,7 +191,12 @@ std::string to_string(const Step& step) {
     text += join(", of ", runs.count, " keys in runs of ", runs.length);
   if (step.accumulate) text += ", merged with what was found before";
   if (step.adds_queries || step.adds_keys) text += ", added to what was found before";
-  return join(text, ": ", to_string(step.instance->key));
+  text += join(": ", to_string(step.instance->key));
+  if (const TellStrategy strategy = step.instance->strategy) {
+    const BackwardJoin join{.adds_queries = step.adds_queries, .adds_keys = step.adds_keys};
+    text.append(": ").append(strategy(call.in, step.scope.pattern, layout, join, deterministic, learns));
+  }
+  return text;
 }
 
 }  // namespace
@@ -200,21 +207,21 @@ const NormalizerInfo* general_normalizer(std::string_view name) {
   return nullptr;
 }
 
-Plan plan_attention(Pass pass, Arch arch, const AttentionInputs& in, const NormalizerInfo& normalizer) {
-  const PatternSpec pattern = fold_bands(in.pattern);
-  if (arch != Arch::cpu)
-    return pass == Pass::forward ? plan_forward(arch, in, pattern, normalizer)
-                                 : plan_backward(arch, in, pattern, normalizer);
+Plan plan_attention(const Call& call) {
+  const PatternSpec pattern = fold_bands(call.in.pattern);
+  if (call.arch != Arch::cpu)
+    return call.pass == Pass::forward ? plan_forward(call, pattern) : plan_backward(call, pattern);
   Plan plan;
-  plan.steps.push_back(whole_step(pass, arch, in, {pattern, {}}, normalizer, plan.refusal));
+  plan.steps.push_back(whole_step(call, {pattern, {}}, plan.refusal));
   if (plan.refusal) plan.steps.clear();
   return plan;
 }
 
-std::string to_string(const Plan& plan) {
+std::string to_string(const Plan& plan, const Call& call, bool deterministic, bool learns) {
   if (plan.refusal) return plan.refusal.reason;
   std::string text;
-  for (const Step& step : plan.steps) text += join(text.empty() ? "" : "\n", to_string(step));
+  for (const Step& step : plan.steps)
+    text += join(text.empty() ? "" : "\n", to_string(step, call, deterministic, learns));
   return text;
 }
 

@@ -29,10 +29,20 @@ struct Plan {
 /// The row of a normalizer that knows the range of its numbers; nullptr for an unknown name.
 SPLASH_API const NormalizerInfo* general_normalizer(std::string_view name);
 
-/// Of a problem that check_inputs lets pass; it stays as it is.
-SPLASH_API Plan plan_attention(Pass pass, Arch arch, const AttentionInputs& in, const NormalizerInfo& normalizer);
+/// What a plan is made for. The problem is one that check_inputs lets pass, and stays as it is.
+struct Call {
+  Pass pass;
+  Arch arch;
+  const AttentionInputs& in;
+  const NormalizerInfo& normalizer;
+  std::span<const Operand> operands;  ///< all tensors that its instances load or store in tiles
+};
 
-/// A line a step: what it is about, and the instance that runs it; or why there is none.
-SPLASH_API std::string to_string(const Plan& plan);
+/// Whoever runs the steps meets no refusal: instances were asked whether they fit.
+SPLASH_API Plan plan_attention(const Call& call);
+
+/// A line a step: what it is about, the instance that runs it and, of a backward, which of its kernels; or why there is
+/// none. learns: the normalizer has parameters that want gradients.
+SPLASH_API std::string to_string(const Plan& plan, const Call& call, bool deterministic = false, bool learns = false);
 
 }  // namespace splash::kernels

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "splash/core/arguments.hpp"
+#include "splash/core/report.hpp"
 #include "splash/patterns/concept.hpp"
 
 #if defined(__GNUC__)
@@ -42,25 +42,21 @@ struct Key {
 using Forward = Status (*)(const ForwardArguments&, const Execution&);
 using Backward = Status (*)(const BackwardArguments&, const Execution&);
 
-/// Widths of the boxes of keys in which an instance loads them; 0: any keys.
-struct KeyTiles {
-  int widths[2] = {};
-};
+/// Why an instance cannot run a call in a layout; accumulate: it would go on from an earlier call's output. Asked
+/// before anything is launched.
+using Fits = Fault (*)(std::span<const Operand> operands, const Layout& layout, bool accumulate);
+
+/// Which of its kernels a backward takes, in words. learns: the normalizer has parameters that want gradients.
+using TellStrategy = const char* (*)(const AttentionInputs& in, const PatternSpec& pattern, const Layout& layout,
+                                     const BackwardJoin& join, bool deterministic, bool learns);
 
 /// One kernel. Exactly one of the two functions is set, as the key's pass says.
 struct Instance {
   Key key;
   Forward forward = nullptr;
   Backward backward = nullptr;
-  KeyTiles key_tiles = {};
-  bool resumes = false;  ///< it can go on from the output of an earlier call
-
-  /// Whether the keys of a call lie in memory as the instance can load them.
-  bool loads(const KeyRuns& runs) const {
-    for (const int width : key_tiles.widths)
-      if (width && !runs.fill_tiles(width)) return false;
-    return true;
-  }
+  Fits fits = nullptr;              ///< nullptr: it runs every call, but for merged ones
+  TellStrategy strategy = nullptr;  ///< nullptr: it is one kernel
 };
 
 /// A pattern of the list; its place there is PatternTerm::kind.

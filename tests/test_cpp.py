@@ -49,6 +49,7 @@ def build_and_run(source, folder, *flags):
         "test_policies",
         "test_normalizers",
         "test_one_sweep",
+        "test_strategy",
     ],
 )
 def test_headers_of_the_repository(name, tmp_path, capsys):

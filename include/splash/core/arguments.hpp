@@ -166,6 +166,12 @@ struct BackwardArguments {
   BackwardJoin join;
 };
 
+/// A tensor of a call under the name that its caller knows.
+struct Operand {
+  const char* name;
+  const TensorView* view;
+};
+
 /// Result of a host call. `reason` is a static or thread-local string that stays valid until the next call.
 enum class StatusCode : int { ok, invalid_value, invalid_type, no_kernel, cuda_error };
 struct Status {

@@ -1,11 +1,12 @@
-// Hopper backward on the host: arguments -> can_run -> workspace -> what each query's row needs -> dQ -> dK and dV.
+// Hopper backward on the host: arguments -> fits -> workspace -> what each query's row needs -> dQ -> dK and dV.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <cstdio>
 
+#include "splash/device/fits_sm90.hpp"
+#include "splash/device/strategy_sm90.hpp"
 #include "splash/device/sweep_backward_sm90.hpp"
 #include "splash/device/workspace.hpp"
 #include "splash/kernel/prepare_backward.hpp"
@@ -14,71 +15,6 @@
 
 SPLASH_NAMESPACE_BEGIN
 namespace device {
-
-/// Reasons why a call cannot run on any Hopper backward instance of this head dimension.
-inline Status can_run_backward_sm90(const BackwardArguments& args, int head_dim) {
-  if (args.in.q.shape[3] > head_dim || args.in.q.shape[3] % 8)
-    return {StatusCode::no_kernel, "the head dimension must be a multiple of 8 and at most that of the instance"};
-  // Rows of 64 keys, and tiles of more where they are columns.
-  if (const KeyRuns& runs = args.layout.key_runs; !runs.fill_tiles(64) || !runs.fill_tiles(128))
-    return {StatusCode::no_kernel, "the runs of keys do not fill the tiles of the instance"};
-  static thread_local char reason[160];
-  const char* names[] = {"q", "k", "v", "out", "grad_out", "grad_q", "grad_k", "grad_v"};
-  const TensorView* views[] = {&args.in.q,     &args.in.k,   &args.in.v,   &args.out,
-                               &args.grad_out, &args.grad_q, &args.grad_k, &args.grad_v};
-  for (int n = 0; n < 8; ++n)
-    if (const Unmappable why = unmappable(*views[n]); why.reason) {
-      std::snprintf(reason, sizeof(reason), "%s cannot be loaded on CUDA: %s; pass %s.%s()", names[n], why.reason,
-                    names[n], why.remedy);
-      return {StatusCode::invalid_value, reason};
-    }
-  return {};
-}
-
-/// Of the scores that a row keeps, about the mean over keys or over queries, whichever is less; counted no further than
-/// to twice `enough`. Of lists, which only the device can read, as many as there may be.
-template <class Pattern>
-int64_t scores_a_row(const Pattern& pattern, const AttentionInputs& in, const Layout& layout, int enough) {
-  const Positions& at = in.positions;
-  const bool packed = at.cu_queries != nullptr;
-  const int step = int(layout.residues);
-  Frame frame{};
-  frame.num_queries = int(packed ? std::min(at.max_queries, in.q.shape[2]) : in.q.shape[2]) / step;
-  frame.num_keys = int(packed ? std::min(at.max_keys, in.k.shape[2]) : in.k.shape[2]) / step;
-  frame.q_start = packed ? frame.num_keys - frame.num_queries : int(at.q_start - at.k_start) / step;
-  if (frame.num_queries == 0 || frame.num_keys == 0) return 0;
-  if constexpr (patterns::BlockListPattern<Pattern>) return std::min(frame.num_queries, frame.num_keys);
-  const Frame rows = transposed(frame);
-  const patterns::KeyMajor<Pattern> view{pattern};
-  constexpr int kSamples = 4, kWidth = 128;
-  int64_t sum = 0;
-  for (int sample = 0; sample < kSamples; ++sample) {
-    const int row = int((2 * sample + 1) * int64_t(frame.num_keys) / (2 * kSamples));
-    int64_t found = 0;
-    for (int column = 0; found < 2 * enough; column = column / kWidth * kWidth + kWidth) {
-      if (column < frame.num_queries) column = view.next_column(rows, row, row + 1, column);
-      if (column >= frame.num_queries) break;
-      const int begin = column / kWidth * kWidth, end = std::min(begin + kWidth, frame.num_queries);
-      const TileState state = view.classify(rows, {row, row + 1, begin, end});
-      found += state == TileState::full ? end - begin : (state == TileState::partial ? (end - begin) / 2 : 0);
-    }
-    sum += found;
-  }
-  const int64_t mean = sum / kSamples;
-  return std::min(mean, mean * frame.num_keys / frame.num_queries);
-}
-
-/// Whether every query has all its keys in one piece of so many rows, and has any.
-template <class Pattern>
-bool closes_pieces(const Pattern& pattern, const AttentionInputs& in, const Layout& layout, int rows) {
-  const Positions& at = in.positions;
-  if (at.cu_queries || at.lengths || at.kv_lengths || layout.residues > 1) return false;
-  if (layout.heads.count > 0 || layout.key_runs.length > 0) return false;
-  if (in.q.shape[2] != in.k.shape[2] || at.q_start != at.k_start) return false;
-  const Frame frame = make_frame(at, 0, 0, int(in.q.shape[2]), int(in.k.shape[2]));
-  if (!patterns::keeps_self(pattern, frame)) return false;
-  return in.k.shape[2] <= rows || (at.k_start % rows == 0 && patterns::closes(pattern, rows));
-}
 
 /// Of the fused sweep: float32 dQ, and its way to the tensor.
 template <class Config>
@@ -154,16 +90,26 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   using tuning::Gradients;
   using Queries = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::queries, Block>;
   using Keys = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::keys_values, Block>;
-  constexpr bool kFuses = tuning::fuses(HeadDim) &&
-                          (Block == 0 ? patterns::SimplePattern<Pattern> : collective::kWideBlocks<Pattern, Block>);
+  constexpr KernelsBackwardSm90 kKernels = kernels_backward_sm90<Pattern, HeadDim, Block>();
+  constexpr bool kFuses = kKernels.fuses, kCloses = kKernels.closes;
   using All = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
                                              kFuses ? Gradients::all : Keys::kPass, Block>;
-  constexpr bool kCloses = patterns::SimplePattern<Pattern> && tuning::fuses(HeadDim);
   // A kernel of its own for each Block: stubs of kernels are a translation unit's own, functions of theirs are not.
   using Closed = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
                                                 kCloses ? Gradients::closed : Keys::kPass, Block>;
+  static_assert(Keys::kByOutput == kKernels.by_output && (!kFuses || All::kKeys == kKernels.fused_columns) &&
+                (!kCloses || Closed::kRows == kKernels.closed_rows));
   const TensorView& q = args.in.q;
-  if (Status status = can_run_backward_sm90(args, HeadDim); !status.ok()) return status;
+  const Operand operands[] = {{"q", &q},
+                              {"k", &args.in.k},
+                              {"v", &args.in.v},
+                              {"out", &args.out},
+                              {"grad_out", &args.grad_out},
+                              {"grad_q", &args.grad_q},
+                              {"grad_k", &args.grad_k},
+                              {"grad_v", &args.grad_v}};
+  if (Fault fault = fits_backward_sm90<Pattern, Normalizer, HeadDim, Block>(operands, args.layout, false))
+    return report(std::move(fault));
   if (q.shape[0] == 0 || q.shape[1] == 0) return {};
   const auto stream = static_cast<cudaStream_t>(exec.stream);
   if (q.shape[2] == 0 || args.in.k.shape[2] == 0) {
@@ -185,18 +131,9 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   if (error != cudaSuccess) return failure(error);
 
   const bool learns_sink = args.in.normalizer.num_parameters > 0 && args.grad_parameters[0].data;
-  const bool adds = args.join.adds_queries || args.join.adds_keys;
-  const bool closed = kCloses && !learns_sink && !adds && closes_pieces(pattern, args.in, args.layout, Closed::kRows);
-  const bool fused = [&] {
-    if constexpr (kFuses) {
-      if (closed || exec.deterministic || learns_sink || args.join.adds_queries) return false;
-      if (args.layout.heads.count > 0 || args.layout.key_runs.length > 0) return false;
-      if (args.in.positions.cu_queries && args.in.positions.sequences * All::kKeys > q.shape[2]) return false;
-      constexpr int kEnough = tuning::fused_scores(HeadDim);
-      return scores_a_row(pattern, args.in, args.layout, kEnough) >= kEnough;
-    }
-    return false;
-  }();
+  const Strategy strategy = strategy_backward_sm90<Pattern, HeadDim, Block>(pattern, args.in, args.layout, args.join,
+                                                                            exec.deterministic, learns_sink);
+  const bool closed = strategy == Strategy::closed, fused = strategy == Strategy::fused;
   Sweep<Queries> queries;
   Sweep<Keys> keys;
   Sweep<All> all;

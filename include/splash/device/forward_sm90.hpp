@@ -1,11 +1,11 @@
-// Hopper forward on the host: arguments -> can_run -> geometry and schedule -> tensor maps -> launch.
+// Hopper forward on the host: arguments -> fits -> geometry and schedule -> tensor maps -> launch.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <cstdio>
 
+#include "splash/device/fits_sm90.hpp"
 #include "splash/device/launch.hpp"
 #include "splash/device/schedule.hpp"
 #include "splash/device/tensor_map_sm90.hpp"
@@ -16,22 +16,6 @@
 
 SPLASH_NAMESPACE_BEGIN
 namespace device {
-
-/// Reasons why a call cannot run on any Hopper forward instance of this head dimension.
-inline Status can_run_forward_sm90(const ForwardArguments& args, int head_dim) {
-  if (args.in.q.shape[3] > head_dim || args.in.q.shape[3] % 8)
-    return {StatusCode::no_kernel, "the head dimension must be a multiple of 8 and at most that of the instance"};
-  static thread_local char reason[160];
-  const char* names[] = {"q", "k", "v", "out"};
-  const TensorView* views[] = {&args.in.q, &args.in.k, &args.in.v, &args.out};
-  for (int n = 0; n < 4; ++n)
-    if (const Unmappable why = unmappable(*views[n]); why.reason) {
-      std::snprintf(reason, sizeof(reason), "%s cannot be loaded on CUDA: %s; pass %s.%s()", names[n], why.reason,
-                    names[n], why.remedy);
-      return {StatusCode::invalid_value, reason};
-    }
-  return {};
-}
 
 template <class Config>
 bool encode_maps(collective::MapsForwardSm90& maps, const ForwardArguments& args,
@@ -84,16 +68,13 @@ template <class Pattern, class Normalizer, class Element, int HeadDim, int Block
 Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const Execution& exec) {
   using Config = collective::ConfigForwardSm90<Pattern, Normalizer, Element, HeadDim, Block>;
   using Params = typename kernel::ForwardSm90<Config, false>::Params;
-  constexpr bool kResumes = normalizers::kMerges<Normalizer> && patterns::kIsPart<Pattern>;
   constexpr int kBytes = int(sizeof(typename Config::SharedStorage));
   static_assert(kBytes <= 227 * 1024 / Config::kTuning.blocks_per_sm - (Config::kTuning.blocks_per_sm - 1) * 512,
                 "more shared memory than a multiprocessor has");
   const TensorView& q = args.in.q;
-  if (Status status = can_run_forward_sm90(args, HeadDim); !status.ok()) return status;
-  if (args.join.accumulate && !kResumes)
-    return {StatusCode::no_kernel, "this pattern cannot go on from an earlier call's output"};
-  if (!args.layout.key_runs.fill_tiles(Config::kKeys))
-    return {StatusCode::no_kernel, "the runs of keys do not fill the tiles of the instance"};
+  const Operand operands[] = {{"q", &q}, {"k", &args.in.k}, {"v", &args.in.v}, {"out", &args.out}};
+  if (Fault fault = fits_forward_sm90<Pattern, Normalizer, HeadDim, Block>(operands, args.layout, args.join.accumulate))
+    return report(std::move(fault));
   if (q.shape[0] == 0 || q.shape[1] == 0 || q.shape[2] == 0) return {};
 
   const auto stream = static_cast<cudaStream_t>(exec.stream);
@@ -105,7 +86,7 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
     return prepare_launch<kFunction>(kBytes, multiprocessors);
   };
   cudaError_t error = cudaSuccess;
-  if constexpr (kResumes)
+  if constexpr (kResumes<Pattern, Normalizer>)
     error = args.join.accumulate ? prepare.template operator()<true>() : prepare.template operator()<false>();
   else
     error = prepare.template operator()<false>();
