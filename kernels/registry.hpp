@@ -119,13 +119,11 @@ SPLASH_API const char* name_of(Pass pass);
 SPLASH_API std::string name_of(Arch arch);  ///< "cpu", "sm90"
 SPLASH_API const char* name_of(DType dtype);
 SPLASH_API bool parse_arch(std::string_view text, Arch& arch);  ///< the inverse of name_of; false for another text
+SPLASH_API bool parse_pass(std::string_view text, Pass& pass);
 
 /// Place in the pattern list, or -1 where the name is unknown.
 SPLASH_API int pattern_kind(std::string_view name);
 SPLASH_API int pattern_kind(patterns::TypeId type);
-SPLASH_API int pattern_ints(int kind);
-SPLASH_API int pattern_tensors(int kind);
-SPLASH_API bool pattern_has_list(int kind);
 
 /// Compute capability of a CUDA device.
 SPLASH_API Arch current_arch(int device);
@@ -137,10 +135,35 @@ SPLASH_API const char* cpu_isa();
 }  // namespace splash::kernels
 
 extern "C" {
+/// A call of attention as data. Tensors are read by their shapes, strides and addresses alone. ints, tensors, floats
+/// and parameters as the operators take them.
+struct splash_call {
+  const char* pass;
+  const char* arch;
+  splash::TensorView q, k, v;
+  const char* pattern;
+  const int64_t* ints;
+  int64_t num_ints;
+  const splash::TensorView* tensors;
+  int64_t num_tensors;
+  const char* normalizer;
+  const double* floats;
+  int64_t num_floats;
+  const splash::TensorView* parameters;
+  int64_t num_parameters;
+  splash::Positions positions;
+  double scale;
+  bool deterministic;
+  bool learns;  ///< parameters of the normalizer want gradients
+};
+
+/// What the call would launch, a line a step, or why nothing; valid until the thread's next text.
+SPLASH_API const char* splash_plan(const splash_call* call);
+
 /// JSON texts that stay valid for the life of the library.
 SPLASH_API const char* splash_build_info();
 SPLASH_API const char* splash_instances_json();
-/// The text of explain(), or "" where an instance exists or a name is unknown; valid until the thread's next call.
+/// The text of explain(), or "" where an instance exists or a name is unknown; valid until the thread's next text.
 SPLASH_API const char* splash_explain(const char* pass, const char* arch, const char* pattern, const char* normalizer,
                                       const char* dtype, int head_dim, int block);
 }

@@ -294,6 +294,38 @@ void check_strategies() {
   check_kernels({"full", {}, 0}, false, false, {"zeros"});
 }
 
+/// The same through the C interface, and what it makes of arguments that make no sense.
+void check_c_interface() {
+  Problem fixed("fixed", {128, 16});
+  const int64_t ints[] = {128, 16};
+  splash_call described{};
+  described.pass = "backward";
+  described.arch = "sm90";
+  described.q = described.k = described.v = fixed.in.q;
+  described.pattern = "fixed";
+  described.ints = ints;
+  described.num_ints = 2;
+  described.normalizer = "softmax";
+  described.scale = 1.0;
+  const Call call = fixed.call(Pass::backward);
+  const std::string wanted = to_string(plan_attention(call), call), found = splash_plan(&described);
+  check::that(found == wanted, "'%s', not '%s'", found.c_str(), wanted.c_str());
+  const auto refuses = [&](const char* text, auto change) {
+    splash_call changed = described;
+    change(changed);
+    check::that(std::string(splash_plan(&changed)).find(text) != std::string::npos, "'%s'", splash_plan(&changed));
+  };
+  refuses("unknown term 'fix'", [](splash_call& call) { call.pattern = "fix"; });
+  refuses("pattern_ints has 1 numbers; pattern 'fixed' takes 2", [](splash_call& call) { call.num_ints = 1; });
+  refuses("normalizer is 'soft'", [](splash_call& call) { call.normalizer = "soft"; });
+  refuses("has 1 tensors; normalizer 'softmax' takes 0", [](splash_call& call) { call.num_parameters = 1; });
+  refuses("k has shape", [](splash_call& call) { call.k.shape[3] = 64; });
+  refuses("unknown arch gpu", [](splash_call& call) { call.arch = "gpu"; });
+  refuses("unknown pass both", [](splash_call& call) { call.pass = "both"; });
+  refuses("its address is not a multiple of 16 bytes; pass v.clone()",
+          [](splash_call& call) { call.v.data = reinterpret_cast<void*>(8); });
+}
+
 }  // namespace
 
 int main() {
@@ -302,5 +334,6 @@ int main() {
   check_fits();
   check_text();
   check_strategies();
+  check_c_interface();
   return check::summary("test_plan");
 }
