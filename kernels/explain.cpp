@@ -42,9 +42,9 @@ Difference difference(const Key& wanted, const Key& row) {
 }
 
 template <class Value, std::size_t N>
-bool parse(const char* text, const char* const (&names)[N], Value& value) {
+bool parse(std::string_view text, const char* const (&names)[N], Value& value) {
   for (std::size_t n = 0; n < N; ++n)
-    if (std::string_view(names[n]) == text) return value = Value(n), true;
+    if (names[n] == text) return value = Value(n), true;
   return false;
 }
 
@@ -65,6 +65,8 @@ bool parse_arch(std::string_view text, Arch& arch) {
   arch = Arch(number);
   return error == std::errc() && end == text.data() + text.size() && number > 1;
 }
+
+bool parse_pass(std::string_view text, Pass& pass) { return parse(text, kPasses, pass); }
 
 const char* name_of(DType dtype) { return kDTypes[int(dtype)]; }
 
@@ -93,13 +95,11 @@ std::string explain(const Key& key) {
 extern "C" const char* splash_explain(const char* pass, const char* arch, const char* pattern, const char* normalizer,
                                       const char* dtype, int head_dim, int block) {
   using namespace splash::kernels;
-  thread_local std::string text;
   Key key;
   const bool known = parse(pass, kPasses, key.pass) && parse_arch(arch, key.arch) && parse(dtype, kDTypes, key.dtype);
   key.pattern = pattern;
   key.normalizer = normalizer;
   key.head_dim = head_dim;
   key.block = block;
-  text = known ? explain(key) : "";
-  return text.c_str();
+  return splash::keep(known ? explain(key) : "");
 }

@@ -48,9 +48,9 @@ bool same_list(const PatternSpec& spec, int64_t head, int64_t other) {
   return true;
 }
 
-AttentionInputs of_heads(const AttentionInputs& in, const HeadRange& heads) {
-  AttentionInputs own = in;
-  own.heads = heads;
+Scope of_heads(const PatternSpec& pattern, const HeadRange& heads) {
+  Scope own{pattern, {}};
+  own.layout.heads = heads;
   for (int t = 0; t < own.pattern.count; ++t) {
     PatternTerm& term = own.pattern.terms[t];
     const PatternInfo& info = patterns()[term.kind];
@@ -62,20 +62,20 @@ AttentionInputs of_heads(const AttentionInputs& in, const HeadRange& heads) {
 
 /// The calls of split_heads, and for each whether those before it have written the gradients of its keys; the call as
 /// it is where they share some of its keys only, or where its heads are spread over the groups in no simple way.
-std::vector<GradientPart> split_heads_by_group(const AttentionInputs& in) {
+std::vector<GradientPart> split_heads_by_group(const AttentionInputs& in, const PatternSpec& pattern) {
   std::vector<GradientPart> calls;
   const int64_t heads = in.q.shape[1], kv_heads = in.k.shape[1];
   std::vector<bool> written(size_t(kv_heads), false);
-  for (const AttentionInputs& own : split_heads(in)) {
-    if (own.heads.count == 0) return {{own}};
-    const HeadGroups groups = groups_of(own.heads, heads, heads / kv_heads);
+  for (const Scope& own : split_heads(in, pattern)) {
+    if (own.layout.heads.count == 0) return {{own}};
+    const HeadGroups groups = groups_of(own.layout.heads, heads, heads / kv_heads);
     int64_t before = 0;
     for (int64_t n = 0; n < groups.count; ++n) {
       std::vector<bool>::reference seen = written[size_t(groups.first + n * groups.step)];
       before += seen;
       seen = true;
     }
-    if (groups.count == 0 || (before > 0 && before < groups.count)) return {{in}};
+    if (groups.count == 0 || (before > 0 && before < groups.count)) return {{{pattern, {}}}};
     calls.push_back({own, false, before > 0});
   }
   return calls;
@@ -102,11 +102,10 @@ PatternSpec fold_bands(const PatternSpec& spec) {
   return folded;
 }
 
-std::vector<AttentionInputs> split_heads(const AttentionInputs& in) {
-  const PatternSpec& spec = in.pattern;
+std::vector<Scope> split_heads(const AttentionInputs& in, const PatternSpec& spec) {
   const auto by_head = [](const PatternTerm& term) { return patterns()[term.kind].of_head != nullptr; };
-  if (in.q.shape[1] == 0 || std::none_of(spec.terms, spec.terms + spec.count, by_head)) return {in};
-  std::vector<AttentionInputs> calls;
+  if (in.q.shape[1] == 0 || std::none_of(spec.terms, spec.terms + spec.count, by_head)) return {{spec, {}}};
+  std::vector<Scope> calls;
   const int64_t heads = in.q.shape[1];
   std::vector<bool> taken(size_t(heads), false);
   for (int64_t head = 0; head < heads; ++head) {
@@ -119,54 +118,50 @@ std::vector<AttentionInputs> split_heads(const AttentionInputs& in) {
       ++range.count;
     }
     for (int64_t n = 0; n < range.count; ++n) taken[size_t(head + n * range.step)] = true;
-    calls.push_back(of_heads(in, range));
+    calls.push_back(of_heads(spec, range));
   }
   // One pattern for all of them needs no range.
-  if (calls.size() == 1 && calls[0].heads.count == heads) calls[0].heads = {};
+  if (calls.size() == 1 && calls[0].layout.heads.count == heads) calls[0].layout.heads = {};
   return calls;
 }
 
-std::vector<AttentionInputs> split_keys(const AttentionInputs& in) {
+std::vector<Scope> split_keys(const AttentionInputs& in, const Scope& whole) {
   int64_t band[2];
-  const PatternTerm* term = term_within_bands(in.pattern, band);
+  const PatternTerm* term = term_within_bands(whole.pattern, band);
   if (!term || !patterns()[term->kind].parts) return {};
   patterns::Part parts[patterns::kMaxParts];
   const int count = patterns()[term->kind].parts(*term, in, band, parts);
-  std::vector<AttentionInputs> calls(size_t(count), in);
-  for (int n = 0; n < count; ++n) {
-    AttentionInputs& call = calls[size_t(n)];
-    call.pattern = {1, {term_of(parts[n])}};
-    call.residues = parts[n].residues;
-    call.key_runs = parts[n].key_runs;
-  }
+  std::vector<Scope> calls;
+  for (int n = 0; n < count; ++n)
+    calls.push_back({{1, {term_of(parts[n])}}, {parts[n].residues, whole.layout.heads, parts[n].key_runs}});
   return calls;
 }
 
-std::vector<GradientPart> split_gradients(const AttentionInputs& in,
-                                          const std::function<bool(const AttentionInputs&)>& runs) {
+std::vector<GradientPart> split_gradients(const AttentionInputs& in, const PatternSpec& pattern,
+                                          const std::function<bool(const Scope&)>& runs) {
   std::vector<GradientPart> calls;
-  for (GradientPart& own : split_heads_by_group(in)) {
-    fold_residues(own.in);
-    std::vector<AttentionInputs> parts;
-    if (own.in.residues == 1) parts = split_keys(own.in);
-    if (parts.empty() || !std::all_of(parts.begin(), parts.end(), runs)) parts = {own.in};
+  for (GradientPart& own : split_heads_by_group(in, pattern)) {
+    fold_residues(own.scope);
+    std::vector<Scope> parts;
+    if (own.scope.layout.residues == 1) parts = split_keys(in, own.scope);
+    if (parts.empty() || !std::all_of(parts.begin(), parts.end(), runs)) parts = {own.scope};
     // The first one writes the gradients of all keys; runs are some of them.
     std::stable_partition(parts.begin(), parts.end(),
-                          [](const AttentionInputs& part) { return part.key_runs.length == 0; });
+                          [](const Scope& part) { return part.layout.key_runs.length == 0; });
     for (size_t n = 0; n < parts.size(); ++n) calls.push_back({parts[n], n > 0, n > 0 || own.adds_keys});
   }
   return calls;
 }
 
-void fold_residues(AttentionInputs& in) {
+void fold_residues(Scope& scope) {
   int64_t dilation = 1, sides[2], band[2];
-  const PatternTerm* term = term_within_bands(in.pattern, band);
+  const PatternTerm* term = term_within_bands(scope.pattern, band);
   if (!term) return;
   const PatternInfo& info = patterns()[term->kind];
   if (!info.residues || !info.residues(*term, dilation, sides)) return;
   for (int n = 0; n < 2; ++n) sides[n] = shorter_side(sides[n], band[n] < 0 ? -1 : band[n] / dilation);
-  in.pattern = {1, {window_term(sides)}};
-  in.residues = dilation;
+  scope.pattern = {1, {window_term(sides)}};
+  scope.layout.residues = dilation;
 }
 
 }  // namespace splash::kernels

@@ -1,8 +1,8 @@
 #include "kernels/plan.hpp"
 
 #include <algorithm>
+#include <utility>
 
-#include "kernels/parts.hpp"
 #include "kernels/text.hpp"
 
 namespace splash::kernels {
@@ -42,13 +42,15 @@ bool keeps_everything(const PatternTerm& term) {
   return sides[0] < 0 && sides[1] < 0;
 }
 
-/// Keys that would serve the problem, the best first.
-std::vector<Key> candidates(Pass pass, Arch arch, const AttentionInputs& in, const NormalizerInfo& normalizer) {
+/// Keys that would serve a pattern of the problem, the best first. `spec`: the numbers of the normalizer.
+std::vector<Key> candidates(const Call& call, const PatternSpec& pattern, const NormalizerInfo& normalizer,
+                            const NormalizerSpec& spec) {
+  const TensorView& q = call.in.q;
   std::vector<Key> keys;
-  for (const std::string& row : normalizer_rows(normalizer, in.normalizer)) {
-    Key key{pass, arch, "any", row, in.q.dtype, int(in.q.shape[3]), block_of(in.pattern)};
-    if (in.pattern.count == 1) {
-      const PatternTerm& term = in.pattern.terms[0];
+  for (const std::string& row : normalizer_rows(normalizer, spec)) {
+    Key key{call.pass, call.arch, "any", row, q.dtype, int(q.shape[3]), block_of(pattern)};
+    if (pattern.count == 1) {
+      const PatternTerm& term = pattern.terms[0];
       Key exact = key;
       exact.pattern = patterns()[term.kind].name;
       keys.push_back(exact);
@@ -58,24 +60,25 @@ std::vector<Key> candidates(Pass pass, Arch arch, const AttentionInputs& in, con
   return keys;
 }
 
-/// What helps a GPU launch, and changes no result.
-void add_hints(AttentionInputs& in) {
-  for (int t = 0; t < in.pattern.count; ++t) {
-    const PatternTerm& term = in.pattern.terms[t];
+Hints hints_of(const AttentionInputs& in, const PatternSpec& pattern) {
+  Hints hints;
+  for (int t = 0; t < pattern.count; ++t) {
+    const PatternTerm& term = pattern.terms[t];
     const PatternInfo& info = patterns()[term.kind];
     int64_t rows[2] = {}, columns[2] = {};
     if (info.global_rows) info.global_rows(term, in, rows);
     if (info.global_columns) info.global_columns(term, in, columns);
-    in.first_global_rows = std::max(in.first_global_rows, rows[0]);
-    in.last_global_rows = std::max(in.last_global_rows, rows[1]);
-    in.first_global_columns = std::max(in.first_global_columns, columns[0]);
-    in.last_global_columns = std::max(in.last_global_columns, columns[1]);
+    hints.first_global_rows = std::max(hints.first_global_rows, rows[0]);
+    hints.last_global_rows = std::max(hints.last_global_rows, rows[1]);
+    hints.first_global_columns = std::max(hints.first_global_columns, columns[0]);
+    hints.last_global_columns = std::max(hints.last_global_columns, columns[1]);
   }
-  const bool one = in.pattern.count == 1;
-  const bool lists = one && patterns()[in.pattern.terms[0].kind].lists;
-  const bool short_spans = block_of(in.pattern) == 64 && !lists;
-  in.keeps_all = one && keeps_everything(in.pattern.terms[0]);
-  in.uneven = !short_spans && !in.keeps_all;
+  const bool one = pattern.count == 1;
+  const bool lists = one && patterns()[pattern.terms[0].kind].lists;
+  const bool short_spans = block_of(pattern) == 64 && !lists;
+  hints.keeps_all = one && keeps_everything(pattern.terms[0]);
+  hints.uneven = !short_spans && !hints.keeps_all;
+  return hints;
 }
 
 /// The first of the keys decides the others, so the answer to it is remembered.
@@ -97,44 +100,52 @@ const Instance* find_first(const std::vector<Key>& keys) {
   return found;
 }
 
-Step whole_step(Pass pass, Arch arch, const AttentionInputs& in, const NormalizerInfo& normalizer, Fault& refusal) {
-  const std::vector<Key> keys = candidates(pass, arch, in, normalizer);
-  Step step{in, find_first(keys)};
-  if (!step.instance) refusal = {StatusCode::no_kernel, explain(keys.front())};
+/// Why the instance of a step cannot run it.
+Fault misfit(const Call& call, const Step& step) {
+  const Instance& instance = *step.instance;
+  return instance.fits ? instance.fits(call.operands, step.scope.layout, step.accumulate) : Fault{};
+}
+
+Step whole_step(const Call& call, Scope scope, Fault& refusal) {
+  const std::vector<Key> keys = candidates(call, scope.pattern, call.normalizer, call.in.normalizer);
+  Step step{std::move(scope), {}, find_first(keys)};
+  if (call.arch != Arch::cpu) step.hints = hints_of(call.in, step.scope.pattern);
+  refusal = step.instance ? misfit(call, step) : Fault{StatusCode::no_kernel, explain(keys.front())};
   return step;
 }
 
 /// Steps about disjoint keys of the same rows, each merged with those before it. What takes part in the denominator
 /// beside the keys comes in with the last of them. None where the pattern is better left whole, or an instance is
 /// missing.
-std::vector<Step> merged_steps(Arch arch, const AttentionInputs& in, const NormalizerInfo& normalizer) {
-  if (!normalizer.merges || in.residues > 1) return {};
+std::vector<Step> merged_steps(const Call& call, const Scope& whole) {
+  const NormalizerInfo& normalizer = call.normalizer;
+  if (!normalizer.merges || whole.layout.residues > 1) return {};
   const NormalizerInfo* keys_alone = normalizer.parameters == 0 ? &normalizer : general_normalizer(normalizer.extends);
-  const std::vector<AttentionInputs> calls = split_keys(in);
+  std::vector<Scope> scopes = split_keys(call.in, whole);
   std::vector<Step> steps;
-  for (const AttentionInputs& call : calls) {
-    const bool first = steps.empty(), last = &call == &calls.back();
-    Step& step = steps.emplace_back(Step{call});
-    if (!last) step.in.normalizer = {};
-    const NormalizerInfo* own = last ? &normalizer : keys_alone;
-    add_hints(step.in);
-    if (own) step.instance = find_first(candidates(Pass::forward, arch, step.in, *own));
+  for (Scope& scope : scopes) {
+    const bool first = steps.empty(), last = &scope == &scopes.back();
+    Step& step = steps.emplace_back();
+    step.scope = std::move(scope);
+    step.hints = hints_of(call.in, step.scope.pattern);
+    step.keys_alone = !last;
     step.accumulate = !first;
-    if (!step.instance || (step.accumulate && !step.instance->resumes) || !step.instance->loads(call.key_runs))
-      return {};
+    const NormalizerInfo* own = last ? &normalizer : keys_alone;
+    const NormalizerSpec spec = last ? call.in.normalizer : NormalizerSpec{};
+    if (own) step.instance = find_first(candidates(call, step.scope.pattern, *own, spec));
+    if (!step.instance || misfit(call, step)) return {};
   }
   return steps;
 }
 
-Plan plan_forward(Arch arch, const AttentionInputs& in, const NormalizerInfo& normalizer) {
+Plan plan_forward(const Call& call, const PatternSpec& pattern) {
   Plan plan;
-  for (AttentionInputs& own : split_heads(in)) {
+  for (Scope& own : split_heads(call.in, pattern)) {
     const bool beside = !plan.steps.empty();
     fold_residues(own);
-    std::vector<Step> steps = merged_steps(arch, own, normalizer);
+    std::vector<Step> steps = merged_steps(call, own);
     if (steps.empty()) {
-      add_hints(own);
-      steps = {whole_step(Pass::forward, arch, own, normalizer, plan.refusal)};
+      steps = {whole_step(call, std::move(own), plan.refusal)};
       if (plan.refusal) return {{}, std::move(plan.refusal)};
     }
     steps.front().beside = beside;
@@ -143,15 +154,14 @@ Plan plan_forward(Arch arch, const AttentionInputs& in, const NormalizerInfo& no
   return plan;
 }
 
-Plan plan_backward(Arch arch, const AttentionInputs& in, const NormalizerInfo& normalizer) {
-  const auto runs = [&](const AttentionInputs& part) {
-    const Instance* instance = find_first(candidates(Pass::backward, arch, part, normalizer));
-    return instance && instance->loads(part.key_runs);
+Plan plan_backward(const Call& call, const PatternSpec& pattern) {
+  const auto runs = [&](const Scope& scope) {
+    Step step{scope, {}, find_first(candidates(call, scope.pattern, call.normalizer, call.in.normalizer))};
+    return step.instance && !misfit(call, step);
   };
   Plan plan;
-  for (GradientPart& part : split_gradients(in, runs)) {
-    add_hints(part.in);
-    Step& step = plan.steps.emplace_back(whole_step(Pass::backward, arch, part.in, normalizer, plan.refusal));
+  for (GradientPart& part : split_gradients(call.in, pattern, runs)) {
+    Step& step = plan.steps.emplace_back(whole_step(call, std::move(part.scope), plan.refusal));
     if (plan.refusal) return {{}, std::move(plan.refusal)};
     step.adds_queries = part.adds_queries;
     step.adds_keys = part.adds_keys;
@@ -168,19 +178,25 @@ void append(std::string& text, const PatternSpec& spec) {
   }
 }
 
-std::string to_string(const Step& step) {
+std::string to_string(const Step& step, const Call& call, bool deterministic, bool learns) {
   std::string text;
-  append(text, step.in.pattern);
-  if (const HeadRange& heads = step.in.heads; heads.count > 0) {
+  append(text, step.scope.pattern);
+  const Layout& layout = step.scope.layout;
+  if (const HeadRange& heads = layout.heads; heads.count > 0) {
     text += join(", ", heads.count, " heads from ", heads.first, " on");
     if (heads.step > 1) text += join(", every ", heads.step, "th");
   }
-  if (step.in.residues > 1) text += join(", in each class of positions modulo ", step.in.residues);
-  if (const KeyRuns& runs = step.in.key_runs; runs.length > 0)
+  if (layout.residues > 1) text += join(", in each class of positions modulo ", layout.residues);
+  if (const KeyRuns& runs = layout.key_runs; runs.length > 0)
     text += join(", of ", runs.count, " keys in runs of ", runs.length);
   if (step.accumulate) text += ", merged with what was found before";
   if (step.adds_queries || step.adds_keys) text += ", added to what was found before";
-  return join(text, ": ", to_string(step.instance->key));
+  text += join(": ", to_string(step.instance->key));
+  if (const TellStrategy strategy = step.instance->strategy) {
+    const BackwardJoin join{.adds_queries = step.adds_queries, .adds_keys = step.adds_keys};
+    text.append(": ").append(strategy(call.in, step.scope.pattern, layout, join, deterministic, learns));
+  }
+  return text;
 }
 
 }  // namespace
@@ -191,21 +207,21 @@ const NormalizerInfo* general_normalizer(std::string_view name) {
   return nullptr;
 }
 
-Plan plan_attention(Pass pass, Arch arch, const AttentionInputs& in, const NormalizerInfo& normalizer) {
-  AttentionInputs folded = in;
-  folded.pattern = fold_bands(in.pattern);
-  if (arch != Arch::cpu)
-    return pass == Pass::forward ? plan_forward(arch, folded, normalizer) : plan_backward(arch, folded, normalizer);
+Plan plan_attention(const Call& call) {
+  const PatternSpec pattern = fold_bands(call.in.pattern);
+  if (call.arch != Arch::cpu)
+    return call.pass == Pass::forward ? plan_forward(call, pattern) : plan_backward(call, pattern);
   Plan plan;
-  plan.steps.push_back(whole_step(pass, arch, folded, normalizer, plan.refusal));
+  plan.steps.push_back(whole_step(call, {pattern, {}}, plan.refusal));
   if (plan.refusal) plan.steps.clear();
   return plan;
 }
 
-std::string to_string(const Plan& plan) {
+std::string to_string(const Plan& plan, const Call& call, bool deterministic, bool learns) {
   if (plan.refusal) return plan.refusal.reason;
   std::string text;
-  for (const Step& step : plan.steps) text += join(text.empty() ? "" : "\n", to_string(step));
+  for (const Step& step : plan.steps)
+    text += join(text.empty() ? "" : "\n", to_string(step, call, deterministic, learns));
   return text;
 }
 

@@ -5,13 +5,16 @@
 #include <vector>
 
 #include "kernels/checks.hpp"
+#include "kernels/parts.hpp"
 
 namespace splash::kernels {
 
-/// One run of an instance, in the layout that serves it best.
+/// One run of an instance, about the scores and in the layout that serve it best.
 struct Step {
-  AttentionInputs in;
+  Scope scope;
+  Hints hints;
   const Instance* instance = nullptr;
+  bool keys_alone = false;                       ///< forward: the normalizer's parameters come in with a later step
   bool accumulate = false;                       ///< forward: it goes on from the outputs of the steps before it
   bool beside = false;                           ///< forward: it and the step before it may run at a time
   bool adds_queries = false, adds_keys = false;  ///< backward: it adds to the gradients of the steps before it
@@ -26,10 +29,20 @@ struct Plan {
 /// The row of a normalizer that knows the range of its numbers; nullptr for an unknown name.
 SPLASH_API const NormalizerInfo* general_normalizer(std::string_view name);
 
-/// Of a problem that check_inputs lets pass.
-SPLASH_API Plan plan_attention(Pass pass, Arch arch, const AttentionInputs& in, const NormalizerInfo& normalizer);
+/// What a plan is made for. The problem is one that check_inputs lets pass, and stays as it is.
+struct Call {
+  Pass pass;
+  Arch arch;
+  const AttentionInputs& in;
+  const NormalizerInfo& normalizer;
+  std::span<const Operand> operands;  ///< all tensors that its instances load or store in tiles
+};
 
-/// A line a step: what it is about, and the instance that runs it; or why there is none.
-SPLASH_API std::string to_string(const Plan& plan);
+/// Whoever runs the steps meets no refusal: instances were asked whether they fit.
+SPLASH_API Plan plan_attention(const Call& call);
+
+/// A line a step: what it is about, the instance that runs it and, of a backward, which of its kernels; or why there is
+/// none. learns: the normalizer has parameters that want gradients.
+SPLASH_API std::string to_string(const Plan& plan, const Call& call, bool deterministic = false, bool learns = false);
 
 }  // namespace splash::kernels

@@ -76,8 +76,4 @@ const Instance* find(const Key& key) {
 int pattern_kind(std::string_view name) { return place_of(&PatternInfo::name, name); }
 int pattern_kind(patterns::TypeId type) { return place_of(&PatternInfo::type, type); }
 
-int pattern_ints(int kind) { return patterns()[kind].ints; }
-int pattern_tensors(int kind) { return patterns()[kind].tensors; }
-bool pattern_has_list(int kind) { return patterns()[kind].list; }
-
 }  // namespace splash::kernels

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "splash/core/arguments.hpp"
+#include "splash/core/report.hpp"
 #include "splash/patterns/concept.hpp"
 
 #if defined(__GNUC__)
@@ -42,25 +42,21 @@ struct Key {
 using Forward = Status (*)(const ForwardArguments&, const Execution&);
 using Backward = Status (*)(const BackwardArguments&, const Execution&);
 
-/// Widths of the boxes of keys in which an instance loads them; 0: any keys.
-struct KeyTiles {
-  int widths[2] = {};
-};
+/// Why an instance cannot run a call in a layout; accumulate: it would go on from an earlier call's output. Asked
+/// before anything is launched.
+using Fits = Fault (*)(std::span<const Operand> operands, const Layout& layout, bool accumulate);
+
+/// Which of its kernels a backward takes, in words. learns: the normalizer has parameters that want gradients.
+using TellStrategy = const char* (*)(const AttentionInputs& in, const PatternSpec& pattern, const Layout& layout,
+                                     const BackwardJoin& join, bool deterministic, bool learns);
 
 /// One kernel. Exactly one of the two functions is set, as the key's pass says.
 struct Instance {
   Key key;
   Forward forward = nullptr;
   Backward backward = nullptr;
-  KeyTiles key_tiles = {};
-  bool resumes = false;  ///< it can go on from the output of an earlier call
-
-  /// Whether the keys of a call lie in memory as the instance can load them.
-  bool loads(const KeyRuns& runs) const {
-    for (const int width : key_tiles.widths)
-      if (width && !runs.fill_tiles(width)) return false;
-    return true;
-  }
+  Fits fits = nullptr;              ///< nullptr: it runs every call, but for merged ones
+  TellStrategy strategy = nullptr;  ///< nullptr: it is one kernel
 };
 
 /// A pattern of the list; its place there is PatternTerm::kind.
@@ -123,13 +119,11 @@ SPLASH_API const char* name_of(Pass pass);
 SPLASH_API std::string name_of(Arch arch);  ///< "cpu", "sm90"
 SPLASH_API const char* name_of(DType dtype);
 SPLASH_API bool parse_arch(std::string_view text, Arch& arch);  ///< the inverse of name_of; false for another text
+SPLASH_API bool parse_pass(std::string_view text, Pass& pass);
 
 /// Place in the pattern list, or -1 where the name is unknown.
 SPLASH_API int pattern_kind(std::string_view name);
 SPLASH_API int pattern_kind(patterns::TypeId type);
-SPLASH_API int pattern_ints(int kind);
-SPLASH_API int pattern_tensors(int kind);
-SPLASH_API bool pattern_has_list(int kind);
 
 /// Compute capability of a CUDA device.
 SPLASH_API Arch current_arch(int device);
@@ -141,10 +135,35 @@ SPLASH_API const char* cpu_isa();
 }  // namespace splash::kernels
 
 extern "C" {
+/// A call of attention as data. Tensors are read by their shapes, strides and addresses alone. ints, tensors, floats
+/// and parameters as the operators take them.
+struct splash_call {
+  const char* pass;
+  const char* arch;
+  splash::TensorView q, k, v;
+  const char* pattern;
+  const int64_t* ints;
+  int64_t num_ints;
+  const splash::TensorView* tensors;
+  int64_t num_tensors;
+  const char* normalizer;
+  const double* floats;
+  int64_t num_floats;
+  const splash::TensorView* parameters;
+  int64_t num_parameters;
+  splash::Positions positions;
+  double scale;
+  bool deterministic;
+  bool learns;  ///< parameters of the normalizer want gradients
+};
+
+/// What the call would launch, a line a step, or why nothing; valid until the thread's next text.
+SPLASH_API const char* splash_plan(const splash_call* call);
+
 /// JSON texts that stay valid for the life of the library.
 SPLASH_API const char* splash_build_info();
 SPLASH_API const char* splash_instances_json();
-/// The text of explain(), or "" where an instance exists or a name is unknown; valid until the thread's next call.
+/// The text of explain(), or "" where an instance exists or a name is unknown; valid until the thread's next text.
 SPLASH_API const char* splash_explain(const char* pass, const char* arch, const char* pattern, const char* normalizer,
                                       const char* dtype, int head_dim, int block);
 }

@@ -1,19 +1,11 @@
-// How refusals reach the caller.
+// Checks that operators of plain tensors share.
 #pragma once
 
 #include <string>
-#include <utility>
 
 #include "kernels/registry.hpp"
 
 namespace splash::kernels {
-
-/// The reason stays readable until this thread's next one.
-inline Status report(StatusCode code, std::string reason) {
-  thread_local std::string kept;
-  kept = std::move(reason);
-  return {code, kept.c_str()};
-}
 
 /// Of functions of plain tensors, which take every floating-point dtype.
 inline Status check_dtype(DType dtype) {

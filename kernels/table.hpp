@@ -1,12 +1,14 @@
 // What the generated table.cpp is written in.
 #pragma once
 
+#include <type_traits>
 #include <utility>
 
 #include "kernels/registry.hpp"
+#include "splash/device/sm90/fits.hpp"
+#include "splash/device/sm90/strategy.hpp"
 #include "splash/normalizers/concept.hpp"
 #include "splash/patterns/sliding_window.hpp"
-#include "splash/tuning/sm90/forward.hpp"
 
 namespace splash::kernels {
 
@@ -21,23 +23,37 @@ Function pick(Function lowest, Functions... higher) {
   return all[level < int(1 + sizeof...(higher)) ? level : int(sizeof...(higher))];
 }
 
-/// What the host must know of an instance of these types before it launches one.
-template <class Pattern, class Normalizer>
-Instance row(Key key, Forward forward) {
-  Instance instance{std::move(key), forward};
-  if (instance.key.arch == Arch::cpu) return instance;
-  const auto tuned = tuning::forward_sm90<Pattern, Normalizer>(instance.key.head_dim, instance.key.block);
-  instance.key_tiles = {{tuned.tile.columns}};
-  instance.resumes = normalizers::kMerges<Normalizer> && patterns::kIsPart<Pattern>;
+template <class Function>
+Instance cpu_row(Key key, Function function) {
+  Instance instance{std::move(key)};
+  if constexpr (std::is_same_v<Function, Forward>)
+    instance.forward = function;
+  else
+    instance.backward = function;
   return instance;
 }
 
-/// Its sweeps have pieces of 64 or 128 keys as rows, and tiles of as many as columns.
-template <class, class>
-Instance row(Key key, Backward backward) {
-  Instance instance{std::move(key), nullptr, backward};
-  if (instance.key.arch != Arch::cpu) instance.key_tiles = {{64, 128}};
-  return instance;
+template <class Pattern, class Normalizer, int HeadDim, int Block>
+Instance sm90_row(Key key, Forward forward) {
+  return {std::move(key), forward, nullptr, device::fits_forward_sm90<Pattern, Normalizer, HeadDim, Block>};
+}
+
+template <class Pattern>
+Pattern pattern_from(const PatternSpec& spec) {
+  if constexpr (patterns::TablePattern<Pattern>)
+    return Pattern::from(spec.terms[0]);
+  else
+    return Pattern::from(spec);
+}
+
+template <class Pattern, class Normalizer, int HeadDim, int Block>
+Instance sm90_row(Key key, Backward backward) {
+  const TellStrategy strategy = [](const AttentionInputs& in, const PatternSpec& pattern, const Layout& layout,
+                                   const BackwardJoin& join, bool deterministic, bool learns) {
+    return device::words(device::strategy_backward_sm90<Pattern, HeadDim, Block>(pattern_from<Pattern>(pattern), in,
+                                                                                 layout, join, deterministic, learns));
+  };
+  return {std::move(key), nullptr, backward, device::fits_backward_sm90<Pattern, Normalizer, HeadDim, Block>, strategy};
 }
 
 template <splash::patterns::TablePattern P>

@@ -49,6 +49,7 @@ def build_and_run(source, folder, *flags):
         "test_policies",
         "test_normalizers",
         "test_one_sweep",
+        "test_strategy",
     ],
 )
 def test_headers_of_the_repository(name, tmp_path, capsys):
@@ -64,7 +65,7 @@ def test_headers_of_the_repository(name, tmp_path, capsys):
     [
         ("parts", ["parts", "registry"]),
         ("explain", ["explain", "registry"]),
-        ("plan", ["dispatch", "plan", "parts", "checks", "explain", "registry"]),
+        ("plan", ["dispatch", "plan", "plan_text", "parts", "checks", "explain", "registry"]),
     ],
 )
 def test_sources_of_the_library_with_a_small_table(name, sources, tmp_path, capsys):

@@ -1,11 +1,10 @@
 #include "convert.hpp"
 
 #include <algorithm>
-#include <ranges>
-#include <string_view>
+#include <utility>
 
 #include "errors.hpp"
-#include "kernels/registry.hpp"
+#include "kernels/read_call.hpp"
 
 namespace splash::torch_ops {
 namespace {
@@ -62,96 +61,24 @@ TensorView describe(const Tensor& tensor, void* data, DType dtype, int inner = 0
   return view;
 }
 
-/// A list for the reader of an error text.
-template <class Infos>
-std::string names_of(Infos&& infos) {
-  std::string names;
-  for (const auto& info : infos) names.append(names.empty() ? "" : ", ").append(info.name);
-  return names;
+PatternSpec pattern_spec(const ProblemArguments& problem, const Device& device) {
+  const auto tensor = [&](size_t n) {
+    return input_view(problem.pattern_tensors[n], {"pattern_tensors", int(n)}, device);
+  };
+  kernels::PatternReader reader(problem.pattern, problem.pattern_ints, problem.pattern_tensors.size(), tensor);
+  PatternSpec spec;
+  if (Fault fault = reader.read(spec)) check(report(std::move(fault)));
+  return spec;
 }
 
-/// Takes the terms of a pattern off the flat lists, one after the other.
-class PatternReader {
- public:
-  PatternReader(const ProblemArguments& problem, const Device& device) : problem_(problem), device_(device) {}
-
-  PatternSpec read() {
-    PatternSpec spec;
-    for (const auto term : std::views::split(std::string_view(problem_.pattern), '&')) {
-      if (spec.count == kMaxTerms)
-        value_error("pattern '", problem_.pattern, "' joins more than ", kMaxTerms, " terms");
-      spec.terms[spec.count++] = read_term({term.begin(), term.end()});
-    }
-    if (spec.count == 0) fail_unknown("");
-    require_used("pattern_ints", "numbers", ints_, problem_.pattern_ints.size());
-    require_used("pattern_tensors", "tensors", tensors_, problem_.pattern_tensors.size());
-    return spec;
-  }
-
- private:
-  PatternTerm read_term(std::string_view name) {
-    PatternTerm term;
-    term.kind = kernels::pattern_kind(name);
-    if (term.kind < 0) fail_unknown(name);
-    term.num_ints = kernels::pattern_ints(term.kind);
-    term.num_tensors = kernels::pattern_tensors(term.kind);
-    for (int n = 0; n < term.num_ints; ++n, ++ints_) {
-      if (ints_ < problem_.pattern_ints.size()) term.ints[n] = problem_.pattern_ints[ints_];
-    }
-    if (kernels::pattern_has_list(term.kind)) read_list(term);
-    for (int n = 0; n < term.num_tensors; ++n, ++tensors_) {
-      if (tensors_ >= problem_.pattern_tensors.size()) continue;
-      term.tensors[n] = input_view(problem_.pattern_tensors[tensors_], {"pattern_tensors", int(tensors_)}, device_);
-    }
-    return term;
-  }
-
-  /// Its length, and the numbers themselves, which stay where they are.
-  void read_list(PatternTerm& term) {
-    const std::vector<int64_t>& ints = problem_.pattern_ints;
-    if (ints_ >= ints.size()) return void(++ints_);
-    term.list_size = ints[ints_++];
-    if (term.list_size < 0 || term.list_size > int64_t(ints.size() - ints_))
-      value_error("pattern_ints has ", ints.size(), " numbers; a list of pattern '", problem_.pattern, "' takes ",
-                  term.list_size, " from number ", ints_, " on");
-    term.list = ints.data() + ints_;
-    ints_ += size_t(term.list_size);
-  }
-
-  [[noreturn]] void fail_unknown(std::string_view name) const {
-    value_error("pattern '", problem_.pattern, "' has the unknown term '", name, "'; known are ",
-                names_of(kernels::patterns()));
-  }
-
-  void require_used(const char* list, const char* what, size_t used, size_t given) const {
-    if (used != given) value_error(list, " has ", given, " ", what, "; pattern '", problem_.pattern, "' takes ", used);
-  }
-
-  const ProblemArguments& problem_;
-  const Device& device_;
-  size_t ints_ = 0, tensors_ = 0;
-};
-
 NormalizerSpec normalizer_spec(const ProblemArguments& problem, const Device& device) {
-  auto infos = kernels::normalizers() | std::views::filter([](const auto& info) { return info.serves == info.name; });
-  const auto info = std::ranges::find(infos, problem.normalizer, &kernels::NormalizerInfo::name);
-  if (info == infos.end()) value_error("normalizer is '", problem.normalizer, "'; known are ", names_of(infos));
-  const size_t given = problem.normalizer_floats.size();
-  if (given != size_t(info->floats)) {
-    value_error("normalizer_floats has ", given, " numbers; normalizer '", problem.normalizer, "' takes ",
-                info->floats);
-  }
+  const auto parameter = [&](int n) {
+    return input_view(problem.normalizer_parameters[size_t(n)], {"normalizer_parameters", n}, device);
+  };
   NormalizerSpec spec;
-  spec.num_floats = info->floats;
-  std::ranges::copy(problem.normalizer_floats, spec.floats);
-  if (problem.normalizer_parameters.size() != size_t(info->parameters)) {
-    value_error("normalizer_parameters has ", problem.normalizer_parameters.size(), " tensors; normalizer '",
-                problem.normalizer, "' takes ", info->parameters);
-  }
-  for (const Tensor& parameter : problem.normalizer_parameters) {
-    const Argument name{"normalizer_parameters", spec.num_parameters};
-    spec.parameters[spec.num_parameters++] = input_view(parameter, name, device);
-  }
+  if (Fault fault = kernels::read_normalizer(spec, problem.normalizer, problem.normalizer_floats,
+                                             problem.normalizer_parameters.size(), parameter))
+    check(report(std::move(fault)));
   return spec;
 }
 
@@ -258,7 +185,7 @@ AttentionInputs attention_inputs(const Tensor& q, const Tensor& k, const Tensor&
   in.q = heads_first(input_view(q, "q", device), problem);
   in.k = heads_first(input_view(k, "k", device), problem);
   in.v = heads_first(input_view(v, "v", device), problem);
-  in.pattern = PatternReader(problem, device).read();
+  in.pattern = pattern_spec(problem, device);
   in.normalizer = normalizer_spec(problem, device);
   in.positions = positions(problem, in.q, device);
   in.scale = problem.scale;

@@ -7,6 +7,7 @@ __version__ = _library.build_info()["version"]
 
 from . import _vmap, ops  # noqa: E402, F401
 from ._errors import NoKernelError  # noqa: E402
+from ._explain import explain  # noqa: E402
 from .attention import attention, attention_varlen, merge, prepare  # noqa: E402
 from .longnet import longnet_attention  # noqa: E402
 from .modules import FlashAttention, LazyAttention, SplashAttention, StandardAttention  # noqa: E402
@@ -61,6 +62,7 @@ __all__ = [
     "attention_varlen",
     "entmax",
     "entmax15",
+    "explain",
     "longnet_attention",
     "merge",
     "prepare",

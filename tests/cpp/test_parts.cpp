@@ -157,18 +157,18 @@ struct Counts {
 };
 
 /// Row of the tensor of key c of a problem.
-int64_t key_row(const AttentionInputs& in, const collective::Place& keys, int64_t c) {
-  const KeyRuns& runs = in.key_runs;
+int64_t key_row(const Layout& layout, const collective::Place& keys, int64_t c) {
+  const KeyRuns& runs = layout.key_runs;
   return runs.length > 0 ? runs.first + c / runs.length * runs.step + c % runs.length
-                         : (keys.outer + c) * in.residues + keys.inner;
+                         : (keys.outer + c) * layout.residues + keys.inner;
 }
 
 /// As the blocks of threads of a kernel go over their pieces.
-void walk(const AttentionInputs& in, Counts& counts) {
+void walk(const AttentionInputs& in, const kernels::Scope& scope, Counts& counts) {
   const device::Blocks blocks{128, 64, 132};
-  const collective::Geometry geometry = device::make_geometry(in);
-  const collective::Schedule schedule = device::make_schedule(in, geometry, blocks, false);
-  const Any pattern = Any::from(in.pattern);
+  const collective::Geometry geometry = device::make_geometry(in, scope.layout);
+  const collective::Schedule schedule = device::make_schedule(in, scope.layout, {}, geometry, blocks, false);
+  const Any pattern = Any::from(scope.pattern);
   const int step = geometry.residues.divisor;
   for (int index = 0; index < schedule.items; ++index) {
     collective::Work work;
@@ -184,7 +184,7 @@ void walk(const AttentionInputs& in, Counts& counts) {
       if (query >= frame.num_queries) continue;
       for (int c = 0; c < frame.num_keys; ++c) {
         if (!pattern.keep(frame, query, c)) continue;
-        const int64_t column = key_row(in, work.keys, c);
+        const int64_t column = key_row(scope.layout, work.keys, c);
         if (check::that(column >= 0 && column < counts.keys, "column %d outside of the tensor", int(column)))
           ++counts.kept[size_t(row * counts.keys + column)];
       }
@@ -193,18 +193,19 @@ void walk(const AttentionInputs& in, Counts& counts) {
 }
 
 /// As a sweep of the backward whose rows are keys goes over its pieces. Rows are counted once for each key/value head.
-void walk_keys(const AttentionInputs& in, Counts& counts) {
+void walk_keys(const AttentionInputs& in, const kernels::Scope& scope, Counts& counts) {
   const device::Blocks blocks{128, 64, 132};
-  const collective::Geometry geometry = device::make_geometry(in, true, false);
-  const collective::Schedule schedule = device::make_schedule(in, geometry, blocks, false);
-  const Any pattern = Any::from(in.pattern);
+  const collective::Geometry geometry = device::make_geometry(in, scope.layout, true, false);
+  const collective::Schedule schedule = device::make_schedule(in, scope.layout, {}, geometry, blocks, false);
+  const Any pattern = Any::from(scope.pattern);
   for (int index = 0; index < schedule.items; ++index) {
     collective::Work work;
     collective::make_work(work, geometry, schedule, blocks.rows, index);
     const int64_t batch = in.positions.cu_queries ? 0 : work.frame.batch;
     for (int r = work.row_begin; r < std::min(work.row_begin + blocks.rows, work.row_count); ++r) {
       const int64_t key = collective::row_at(geometry, work.queries, r);
-      if (!check::that(key == key_row(in, work.queries, r) && key >= 0 && key < counts.keys, "key %d", int(key)))
+      if (!check::that(key == key_row(scope.layout, work.queries, r) && key >= 0 && key < counts.keys, "key %d",
+                       int(key)))
         continue;
       ++counts.rows[size_t((batch * in.k.shape[1] + work.frame.head / geometry.group) * counts.keys + key)];
       if (r >= work.frame.num_queries) continue;
@@ -213,7 +214,7 @@ void walk_keys(const AttentionInputs& in, Counts& counts) {
         frame.head += member;
         for (int query = 0; query < frame.num_queries; ++query) {
           if (!pattern.keep(frame, query, r)) continue;
-          const int64_t row = int64_t(work.keys.outer + query) * in.residues + work.keys.inner;
+          const int64_t row = int64_t(work.keys.outer + query) * scope.layout.residues + work.keys.inner;
           ++counts.kept[size_t(((batch * counts.heads + frame.head) * counts.queries + row) * counts.keys + key)];
         }
       }
@@ -222,8 +223,7 @@ void walk_keys(const AttentionInputs& in, Counts& counts) {
 }
 
 /// Whether a call visits all rows of its heads once, and no others.
-bool visits_rows(const AttentionInputs& in, const Counts& own, const Counts& all) {
-  const HeadRange& range = in.heads;
+bool visits_rows(const HeadRange& range, const Counts& own, const Counts& all) {
   for (size_t n = 0; n < all.rows.size(); ++n) {
     const int64_t head = int64_t(n) / all.queries % all.heads - range.first;
     const bool its =
@@ -234,20 +234,20 @@ bool visits_rows(const AttentionInputs& in, const Counts& own, const Counts& all
 }
 
 int check_call(const Call& call) {
-  AttentionInputs whole = call.in;
-  whole.pattern = kernels::fold_bands(whole.pattern);
+  const AttentionInputs& whole = call.in;
+  const kernels::Scope folded{kernels::fold_bands(whole.pattern), {}};
   Counts wanted(whole), got(whole);
-  walk(whole, wanted);
+  walk(whole, folded, wanted);
   int calls = 0;
-  for (AttentionInputs own : kernels::split_heads(whole)) {
+  for (kernels::Scope own : kernels::split_heads(whole, folded.pattern)) {
     kernels::fold_residues(own);
-    std::vector<AttentionInputs> parts;
-    if (own.residues == 1) parts = kernels::split_keys(own);
+    std::vector<kernels::Scope> parts;
+    if (own.layout.residues == 1) parts = kernels::split_keys(whole, own);
     if (parts.empty()) parts = {own};
-    for (const AttentionInputs& part : parts) {
+    for (const kernels::Scope& part : parts) {
       Counts once(whole);
-      walk(part, once);
-      check::that(visits_rows(part, once, wanted), "%s: rows", call.name.c_str());
+      walk(whole, part, once);
+      check::that(visits_rows(part.layout.heads, once, wanted), "%s: rows", call.name.c_str());
       for (size_t n = 0; n < got.kept.size(); ++n) got.kept[n] += once.kept[n];
       ++calls;
     }
@@ -259,22 +259,22 @@ int check_call(const Call& call) {
 /// The calls that gradients are made of: by queries and by keys, each score once, and no sum begins with what nobody
 /// wrote.
 int check_gradients(const Call& call) {
-  AttentionInputs whole = call.in;
-  whole.pattern = kernels::fold_bands(whole.pattern);
+  const AttentionInputs& whole = call.in;
+  const kernels::Scope folded{kernels::fold_bands(whole.pattern), {}};
   Counts wanted(whole), of_queries(whole), of_keys(whole);
-  walk(whole, wanted);
+  walk(whole, folded, wanted);
   std::vector<int> key_rows(size_t(whole.k.shape[0] * whole.k.shape[1] * whole.k.shape[2]));
   Counts all_keys(whole);
   all_keys.rows = key_rows;
-  walk_keys(whole, all_keys);
+  walk_keys(whole, folded, all_keys);
   check::that(all_keys.kept == wanted.kept, "%s: kept scores by keys", call.name.c_str());
   std::vector<int> query_rows(wanted.rows.size());
-  const auto calls = kernels::split_gradients(whole, [](const AttentionInputs&) { return true; });
+  const auto calls = kernels::split_gradients(whole, folded.pattern, [](const kernels::Scope&) { return true; });
   for (const kernels::GradientPart& part : calls) {
     Counts queries(whole), keys(whole);
     keys.rows.assign(key_rows.size(), 0);
-    walk(part.in, queries);
-    walk_keys(part.in, keys);
+    walk(whole, part.scope, queries);
+    walk_keys(whole, part.scope, keys);
     const auto merge = [&](std::vector<int>& written, const Counts& own, bool adds, const char* what) {
       bool right = true;
       for (size_t n = 0; n < written.size(); ++n) {
@@ -307,7 +307,7 @@ void check_counts() {
     call.in.q.shape[0] = call.in.k.shape[0] = call.in.q.shape[1] = call.in.k.shape[1] = 1;
     call.in.q.shape[2] = call.in.k.shape[2] = keys;
     add_term(call, name, ints);
-    return kernels::split_keys(call.in).size();
+    return kernels::split_keys(call.in, {call.in.pattern, {}}).size();
   };
   check::that(parts("strided", {256, 64}, 32768) == 2, "a window, and one in each class");
   check::that(parts("strided", {256, 4096}, 8192) == 0, "classes of two keys are not worth it");

@@ -31,11 +31,11 @@ struct Launch {
 };
 std::vector<Launch> launches;
 
-void write_down(const char* key, const AttentionInputs& in, bool joins) {
+void write_down(const char* key, const AttentionInputs& in, const Layout& layout, bool joins) {
   std::string what = key;
   for (int t = 0; t < in.pattern.count; ++t)
     what.append(t ? " & " : ": ").append(kernels::patterns()[in.pattern.terms[t].kind].name);
-  if (in.residues > 1) what += join(" / ", in.residues);
+  if (layout.residues > 1) what += join(" / ", layout.residues);
   launches.push_back({what, joins});
 }
 
@@ -43,13 +43,13 @@ constexpr char kExact[] = "exact", kAny[] = "any";
 
 template <const char* Name>
 Status forward(const ForwardArguments& args, const Execution&) {
-  write_down(Name, args.in, args.accumulate);
+  write_down(Name, args.in, args.layout, args.join.accumulate);
   return {};
 }
 
 template <const char* Name>
 Status backward(const BackwardArguments& args, const Execution&) {
-  write_down(Name, args.in, args.adds_queries || args.adds_keys);
+  write_down(Name, args.in, args.layout, args.join.adds_queries || args.join.adds_keys);
   return {};
 }
 
@@ -59,23 +59,23 @@ namespace p = splash::patterns;
 using Any = p::Conjunction<p::AnyOf<p::Full, p::SlidingWindow, p::BlockDiagonal, p::Dilated, p::DilatedHeads,
                                     p::Strided, p::Fixed, p::Staircase, p::BigBird>>;
 
-template <class Pattern>
-std::vector<Instance> pair(const char* pattern, int block = 0) {
+template <class Pattern, int Block = 0>
+std::vector<Instance> pair(const char* pattern) {
   constexpr const char* kName = std::is_same_v<Pattern, Any> ? "any" : "exact";
   const auto key = [&](Pass pass) {
-    return Key{pass, Arch::sm90, pattern, "softmax_sink", DType::bfloat16, 128, block};
+    return Key{pass, Arch::sm90, pattern, "softmax_sink", DType::bfloat16, 128, Block};
   };
   if (std::strcmp(kName, "any") == 0)
-    return {row<Pattern, Sink>(key(Pass::forward), forward<kAny>),
-            row<Pattern, Sink>(key(Pass::backward), backward<kAny>)};
-  return {row<Pattern, Sink>(key(Pass::forward), forward<kExact>),
-          row<Pattern, Sink>(key(Pass::backward), backward<kExact>)};
+    return {sm90_row<Pattern, Sink, 128, Block>(key(Pass::forward), forward<kAny>),
+            sm90_row<Pattern, Sink, 128, Block>(key(Pass::backward), backward<kAny>)};
+  return {sm90_row<Pattern, Sink, 128, Block>(key(Pass::forward), forward<kExact>),
+          sm90_row<Pattern, Sink, 128, Block>(key(Pass::backward), backward<kExact>)};
 }
 
 std::vector<Instance> all_rows() {
   std::vector<Instance> rows;
   for (const auto& more : {pair<p::SlidingWindow>("sliding_window"), pair<p::BlockDiagonal>("block_diagonal"),
-                           pair<p::Staircase>("staircase"), pair<p::BigBird>("big_bird", 64), pair<Any>("any")})
+                           pair<p::Staircase>("staircase"), pair<p::BigBird, 64>("big_bird"), pair<Any>("any")})
     rows.insert(rows.end(), more.begin(), more.end());
   return rows;
 }
@@ -144,29 +144,38 @@ struct Problem {
     return *this;
   }
 
-  Status run(Pass pass, const char* normalizer = "softmax") {
+  /// What the last step stores into; nullptr for the tensors that it reads.
+  Status run(Pass pass, const char* normalizer = "softmax", void* results = nullptr) {
     launches.clear();
     const TensorView statistic{this, DType::float32, 3, {1, 8, in.q.shape[2]}, {8 * in.q.shape[2], in.q.shape[2], 1}};
-    TensorView saved = statistic;
+    TensorView saved = statistic, out = in.q;
     saved.rank = 4;
     saved.shape[0] = 0, saved.shape[1] = 1, saved.shape[2] = 8, saved.shape[3] = in.q.shape[2];
     saved.stride[0] = saved.stride[1] = 8 * in.q.shape[2], saved.stride[2] = in.q.shape[2], saved.stride[3] = 1;
+    if (results) out.data = results;
     const std::string before(reinterpret_cast<const char*>(&in), sizeof(in));
     Status status;
     if (pass == Pass::forward) {
-      const ForwardArguments args{in, in.q, statistic, saved};
+      ForwardArguments args;
+      args.in = in;
+      args.out = out;
+      args.statistic = statistic;
+      args.saved = saved;
       status = attention_forward(args, normalizer, Arch::sm90, {});
       check::that(std::memcmp(&args.in, before.data(), sizeof(in)) == 0, "the caller's problem is as it was");
     } else {
       BackwardArguments args;
       args.in = in;
-      args.out = args.grad_out = args.grad_q = args.grad_k = args.grad_v = in.q;
+      args.out = args.grad_out = args.grad_q = args.grad_k = in.q;
+      args.grad_v = out;
       args.statistic = statistic;
       args.saved = saved;
       status = attention_backward(args, normalizer, Arch::sm90, {});
     }
     return status;
   }
+
+  Call call(Pass pass, Arch arch = Arch::sm90) const { return {pass, arch, in, *general_normalizer("softmax"), {}}; }
 };
 
 std::string told() {
@@ -221,17 +230,100 @@ void check_refusals() {
   }
 }
 
+/// What an instance cannot load is refused by the plan, in the caller's words, before a step of several runs.
+void check_fits() {
+  alignas(16) char memory[32];
+  for (const Pass pass : {Pass::forward, Pass::backward}) {
+    for (const int64_t summary : {int64_t(16), int64_t(24)}) {
+      Problem fixed("fixed", {128, summary});
+      const Status status = fixed.run(pass, "softmax", memory + 2);
+      const char* name = pass == Pass::forward ? "out" : "grad_v";
+      check::that(status.code == StatusCode::invalid_value &&
+                      std::string(status.reason) == join(name,
+                                                         " cannot be loaded on CUDA: its address is not a multiple "
+                                                         "of 16 bytes; pass ",
+                                                         name, ".clone()"),
+                  "'%s'", status.reason);
+      check::that(launches.empty(), "ran '%s' and was refused then", told().c_str());
+    }
+    Problem odd("fixed", {128, 16});
+    for (TensorView* view : {&odd.in.q, &odd.in.k, &odd.in.v}) view->shape[3] = 100;
+    const Status status = odd.run(pass);
+    check::that(status.code == StatusCode::no_kernel && launches.empty(), "'%s'", status.reason);
+    Problem expanded("strided", {256, 64});
+    expanded.in.k.stride[2] = 0;
+    check::that(expanded.run(pass).code == StatusCode::invalid_value && launches.empty(), "k's rows are expanded");
+  }
+}
+
 void check_text() {
   Problem fixed("fixed", {128, 16});
-  const Plan plan = plan_attention(Pass::forward, Arch::sm90, fixed.in, *general_normalizer("softmax"));
-  const std::string text = to_string(plan);
+  const Plan plan = plan_attention(fixed.call(Pass::forward));
+  const std::string text = to_string(plan, fixed.call(Pass::forward));
   check::that(plan.steps.size() == 2 && std::count(text.begin(), text.end(), '\n') == 1, "'%s'", text.c_str());
   for (const char* part : {"block_diagonal(128, 1)", "staircase(128, 16, 0), of 512 keys in runs of 16, merged with",
                            "forward on sm90, pattern staircase"})
     check::that(text.find(part) != std::string::npos, "'%s' has no '%s'", text.c_str(), part);
-  const Plan refused = plan_attention(Pass::forward, Arch(80), fixed.in, *general_normalizer("softmax"));
-  check::that(refused.steps.empty() && to_string(refused).starts_with("no compiled instance"), "'%s'",
-              to_string(refused).c_str());
+  const Plan refused = plan_attention(fixed.call(Pass::forward, Arch(80)));
+  const std::string why = to_string(refused, fixed.call(Pass::forward, Arch(80)));
+  check::that(refused.steps.empty() && why.starts_with("no compiled instance"), "'%s'", why.c_str());
+}
+
+/// The kernels of a backward that a text names, one a step.
+void check_kernels(const Problem& problem, bool deterministic, bool learns, const std::vector<std::string>& wanted) {
+  const Call call = problem.call(Pass::backward);
+  std::string text = to_string(plan_attention(call), call, deterministic, learns) + "\n";
+  std::vector<std::string> found;
+  for (size_t end; (end = text.find('\n')) != std::string::npos; text.erase(0, end + 1)) {
+    const std::string line = text.substr(0, end);
+    found.push_back(line.substr(line.rfind(": ") + 2));
+  }
+  check::that(found == wanted, "'%s', not '%s'", found.front().c_str(), wanted.front().c_str());
+}
+
+void check_strategies() {
+  const std::string sweeps = "two sweeps, dQ and then dK and dV", fused = "one fused sweep",
+                    closed = "one sweep over closed pieces";
+  check_kernels({"full", {}}, false, false, {fused});
+  check_kernels({"full", {}}, true, false, {sweeps});
+  check_kernels({"full", {}}, false, true, {sweeps});
+  check_kernels({"sliding_window", {40, 0}}, false, false, {sweeps});
+  check_kernels({"full", {}, 128}, true, false, {closed});
+  check_kernels({"block_diagonal", {64, 0}}, false, false, {closed});
+  check_kernels({"fixed", {128, 16}}, false, false, {closed, sweeps});
+  check_kernels({"full", {}, 0}, false, false, {"zeros"});
+}
+
+/// The same through the C interface, and what it makes of arguments that make no sense.
+void check_c_interface() {
+  Problem fixed("fixed", {128, 16});
+  const int64_t ints[] = {128, 16};
+  splash_call described{};
+  described.pass = "backward";
+  described.arch = "sm90";
+  described.q = described.k = described.v = fixed.in.q;
+  described.pattern = "fixed";
+  described.ints = ints;
+  described.num_ints = 2;
+  described.normalizer = "softmax";
+  described.scale = 1.0;
+  const Call call = fixed.call(Pass::backward);
+  const std::string wanted = to_string(plan_attention(call), call), found = splash_plan(&described);
+  check::that(found == wanted, "'%s', not '%s'", found.c_str(), wanted.c_str());
+  const auto refuses = [&](const char* text, auto change) {
+    splash_call changed = described;
+    change(changed);
+    check::that(std::string(splash_plan(&changed)).find(text) != std::string::npos, "'%s'", splash_plan(&changed));
+  };
+  refuses("unknown term 'fix'", [](splash_call& call) { call.pattern = "fix"; });
+  refuses("pattern_ints has 1 numbers; pattern 'fixed' takes 2", [](splash_call& call) { call.num_ints = 1; });
+  refuses("normalizer is 'soft'", [](splash_call& call) { call.normalizer = "soft"; });
+  refuses("has 1 tensors; normalizer 'softmax' takes 0", [](splash_call& call) { call.num_parameters = 1; });
+  refuses("k has shape", [](splash_call& call) { call.k.shape[3] = 64; });
+  refuses("unknown arch gpu", [](splash_call& call) { call.arch = "gpu"; });
+  refuses("unknown pass both", [](splash_call& call) { call.pass = "both"; });
+  refuses("its address is not a multiple of 16 bytes; pass v.clone()",
+          [](splash_call& call) { call.v.data = reinterpret_cast<void*>(8); });
 }
 
 }  // namespace
@@ -239,6 +331,9 @@ void check_text() {
 int main() {
   check_order();
   check_refusals();
+  check_fits();
   check_text();
+  check_strategies();
+  check_c_interface();
   return check::summary("test_plan");
 }

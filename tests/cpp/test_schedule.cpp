@@ -15,6 +15,8 @@ using namespace splash;
 
 struct Call {
   AttentionInputs in;
+  Layout layout;
+  Hints hints;
   std::vector<int32_t> cu_queries, cu_keys;
 };
 
@@ -33,11 +35,12 @@ Call random_call(std::mt19937& random) {
   in.q.stride[1] = 64;
   in.positions.k_start = below(50);
   in.positions.q_start = in.positions.k_start + keys - queries + below(9) - 4;
-  in.residues = below(3) ? 1 : 1 + below(20);
-  in.uneven = below(2);
-  in.keeps_all = !in.uneven && below(2);
-  if (below(3) == 0) in.first_global_rows = below(200), in.last_global_rows = below(100);
-  if (below(3) == 0) in.first_global_columns = below(200), in.last_global_columns = below(100);
+  call.layout.residues = below(3) ? 1 : 1 + below(20);
+  Hints& hints = call.hints;
+  hints.uneven = below(2);
+  hints.keeps_all = !hints.uneven && below(2);
+  if (below(3) == 0) hints.first_global_rows = below(200), hints.last_global_rows = below(100);
+  if (below(3) == 0) hints.first_global_columns = below(200), hints.last_global_columns = below(100);
   if (below(3) == 0) {
     in.q.shape[0] = in.k.shape[0] = 1;
     const int sequences = below(6);
@@ -56,10 +59,12 @@ Call random_call(std::mt19937& random) {
   return call;
 }
 
-void check_call(const AttentionInputs& in, const device::Blocks& blocks, bool merges, bool key_major) {
+void check_call(const Call& call, const device::Blocks& blocks, bool merges, bool key_major) {
+  const AttentionInputs& in = call.in;
   using Row = std::tuple<int, int, int>;  // batch or sequence, head of the row's tensor, row of the tensor
-  const collective::Geometry geometry = device::make_geometry(in, key_major, !key_major);
-  const collective::Schedule schedule = device::make_schedule(in, geometry, blocks, merges);
+  const collective::Geometry geometry = device::make_geometry(call.in, call.layout, key_major, !key_major);
+  const collective::Schedule schedule =
+      device::make_schedule(call.in, call.layout, call.hints, geometry, blocks, merges);
   const int group = key_major ? geometry.group : 1;
   const int64_t row_start = key_major ? in.positions.k_start : in.positions.q_start;
   const int64_t column_start = key_major ? in.positions.q_start : in.positions.k_start;
@@ -111,11 +116,12 @@ void check_call(const AttentionInputs& in, const device::Blocks& blocks, bool me
 
 /// Under causal patterns the long rows are the last queries and the first keys. Where rows are uneven, pieces begin
 /// with those, and the short ones of all problems come in the end, so that all blocks of threads end at a time.
-void check_order(const AttentionInputs& in, const device::Blocks& blocks, bool key_major) {
-  const collective::Geometry geometry = device::make_geometry(in, key_major, !key_major);
-  const collective::Schedule schedule = device::make_schedule(in, geometry, blocks, false);
+void check_order(const Call& call, const device::Blocks& blocks, bool key_major) {
+  const collective::Geometry geometry = device::make_geometry(call.in, call.layout, key_major, !key_major);
+  const collective::Schedule schedule =
+      device::make_schedule(call.in, call.layout, call.hints, geometry, blocks, false);
   const int problems = schedule.problems.divisor, whole = schedule.whole_tiles;
-  if (!in.uneven || problems * whole == 0) return;
+  if (!call.hints.uneven || problems * whole == 0) return;
   const auto length_of = [&](int index) {  // the higher, the longer
     const int tile = collective::item_of(schedule, index).tile;
     return key_major ? whole - 1 - tile : tile;
@@ -136,8 +142,8 @@ int main() {
     const device::Blocks blocks{64 * (1 + int(random() % 3)), 32 * (2 + int(random() % 3)), 1 + int(random() % 300)};
     const bool merges = random() % 4 != 0;
     for (const bool key_major : {false, true}) {
-      check_call(call.in, blocks, merges, key_major);
-      check_order(call.in, blocks, key_major);
+      check_call(call, blocks, merges, key_major);
+      check_order(call, blocks, key_major);
     }
   }
   return check::summary("schedule");

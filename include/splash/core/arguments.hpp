@@ -63,6 +63,16 @@ struct Positions {
   int64_t max_queries = 0, max_keys = 0;  ///< of the longest sequence
 };
 
+/// What both passes read. q (B, Hq, Nq, D), k and v (B, Hkv, Nk, D), unit stride along D; B is 1 where sequences are
+/// packed.
+struct AttentionInputs {
+  TensorView q, k, v;
+  PatternSpec pattern;
+  NormalizerSpec normalizer;
+  Positions positions;
+  double scale = 1.0;  ///< scores are scale * q.k
+};
+
 /// `count` query heads: first, first + step, ... Where count is 0, all of them.
 struct HeadRange {
   int64_t first = 0, step = 1, count = 0;
@@ -77,25 +87,42 @@ struct KeyRuns {
   bool fill_tiles(int64_t keys) const { return length == 0 || keys % length == 0 || length % keys == 0; }
 };
 
-/// What both passes read. q (B, Hq, Nq, D), k and v (B, Hkv, Nk, D), unit stride along D; B is 1 where sequences are
-/// packed.
-struct AttentionInputs {
-  TensorView q, k, v;
-  PatternSpec pattern;
-  NormalizerSpec normalizer;
-  Positions positions;
-  double scale = 1.0;  ///< scores are scale * q.k
-
+/// Which rows and columns of the tensors a call is about, and where they lie. Like all that follows, a plan sets it
+/// (kernels/plan.hpp), CUDA kernels read it, and what stands here is right for a call that is the whole problem.
+struct Layout {
   /// Greater than 1: rows and columns whose positions differ by a multiple of it are a problem of their own, and the
-  /// pattern counts their positions in such steps. Set by the dispatcher for dilated patterns; CUDA only.
+  /// pattern counts their positions in such steps.
   int64_t residues = 1;
-  HeadRange heads;  ///< the call is about these alone. Set by the dispatcher, CUDA only, as are:
+  HeadRange heads;
   KeyRuns key_runs;
-  /// Rows at the start and at the end that see (nearly) all keys: a hint for the launch, which splits them.
+};
+
+/// What helps a launch, and changes no result.
+struct Hints {
+  /// Rows at the start and at the end that see (nearly) all keys: a launch splits them.
   int64_t first_global_rows = 0, last_global_rows = 0;
   int64_t first_global_columns = 0, last_global_columns = 0;  ///< the same of keys that (nearly) all queries see
-  bool uneven = true;      ///< another hint: rows may differ much in how many keys they keep
-  bool keeps_all = false;  ///< another: rows keep all keys
+  bool uneven = true;                                         ///< rows may differ much in how many keys they keep
+  bool keeps_all = false;                                     ///< rows keep all keys
+};
+
+/// How a forward goes on from the calls before it.
+struct ForwardJoin {
+  /// out and statistic hold the results for other keys of the same rows, which these are merged with; for normalizers
+  /// that merge.
+  bool accumulate = false;
+  bool beside = false;  ///< the call before it on the stream is about other heads: both may run at a time
+};
+
+/// How a backward goes on from the calls before it.
+struct BackwardJoin {
+  /// The gradients of these queries, and of their normalizer's parameters, hold what other keys give, and this call
+  /// adds to them; the same of keys and other queries.
+  bool adds_queries = false, adds_keys = false;
+  /// Calls that share the forward's results share what they make of those, too: 8 bytes a query and head in device
+  /// memory, which the first one writes. nullptr: each makes its own.
+  void* numbers = nullptr;
+  bool first = true;  ///< no call before it belongs to the same gradients
 };
 
 /// A body over [begin, end) run by whatever thread pool the caller has.
@@ -122,11 +149,9 @@ struct ForwardArguments {
   TensorView out;        ///< (B, Hq, Nq, D), dtype of q
   TensorView statistic;  ///< (B, Hq, Nq) contiguous float32 (float64 for float64)
   TensorView saved;      ///< (S, B, Hq, Nq) contiguous, S = the normalizer's kSaved, dtype of statistic
-  /// out and statistic hold the results for other keys of the same rows, which these are merged with. Set by the
-  /// dispatcher, for normalizers that merge; CUDA only.
-  bool accumulate = false;
-  /// The call before it on the stream is about other heads: both may run at a time. Set by the dispatcher; CUDA only.
-  bool beside = false;
+  Layout layout;
+  Hints hints;
+  ForwardJoin join;
 };
 
 struct BackwardArguments {
@@ -136,13 +161,15 @@ struct BackwardArguments {
   TensorView grad_statistic;         ///< (B, Hq, Nq) contiguous; data == nullptr where there is none
   TensorView grad_q, grad_k, grad_v;
   TensorView grad_parameters[kMaxParameters];  ///< contiguous, like in.normalizer.parameters
-  /// The gradients of these queries, and of their normalizer's parameters, hold what other keys give, and this call
-  /// adds to them; the same of keys and other queries. Set by the dispatcher; CUDA only, as are:
-  bool adds_queries = false, adds_keys = false;
-  /// Several calls that share the forward's results share what they make of those, too: 8 bytes a query and head in
-  /// device memory, which the first one writes. nullptr: each makes its own.
-  void* numbers = nullptr;
-  bool first = true;  ///< no call before it belongs to the same gradients
+  Layout layout;
+  Hints hints;
+  BackwardJoin join;
+};
+
+/// A tensor of a call under the name that its caller knows.
+struct Operand {
+  const char* name;
+  const TensorView* view;
 };
 
 /// Result of a host call. `reason` is a static or thread-local string that stays valid until the next call.

@@ -35,16 +35,17 @@ inline bool same_for_heads(const PatternSpec& spec) {
 
 /// Heads of a group share a tile of rows where the queries alone would leave most of it empty: their keys are then
 /// loaded once.
-inline int log2_pack_of(const AttentionInputs& in) {
+inline int log2_pack_of(const AttentionInputs& in, const Layout& layout) {
   const int64_t group = in.q.shape[1] / in.k.shape[1];
   const bool expanded = in.q.shape[1] > 1 && in.q.stride[1] == 0;
   const int64_t queries = in.positions.cu_queries ? in.positions.max_queries : in.q.shape[2];
-  const bool pays =
-      group > 1 && 64 % group == 0 && queries < tuning::kPackedQueries && in.residues == 1 && in.heads.count == 0;
+  const bool pays = group > 1 && 64 % group == 0 && queries < tuning::kPackedQueries && layout.residues == 1 &&
+                    layout.heads.count == 0;
   return pays && !expanded && same_for_heads(in.pattern) ? std::countr_zero(uint64_t(group)) : 0;
 }
 
-inline collective::Geometry make_geometry(const AttentionInputs& in, bool key_major = false, bool packs = true) {
+inline collective::Geometry make_geometry(const AttentionInputs& in, const Layout& layout, bool key_major = false,
+                                          bool packs = true) {
   collective::Geometry geometry{};
   geometry.positions = in.positions;
   geometry.batches = int(in.positions.cu_queries ? in.positions.sequences : in.q.shape[0]);
@@ -52,26 +53,26 @@ inline collective::Geometry make_geometry(const AttentionInputs& in, bool key_ma
   geometry.num_keys = int(in.k.shape[2]);
   geometry.heads = int(in.q.shape[1]);
   geometry.group = int(in.q.shape[1] / in.k.shape[1]);
-  geometry.residues = int(in.residues);
+  geometry.residues = int(layout.residues);
   geometry.key_major = key_major;
-  geometry.log2_pack = packs ? log2_pack_of(in) : 0;
-  if (in.key_runs.length > 0) {
-    geometry.keys_in_runs = int(in.key_runs.count);
-    geometry.first_run = int(in.key_runs.first);
-    geometry.run_step = int(in.key_runs.step);
-    geometry.run_length = int(in.key_runs.length);
+  geometry.log2_pack = packs ? log2_pack_of(in, layout) : 0;
+  if (layout.key_runs.length > 0) {
+    geometry.keys_in_runs = int(layout.key_runs.count);
+    geometry.first_run = int(layout.key_runs.first);
+    geometry.run_step = int(layout.key_runs.step);
+    geometry.run_length = int(layout.key_runs.length);
   }
-  int heads = in.heads.count > 0 ? int(in.heads.count) : geometry.heads >> geometry.log2_pack;
+  int heads = layout.heads.count > 0 ? int(layout.heads.count) : geometry.heads >> geometry.log2_pack;
   if (key_major) {
-    const HeadGroups groups = groups_of(in.heads, geometry.heads, geometry.group);
+    const HeadGroups groups = groups_of(layout.heads, geometry.heads, geometry.group);
     heads = int(groups.count);
     geometry.first_head = int(groups.first * geometry.group + groups.first_member);
     geometry.head_step = int(groups.step * geometry.group);
     geometry.member_step = int(groups.member_step);
     geometry.members_end = int(groups.members * groups.member_step);
   } else {
-    geometry.first_head = int(in.heads.first);
-    geometry.head_step = int(in.heads.step) << geometry.log2_pack;
+    geometry.first_head = int(layout.heads.first);
+    geometry.head_step = int(layout.heads.step) << geometry.log2_pack;
   }
   geometry.problems_a_batch = std::max(heads * geometry.residues.divisor, 1);
   return geometry;
@@ -110,19 +111,19 @@ inline int last_round_splits(int pieces, int key_tiles, int running, int head_di
 }
 
 /// Pieces of few, long rows are split over the keys; so are rows that see all keys among others that see few.
-inline collective::Schedule make_schedule(const AttentionInputs& in, const collective::Geometry& geometry,
-                                          const Blocks& blocks, bool merges) {
+inline collective::Schedule make_schedule(const AttentionInputs& in, const Layout& layout, const Hints& hints,
+                                          const collective::Geometry& geometry, const Blocks& blocks, bool merges) {
   collective::Schedule schedule{};
   const bool packed = in.positions.cu_queries != nullptr;
   const int64_t queries = packed ? std::min(in.positions.max_queries, in.q.shape[2]) : in.q.shape[2];
   const int64_t all_keys = packed ? std::min(in.positions.max_keys, in.k.shape[2]) : in.k.shape[2];
-  const int64_t keys = in.key_runs.length > 0 ? in.key_runs.count : all_keys;
+  const int64_t keys = layout.key_runs.length > 0 ? layout.key_runs.count : all_keys;
   const int step = geometry.residues.divisor;
   const bool key_major = geometry.key_major;
   const int64_t rows = ((key_major ? keys : queries) + step - 1) / step * geometry.pack();
   const int64_t columns = ((key_major ? queries : keys) + step - 1) / step;
-  const int64_t first_global = key_major ? in.first_global_columns : in.first_global_rows;
-  const int64_t last_global = key_major ? in.last_global_columns : in.last_global_rows;
+  const int64_t first_global = key_major ? hints.first_global_columns : hints.first_global_rows;
+  const int64_t last_global = key_major ? hints.last_global_columns : hints.last_global_rows;
   schedule.row_tiles = int((rows + blocks.rows - 1) / blocks.rows);
   const int problems = geometry.batches * geometry.problems_a_batch.divisor;
   const int key_tiles = int((columns + blocks.keys - 1) / blocks.keys);
@@ -152,7 +153,7 @@ inline collective::Schedule make_schedule(const AttentionInputs& in, const colle
   schedule.problems = std::max(problems, 1);
   schedule.split_items = problems * split_tiles * splits;
   schedule.items = schedule.split_items + problems * whole_tiles;
-  if (merges && in.keeps_all && !packed && split_tiles == 0 && problems * whole_tiles > blocks.running) {
+  if (merges && hints.keeps_all && !packed && split_tiles == 0 && problems * whole_tiles > blocks.running) {
     const int pieces = schedule.items, last = pieces % blocks.running;
     if (const int parts = last_round_splits(pieces, key_tiles, blocks.running, int(in.k.shape[3])); parts > 1) {
       schedule.splits = parts;
@@ -166,11 +167,11 @@ inline collective::Schedule make_schedule(const AttentionInputs& in, const colle
   const int64_t tensors = 2 * 2 * columns * in.k.shape[3];
   const int64_t bytes =
       std::max<int64_t>(key_major ? tensors * geometry.group : tensors / geometry.group * geometry.pack(), 1);
-  const int most = in.uneven ? int(std::clamp<int64_t>(tuning::kSectionBytes / bytes, 1, std::max(problems, 1))) : 1;
+  const int most = hints.uneven ? int(std::clamp<int64_t>(tuning::kSectionBytes / bytes, 1, std::max(problems, 1))) : 1;
   const int sections = std::max((problems + most - 1) / most, 1),
             section = std::max((problems + sections - 1) / sections, 1);
   const int enough = (blocks.last_each * blocks.running + problems - 1) / std::max(problems, 1);
-  const int last_tiles = in.uneven ? std::min(whole_tiles / tuning::kLastPart, enough) : 0;
+  const int last_tiles = hints.uneven ? std::min(whole_tiles / tuning::kLastPart, enough) : 0;
   schedule.section = section;
   schedule.section_tiles = whole_tiles - last_tiles;
   schedule.section_items = std::max(section * schedule.section_tiles, 1);
@@ -179,10 +180,11 @@ inline collective::Schedule make_schedule(const AttentionInputs& in, const colle
 }
 
 /// Pieces of uneven length go to whoever is free; where there are few, or all cost the same, they are dealt out.
-inline bool wants_counter(const AttentionInputs& in, const collective::Schedule& schedule, int grid) {
+inline bool wants_counter(const AttentionInputs& in, const Hints& hints, const collective::Schedule& schedule,
+                          int grid) {
   if (schedule.items <= grid) return false;
   if (in.positions.lengths || in.positions.kv_lengths || in.positions.cu_queries) return true;
-  return in.uneven || schedule.first_split_item > 0;
+  return hints.uneven || schedule.first_split_item > 0;
 }
 
 }  // namespace device

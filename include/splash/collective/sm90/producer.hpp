@@ -2,7 +2,7 @@
 // masks of partial tiles.
 //
 // All producer warps make the same walk, each for itself: it is cheaper than telling each other. Warp 0 loads Q and K,
-// the next one V. With each K tile travels a TileNote: which rows see all, some or none of it; tile_masks_sm90.hpp has
+// the next one V. With each K tile travels a TileNote: which rows see all, some or none of it; tile_masks.hpp has
 // the mask words of partial tiles, and what becomes of values that nobody keeps.
 // Barriers. q_full / q_empty: a Q tile and the Work it belongs to; a Work with `end` set is the last. k_full / k_empty
 // and v_full / v_empty: rings of tiles. words_empty: ring of mask words, published by the k_full of their tile. After a

@@ -1,7 +1,7 @@
 // What both passes have on Hopper: a tile of rows that stays, tiles of columns that stream past, the matrix
 // instructions between them, and the shared memory of producers and consumers.
 //
-// In the forward rows are queries and columns keys and values; config_backward_sm90.hpp says what they are there.
+// In the forward rows are queries and columns keys and values; backward/config.hpp says what they are there.
 #pragma once
 
 #include <cuda.h>

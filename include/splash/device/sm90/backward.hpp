@@ -1,12 +1,13 @@
-// Hopper backward on the host: arguments -> can_run -> workspace -> what each query's row needs -> dQ -> dK and dV.
+// Hopper backward on the host: arguments -> fits -> workspace -> what each query's row needs -> dQ -> dK and dV.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <cstdio>
 
 #include "splash/collective/sm90/hooks.hpp"
+#include "splash/device/sm90/fits.hpp"
+#include "splash/device/sm90/strategy.hpp"
 #include "splash/device/sm90/sweep_backward.hpp"
 #include "splash/device/workspace.hpp"
 #include "splash/kernel/prepare_backward.hpp"
@@ -16,71 +17,6 @@
 SPLASH_NAMESPACE_BEGIN
 namespace device {
 
-/// Reasons why a call cannot run on any Hopper backward instance of this head dimension.
-inline Status can_run_backward_sm90(const BackwardArguments& args, int head_dim) {
-  if (args.in.q.shape[3] > head_dim || args.in.q.shape[3] % 8)
-    return {StatusCode::no_kernel, "the head dimension must be a multiple of 8 and at most that of the instance"};
-  // Rows of 64 keys, and tiles of more where they are columns.
-  if (const KeyRuns& runs = args.in.key_runs; !runs.fill_tiles(64) || !runs.fill_tiles(128))
-    return {StatusCode::no_kernel, "the runs of keys do not fill the tiles of the instance"};
-  static thread_local char reason[160];
-  const char* names[] = {"q", "k", "v", "out", "grad_out", "grad_q", "grad_k", "grad_v"};
-  const TensorView* views[] = {&args.in.q,     &args.in.k,   &args.in.v,   &args.out,
-                               &args.grad_out, &args.grad_q, &args.grad_k, &args.grad_v};
-  for (int n = 0; n < 8; ++n)
-    if (const Unmappable why = unmappable(*views[n]); why.reason) {
-      std::snprintf(reason, sizeof(reason), "%s cannot be loaded on CUDA: %s; pass %s.%s()", names[n], why.reason,
-                    names[n], why.remedy);
-      return {StatusCode::invalid_value, reason};
-    }
-  return {};
-}
-
-/// Of the scores that a row keeps, about the mean over keys or over queries, whichever is less; counted no further than
-/// to twice `enough`. Of lists, which only the device can read, as many as there may be.
-template <class Pattern>
-int64_t scores_a_row(const Pattern& pattern, const AttentionInputs& in, int enough) {
-  const Positions& at = in.positions;
-  const bool packed = at.cu_queries != nullptr;
-  const int step = int(in.residues);
-  Frame frame{};
-  frame.num_queries = int(packed ? std::min(at.max_queries, in.q.shape[2]) : in.q.shape[2]) / step;
-  frame.num_keys = int(packed ? std::min(at.max_keys, in.k.shape[2]) : in.k.shape[2]) / step;
-  frame.q_start = packed ? frame.num_keys - frame.num_queries : int(at.q_start - at.k_start) / step;
-  if (frame.num_queries == 0 || frame.num_keys == 0) return 0;
-  if constexpr (patterns::BlockListPattern<Pattern>) return std::min(frame.num_queries, frame.num_keys);
-  const Frame rows = transposed(frame);
-  const patterns::KeyMajor<Pattern> view{pattern};
-  constexpr int kSamples = tuning::kScoreSample.rows, kWidth = tuning::kScoreSample.columns;
-  int64_t sum = 0;
-  for (int sample = 0; sample < kSamples; ++sample) {
-    const int row = int((2 * sample + 1) * int64_t(frame.num_keys) / (2 * kSamples));
-    int64_t found = 0;
-    for (int column = 0; found < 2 * enough; column = column / kWidth * kWidth + kWidth) {
-      if (column < frame.num_queries) column = view.next_column(rows, row, row + 1, column);
-      if (column >= frame.num_queries) break;
-      const int begin = column / kWidth * kWidth, end = std::min(begin + kWidth, frame.num_queries);
-      const TileState state = view.classify(rows, {row, row + 1, begin, end});
-      found += state == TileState::full ? end - begin : (state == TileState::partial ? (end - begin) / 2 : 0);
-    }
-    sum += found;
-  }
-  const int64_t mean = sum / kSamples;
-  return std::min(mean, mean * frame.num_keys / frame.num_queries);
-}
-
-/// Whether every query has all its keys in one piece of so many rows, and has any.
-template <class Pattern>
-bool closes_pieces(const Pattern& pattern, const AttentionInputs& in, int rows) {
-  const Positions& at = in.positions;
-  if (at.cu_queries || at.lengths || at.kv_lengths || in.residues > 1) return false;
-  if (in.heads.count > 0 || in.key_runs.length > 0) return false;
-  if (in.q.shape[2] != in.k.shape[2] || at.q_start != at.k_start) return false;
-  const Frame frame = make_frame(at, 0, 0, int(in.q.shape[2]), int(in.k.shape[2]));
-  if (!patterns::keeps_self(pattern, frame)) return false;
-  return in.k.shape[2] <= rows || (at.k_start % rows == 0 && patterns::closes(pattern, rows));
-}
-
 /// Of the fused sweep: float32 dQ, and its way to the tensor.
 template <class Config>
 struct FloatQueries {
@@ -88,9 +24,9 @@ struct FloatQueries {
   collective::Schedule schedule;
 
   FloatQueries() = default;
-  explicit FloatQueries(const AttentionInputs& in)
-      : geometry(make_geometry(in, false, false)),
-        schedule(make_schedule(in, geometry, {Config::kKeys, Config::kKeys, 1}, false)) {}
+  explicit FloatQueries(const BackwardArguments& args)
+      : geometry(make_geometry(args.in, args.layout, false, false)),
+        schedule(make_schedule(args.in, args.layout, args.hints, geometry, {Config::kKeys, Config::kKeys, 1}, false)) {}
 
   int64_t bytes() const {
     if (schedule.items == 0) return 0;
@@ -156,19 +92,30 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   using tuning::Gradients;
   using Queries = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::queries, Block>;
   using Keys = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::keys_values, Block>;
-  constexpr bool kFuses = tuning::kFusesSm90<Pattern, HeadDim, Block>;
+  constexpr KernelsBackwardSm90 kKernels = kernels_backward_sm90<Pattern, HeadDim, Block>();
+  constexpr bool kFuses = kKernels.fuses, kCloses = kKernels.closes;
   using All = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
                                              kFuses ? Gradients::all : Keys::kPass, Block>;
-  constexpr bool kCloses = tuning::kClosesSm90<Pattern, HeadDim>;
   // A kernel of its own for each Block: stubs of kernels are a translation unit's own, functions of theirs are not.
   using Closed = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
                                                 kCloses ? Gradients::closed : Keys::kPass, Block>;
+  static_assert(Keys::kByOutput == kKernels.by_output && (!kFuses || All::kKeys == kKernels.fused_columns) &&
+                (!kCloses || Closed::kRows == kKernels.closed_rows));
   const TensorView& q = args.in.q;
-  if (Status status = can_run_backward_sm90(args, HeadDim); !status.ok()) return status;
+  const Operand operands[] = {{"q", &q},
+                              {"k", &args.in.k},
+                              {"v", &args.in.v},
+                              {"out", &args.out},
+                              {"grad_out", &args.grad_out},
+                              {"grad_q", &args.grad_q},
+                              {"grad_k", &args.grad_k},
+                              {"grad_v", &args.grad_v}};
+  if (Fault fault = fits_backward_sm90<Pattern, Normalizer, HeadDim, Block>(operands, args.layout, false))
+    return report(std::move(fault));
   if (q.shape[0] == 0 || q.shape[1] == 0) return {};
   const auto stream = static_cast<cudaStream_t>(exec.stream);
   if (q.shape[2] == 0 || args.in.k.shape[2] == 0) {
-    const cudaError_t cleared = args.first ? clear_gradients(args, stream) : cudaSuccess;
+    const cudaError_t cleared = args.join.first ? clear_gradients(args, stream) : cudaSuccess;
     return cleared == cudaSuccess ? Status{} : failure(cleared);
   }
 
@@ -187,38 +134,29 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
 
   constexpr bool kLearns = normalizers::kRowGradientsOf<Normalizer> > 0;
   const bool learns = kLearns && args.in.normalizer.num_parameters > 0 && args.grad_parameters[0].data;
-  const bool adds = args.adds_queries || args.adds_keys;
-  const bool closed = kCloses && !learns && !adds && closes_pieces(pattern, args.in, Closed::kRows);
-  const bool fused = [&] {
-    if constexpr (kFuses) {
-      if (closed || exec.deterministic || learns || args.adds_queries) return false;
-      if (args.in.heads.count > 0 || args.in.key_runs.length > 0) return false;
-      if (args.in.positions.cu_queries && args.in.positions.sequences * All::kKeys > q.shape[2]) return false;
-      constexpr int kEnough = tuning::fused_scores(HeadDim);
-      return scores_a_row(pattern, args.in, kEnough) >= kEnough;
-    }
-    return false;
-  }();
+  const Strategy strategy = strategy_backward_sm90<Pattern, HeadDim, Block>(pattern, args.in, args.layout, args.join,
+                                                                            exec.deterministic, learns);
+  const bool closed = strategy == Strategy::closed, fused = strategy == Strategy::fused;
   Sweep<Queries> queries;
   Sweep<Keys> keys;
   Sweep<All> all;
   Sweep<Closed> closed_all;
   FloatQueries<All> float_queries;
   if (closed) {
-    closed_all = Sweep<Closed>(args.in, multiprocessors);
+    closed_all = Sweep<Closed>(args, multiprocessors);
   } else if (fused) {
-    all = Sweep<All>(args.in, multiprocessors);
-    float_queries = FloatQueries<All>(args.in);
+    all = Sweep<All>(args, multiprocessors);
+    float_queries = FloatQueries<All>(args);
   } else {
-    queries = Sweep<Queries>(args.in, multiprocessors);
-    keys = Sweep<Keys>(args.in, multiprocessors);
+    queries = Sweep<Queries>(args, multiprocessors);
+    keys = Sweep<Keys>(args, multiprocessors);
   }
 
   const int64_t rows = q.shape[0] * q.shape[1] * q.shape[2];
   const int64_t partial = std::max(
       {queries.workspace_floats(), keys.workspace_floats(), all.workspace_floats(), closed_all.workspace_floats()});
   constexpr int64_t kCounters = 256;  // bytes
-  const int64_t sums = float_queries.bytes(), own_numbers = args.numbers ? 0 : rows * 8;
+  const int64_t sums = float_queries.bytes(), own_numbers = args.join.numbers ? 0 : rows * 8;
   const Workspace workspace(exec, kCounters + sums + own_numbers + (learns ? rows * 4 : 0) + partial * 4 + 16);
   if (workspace.missing()) return {StatusCode::cuda_error, "out of memory for the workspace of a call"};
   char* next = workspace.data();
@@ -233,7 +171,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   BackwardCall call{.args = args,
                     .stream = stream,
                     .beside = false,
-                    .numbers = static_cast<float2*>(args.numbers),
+                    .numbers = static_cast<float2*>(args.join.numbers),
                     .dots = nullptr,
                     .counters = counters,
                     .partial = partials,
@@ -242,11 +180,11 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   if (learns) call.dots = reinterpret_cast<float*>(take(rows * 4));
 
   const bool counted = queries.counted || keys.counted || all.counted || closed_all.counted;
-  const bool prepares = rows > 0 && (args.first || !args.numbers);
+  const bool prepares = rows > 0 && (args.join.first || !args.join.numbers);
   const int64_t zeros = counted || sums > 0 ? kCounters + sums : 0;
   if (zeros > 0 && !prepares) error = cudaMemsetAsync(counters, 0, size_t(zeros), stream);
   if (args.in.positions.cu_queries) {
-    if (args.first && error == cudaSuccess) error = clear_tensors(args, stream);
+    if (args.join.first && error == cudaSuccess) error = clear_tensors(args, stream);
     if (error == cudaSuccess && call.dots) error = cudaMemsetAsync(call.dots, 0, size_t(rows) * 4, stream);
   }
   if (error != cudaSuccess) return failure(error);
@@ -280,15 +218,15 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   }
   // Sweeps fill each other's tails where neither reads or adds to what the other writes: never results of its own call,
   // nor, with a workspace that is not shared, those of a call about other rows.
-  call.beside = !args.first && args.numbers && !args.adds_queries;
+  call.beside = !args.join.first && args.join.numbers && !args.join.adds_queries;
   if (Status status = launch_sweep<Queries>(pattern, call, queries, counters); !status.ok()) return status;
-  call.beside = queries.runs_alone() && !(args.adds_keys && call.beside);
+  call.beside = queries.runs_alone() && !(args.join.adds_keys && call.beside);
   if (Status status = launch_sweep<Keys>(pattern, call, keys, counters + 16); !status.ok()) return status;
 
   if constexpr (kLearns)
     if (learns) {
       constexpr int kThreads = tuning::kRowGradientThreads;
-      const HeadRange& heads = args.in.heads;
+      const HeadRange& heads = args.layout.heads;
       const kernel::SumRowGradientsParams<Normalizer> sums_of_rows{
           .normalizer = normalizer,
           .statistic = static_cast<const float*>(args.statistic.data),
@@ -299,7 +237,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
           .num_queries = int(q.shape[2]),
           .first_head = int(heads.first),
           .head_step = int(heads.step),
-          .adds = args.adds_queries};
+          .adds = args.join.adds_queries};
       kernel::sum_row_gradients<kThreads, Normalizer>
           <<<unsigned(heads.count > 0 ? heads.count : q.shape[1]), kThreads, 0, stream>>>(sums_of_rows);
       error = cudaGetLastError();

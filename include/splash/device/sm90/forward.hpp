@@ -1,13 +1,13 @@
-// Hopper forward on the host: arguments -> can_run -> geometry and schedule -> tensor maps -> launch.
+// Hopper forward on the host: arguments -> fits -> geometry and schedule -> tensor maps -> launch.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <cstdio>
 
 #include "splash/device/launch.hpp"
 #include "splash/device/schedule.hpp"
+#include "splash/device/sm90/fits.hpp"
 #include "splash/device/sm90/tensor_map.hpp"
 #include "splash/device/workspace.hpp"
 #include "splash/kernel/combine_splits.hpp"
@@ -16,22 +16,6 @@
 
 SPLASH_NAMESPACE_BEGIN
 namespace device {
-
-/// Reasons why a call cannot run on any Hopper forward instance of this head dimension.
-inline Status can_run_forward_sm90(const ForwardArguments& args, int head_dim) {
-  if (args.in.q.shape[3] > head_dim || args.in.q.shape[3] % 8)
-    return {StatusCode::no_kernel, "the head dimension must be a multiple of 8 and at most that of the instance"};
-  static thread_local char reason[160];
-  const char* names[] = {"q", "k", "v", "out"};
-  const TensorView* views[] = {&args.in.q, &args.in.k, &args.in.v, &args.out};
-  for (int n = 0; n < 4; ++n)
-    if (const Unmappable why = unmappable(*views[n]); why.reason) {
-      std::snprintf(reason, sizeof(reason), "%s cannot be loaded on CUDA: %s; pass %s.%s()", names[n], why.reason,
-                    names[n], why.remedy);
-      return {StatusCode::invalid_value, reason};
-    }
-  return {};
-}
 
 template <class Config>
 bool encode_maps(collective::MapsForwardSm90& maps, const ForwardArguments& args,
@@ -55,7 +39,7 @@ bool encode_maps(collective::MapsForwardSm90& maps, const ForwardArguments& args
                          {kColumns, pack, 64 / pack, 1, 1}};
     return encode_map(map[1], type, view.data, shape, 2 * kColumns);
   };
-  const KeyRuns& runs = args.in.key_runs;
+  const KeyRuns& runs = args.layout.key_runs;
   const auto encode_keys = [&](CUtensorMap(&map)[2], const MapView& view) {
     return runs.length > 0 ? encode_run_map(map[1], type, view, runs, kColumns, Config::kKeys)
                            : encode_class_maps(map, type, view, classes, kColumns, Config::kKeys);
@@ -88,15 +72,12 @@ template <class Pattern, class Normalizer, class Element, int HeadDim, int Block
 Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const Execution& exec) {
   using Config = collective::ConfigForwardSm90<Pattern, Normalizer, Element, HeadDim, Block>;
   using Params = typename kernel::ForwardSm90<Config, false>::Params;
-  constexpr bool kResumes = normalizers::kMerges<Normalizer> && patterns::kIsPart<Pattern>;
   constexpr int kBytes = int(sizeof(typename Config::SharedStorage));
   static_assert(kBytes <= Config::kTuning.shared_limit(), "more shared memory than a multiprocessor has");
   const TensorView& q = args.in.q;
-  if (Status status = can_run_forward_sm90(args, HeadDim); !status.ok()) return status;
-  if (args.accumulate && !kResumes)
-    return {StatusCode::no_kernel, "this pattern cannot go on from an earlier call's output"};
-  if (!args.in.key_runs.fill_tiles(Config::kKeys))
-    return {StatusCode::no_kernel, "the runs of keys do not fill the tiles of the instance"};
+  const Operand operands[] = {{"q", &q}, {"k", &args.in.k}, {"v", &args.in.v}, {"out", &args.out}};
+  if (Fault fault = fits_forward_sm90<Pattern, Normalizer, HeadDim, Block>(operands, args.layout, args.join.accumulate))
+    return report(std::move(fault));
   if (q.shape[0] == 0 || q.shape[1] == 0 || q.shape[2] == 0) return {};
 
   const auto stream = static_cast<cudaStream_t>(exec.stream);
@@ -108,8 +89,8 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
     return prepare_launch<kFunction>(kBytes, multiprocessors);
   };
   cudaError_t error = cudaSuccess;
-  if constexpr (kResumes)
-    error = args.accumulate ? prepare.template operator()<true>() : prepare.template operator()<false>();
+  if constexpr (kResumes<Pattern, Normalizer>)
+    error = args.join.accumulate ? prepare.template operator()<true>() : prepare.template operator()<false>();
   else
     error = prepare.template operator()<false>();
   if (error != cudaSuccess) return failure(error);
@@ -118,14 +99,14 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
   const TensorView& out = args.out;
   Params params{};
   collective::Geometry& geometry = params.producer.geometry;
-  geometry = make_geometry(args.in);
+  geometry = make_geometry(args.in, args.layout);
   const Blocks blocks{Config::kRows, Config::kKeys, multiprocessors * Config::kTuning.warps.blocks_per_sm,
                       kLastEach<Pattern>};
   params.producer.pattern = pattern;
   // Rows that go on from earlier results do so once: their keys are not split.
-  const bool splits = normalizers::kMerges<Normalizer> && !args.accumulate;
-  params.producer.accumulate = args.accumulate;
-  params.producer.schedule = make_schedule(args.in, geometry, blocks, splits);
+  const bool splits = normalizers::kMerges<Normalizer> && !args.join.accumulate;
+  params.producer.accumulate = args.join.accumulate;
+  params.producer.schedule = make_schedule(args.in, args.layout, args.hints, geometry, blocks, splits);
   params.consumer = {Normalizer::from(args.in.normalizer, scale.magnitude), float(scale.sign)};
   params.output = {.out = static_cast<Element*>(out.data),
                    .row_stride = out.shape[2] > 1 ? out.stride[2] : 0,
@@ -141,14 +122,14 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
                    .head_dim = int(q.shape[3]),
                    .residues = geometry.residues.divisor,
                    .log2_pack = geometry.log2_pack,
-                   .accumulate = args.accumulate};
+                   .accumulate = args.join.accumulate};
   if (!encode_maps<Config>(params.producer.maps, args, geometry))
     return {StatusCode::cuda_error, "the driver refused a tensor map of q, k or v"};
 
   collective::Schedule& schedule = params.producer.schedule;
   const int grid = std::min(schedule.items, blocks.running);
   const int64_t partial_rows = int64_t(schedule.split_items) * Config::kRows;
-  const bool shared_counter = wants_counter(args.in, schedule, grid);
+  const bool shared_counter = wants_counter(args.in, args.hints, schedule, grid);
   const Workspace workspace(exec, partial_rows * (HeadDim + 1) * 4 + (shared_counter ? 256 : 0));
   if (workspace.missing()) return {StatusCode::cuda_error, "out of memory for the workspace of a call"};
   params.output.partial = reinterpret_cast<float*>(workspace.data());
@@ -161,9 +142,9 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
 
   if (grid > 0) {
     // What follows on a call of the same dispatch may begin while that one ends, but must not meet its workspace.
-    params.beside = args.beside && workspace.data() == nullptr;
-    error = launch_after(params.beside || args.accumulate, function, dim3(unsigned(grid)), Config::kThreads, kBytes,
-                         stream, params);
+    params.beside = args.join.beside && workspace.data() == nullptr;
+    error = launch_after(params.beside || args.join.accumulate, function, dim3(unsigned(grid)), Config::kThreads,
+                         kBytes, stream, params);
   }
   if constexpr (normalizers::kMerges<Normalizer>)
     if (error == cudaSuccess && schedule.split_items > 0) error = launch_combine<Config>(params, stream);

@@ -35,12 +35,13 @@ struct Sweep {
   bool counted = false;  ///< pieces go to whoever is free
 
   Sweep() = default;
-  Sweep(const AttentionInputs& in, int multiprocessors) : geometry(make_geometry(in, Config::kKeyMajor, false)) {
+  Sweep(const BackwardArguments& args, int multiprocessors)
+      : geometry(make_geometry(args.in, args.layout, Config::kKeyMajor, false)) {
     const int most = multiprocessors * Config::kTuning.warps.blocks_per_sm;
     const Blocks blocks{Config::kRows, Config::kKeys, most * Config::kTeams, kLastEach<typename Config::Pattern>};
-    schedule = make_schedule(in, geometry, blocks, true);
+    schedule = make_schedule(args.in, args.layout, args.hints, geometry, blocks, true);
     grid = std::min((schedule.items + Config::kTeams - 1) / Config::kTeams, most);
-    counted = wants_counter(in, schedule, grid * Config::kTeams);
+    counted = wants_counter(args.in, args.hints, schedule, grid * Config::kTeams);
   }
 
   /// One kernel on the stream, and no other that follows it.
@@ -66,7 +67,7 @@ bool encode_maps(collective::MapsBackwardSm90& maps, const BackwardArguments& ar
   const auto encode = [&](CUtensorMap(&map)[2], const MapView& tensor, int rows) {
     return encode_class_maps(map, type, tensor, classes, Config::kBoxColumns, rows);
   };
-  const KeyRuns& runs = args.in.key_runs;
+  const KeyRuns& runs = args.layout.key_runs;
   const auto encode_rows = [&](CUtensorMap(&map)[2], const MapView& tensor) {
     return keys && runs.length > 0 ? encode_run_map(map[1], type, tensor, runs, Config::kBoxColumns, 64)
                                    : encode(map, tensor, 64);
@@ -131,7 +132,7 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
     output.gradients[0] = gradient_tensor<Element>(args.grad_k, signed_scale);
     output.gradients[1] = gradient_tensor<Element>(args.grad_v, 1.0f);
   }
-  output.adds = Config::kKeyMajor ? args.adds_keys : args.adds_queries;
+  output.adds = Config::kKeyMajor ? args.join.adds_keys : args.join.adds_queries;
   output.split_items = sweep.schedule.split_items;
   output.head_dim = int(args.in.q.shape[3]);
   output.partial = call.partial;

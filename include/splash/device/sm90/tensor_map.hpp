@@ -43,24 +43,6 @@ inline MapView map_view(TensorView view, void* stand_in) {
           one_batch ? 0 : 1};
 }
 
-/// Why TMA cannot read the view, and the tensor method whose result it can; reason == nullptr where it can. Element
-/// size 2 bytes.
-struct Unmappable {
-  const char* reason = nullptr;
-  const char* remedy = nullptr;
-};
-
-inline Unmappable unmappable(const TensorView& view) {
-  if (view.shape[3] > 1 && view.stride[3] != 1) return {"its last stride is not 1", "contiguous"};
-  if (view.shape[2] > 1 && view.stride[2] == 0) return {"its rows are expanded (stride 0)", "contiguous"};
-  for (int d = 0; d < 3; ++d)
-    if (view.shape[d] > 1 && (view.stride[d] * 2) % 16) return {"a stride is not a multiple of 16 bytes", "contiguous"};
-  for (int d = 0; d < 3; ++d)
-    if (view.shape[d] > 1 && view.stride[d] < 0) return {"a stride is negative", "contiguous"};
-  if (reinterpret_cast<uintptr_t>(view.data) % 16) return {"its address is not a multiple of 16 bytes", "clone"};
-  return {};
-}
-
 /// cuTensorMapEncodeTiled, found through the runtime, so that nothing links against libcuda; nullptr where the driver
 /// has none.
 inline auto tensor_map_encoder() {

@@ -39,9 +39,9 @@ struct ScheduleSm90 {
 struct KernelSm90 {
   TileSm90 tile;
   PipelineSm90 pipeline;
-  WarpsSm90 warps;
-  RegistersSm90 registers;
-  ScheduleSm90 schedule;
+  WarpsSm90 warps = {};
+  RegistersSm90 registers = {};
+  ScheduleSm90 schedule = {};
 
   constexpr int threads() const { return warps.teams * (128 * tile.consumers + 32 * warps.producers); }
   /// Of a thread, that a block gets at its launch.

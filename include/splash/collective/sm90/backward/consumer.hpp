@@ -1,6 +1,6 @@
 // Hopper backward consumers: S and dP, P and dS, and what they add to the gradients, tile after tile.
 //
-// One or two consumer warp groups own 64 rows each of a Work (config_backward_sm90.hpp has the equations).
+// One or two consumer warp groups own 64 rows each of a Work (config.hpp has the equations).
 // Overlap. While a group forms P and dS the products of the other one run; groups may take turns for that. Where
 // registers allow it (`overlap`), S of tile n + 1 queues behind the products of tile n, and dP behind S as soon as
 // those have let go of p and ds. A group lets tiles pass of which its rows keep nothing; it holds no stage then.
