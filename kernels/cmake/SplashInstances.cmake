@@ -2,11 +2,11 @@
 # is rewritten only where its content changed, so that an edit of one row recompiles one group of rows.
 
 set(SPLASH_TEMPLATE_DIR ${CMAKE_CURRENT_LIST_DIR}/../templates)
-file(GLOB SPLASH_ENTRY_TEMPLATES ${SPLASH_TEMPLATE_DIR}/entry_*.in)
 
 # What a row of each operator says, and which of its fields make a translation unit: parsing the headers costs as much
 # as a kernel.
 set(SPLASH_OPS attention entmax_rows longnet_mix)
+set(SPLASH_ENTRIES attention_cpu attention_sm90 entmax_rows_cpu entmax_rows_cuda longnet_mix_cpu longnet_mix_cuda)
 set(SPLASH_FIELDS_attention pass arch pattern normalizer dtype head_dim block)
 set(SPLASH_FIELDS_entmax_rows pass arch dtype)
 set(SPLASH_FIELDS_longnet_mix pass arch dtype)
@@ -156,11 +156,10 @@ function(splash_describe_row out row)
   foreach(field value IN ZIP_LISTS SPLASH_FIELDS_${op} values)
     set(${field} "${value}")
   endforeach()
-  set(place "${op}_${arch}_${pass}")
-  if(NOT DEFINED SPLASH_HEADER_${place} OR NOT DEFINED SPLASH_ELEMENT_${arch}_${dtype})
+  if(NOT "${op}_${arch}" IN_LIST SPLASH_ENTRIES OR NOT DEFINED SPLASH_ELEMENT_${arch}_${dtype})
     message(FATAL_ERROR "instances.json: there are no kernels for ${row}")
   endif()
-  set(headers "\"${SPLASH_HEADER_${place}}\"")
+  set(headers "\"${SPLASH_HEADER_${op}_${arch}_${pass}}\"")
   string(REPLACE "|" "_" ENTRY "${row}")
   string(REGEX REPLACE "^attention_" "" ENTRY "${ENTRY}")
   set(PASS ${pass})
@@ -220,7 +219,9 @@ endfunction()
 # Expands the table. Sets SPLASH_CPU_SOURCES, SPLASH_CUDA_SOURCES, SPLASH_INSTANCE_TABLE and SPLASH_INSTANCE_DIR.
 function(splash_expand_instances json_file directory)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${json_file})
-  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${SPLASH_ENTRY_TEMPLATES})
+  foreach(entry IN LISTS SPLASH_ENTRIES)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${SPLASH_TEMPLATE_DIR}/entry_${entry}.in)
+  endforeach()
   file(READ ${json_file} json)
   splash_read_named(PATTERN "${json}" patterns name type header ints tensors internal)
   splash_read_named(NORMALIZER "${json}" normalizers name type header floats serves extends at above up_to)
