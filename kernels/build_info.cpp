@@ -23,9 +23,12 @@ std::string instances_json() {
   const char* separator = "[";
   for (const Instance& row : instances()) {
     const Key& key = row.key;
-    text += join(separator, "{\"pass\": \"", name_of(key.pass), "\", \"arch\": \"", name_of(key.arch),
-                 "\", \"pattern\": \"", key.pattern, "\", \"normalizer\": \"", key.normalizer, "\", \"dtype\": \"",
-                 name_of(key.dtype), "\", \"head_dim\": ", key.head_dim, ", \"block\": ", key.block, "}");
+    text += join(separator, "{\"op\": \"", name_of(key.op), "\", \"pass\": \"", name_of(key.pass), "\", \"arch\": \"",
+                 name_of(key.arch), "\", \"dtype\": \"", name_of(key.dtype), "\"");
+    if (key.op == Op::attention)
+      text += join(", \"pattern\": \"", key.pattern, "\", \"normalizer\": \"", key.normalizer,
+                   "\", \"head_dim\": ", key.head_dim, ", \"block\": ", key.block);
+    text += "}";
     separator = ",\n ";
   }
   return text + "]";

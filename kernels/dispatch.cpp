@@ -23,7 +23,7 @@ Status run(const ForwardArguments& problem, const Plan& plan, const Execution& e
     lay_out(arguments, step);
     arguments.in.normalizer = step.keys_alone ? NormalizerSpec{} : problem.in.normalizer;
     arguments.join = {step.accumulate, step.beside};
-    if (Status status = step.instance->forward(arguments, execution); !status.ok()) return status;
+    if (Status status = step.instance->run(arguments, execution); !status.ok()) return status;
   }
   return {};
 }
@@ -38,7 +38,7 @@ Status run(const BackwardArguments& problem, const Plan& plan, const Execution& 
     lay_out(arguments, step);
     arguments.join.adds_queries = step.adds_queries;
     arguments.join.adds_keys = step.adds_keys;
-    if (Status status = step.instance->backward(arguments, execution); !status.ok()) return status;
+    if (Status status = step.instance->run(arguments, execution); !status.ok()) return status;
     arguments.join.first = false;
   }
   return {};

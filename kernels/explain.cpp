@@ -1,4 +1,5 @@
 // Keys as text, and the nearest row for a key that has none.
+#include <algorithm>
 #include <charconv>
 
 #include "kernels/registry.hpp"
@@ -7,6 +8,7 @@
 namespace splash::kernels {
 namespace {
 
+constexpr const char* kOps[] = {"attention", "entmax_rows", "longnet_mix"};
 constexpr const char* kPasses[] = {"forward", "backward"};
 constexpr const char* kDTypes[] = {"float16", "bfloat16", "float32", "float64", "int32", "int64", "bool"};
 
@@ -25,15 +27,24 @@ void compare(Difference& difference, int weight, const char* field, const std::s
       (difference.text.empty() ? "" : ", ") + std::string(field) + " is " + wanted + ", compiled is " + row;
 }
 
+/// The GPUs of a row for all of them.
+std::string names_of_gpus(Arch arch) {
+  std::string names;
+  if (arch == Arch::cuda)
+    for (const Arch gpu : gpu_archs()) names.append(names.empty() ? "" : " or ").append(name_of(gpu));
+  return names.empty() ? name_of(arch) : names;
+}
+
 Difference difference(const Key& wanted, const Key& row) {
   Difference result;
-  compare(result, 32, "arch", name_of(wanted.arch), name_of(row.arch));
+  if (row.arch != Arch::cuda || std::ranges::find(gpu_archs(), wanted.arch) == gpu_archs().end())
+    compare(result, 32, "arch", name_of(wanted.arch), names_of_gpus(row.arch));
   compare(result, 16, "pass", name_of(wanted.pass), name_of(row.pass));
   Key as_wanted = row;  // the row may compute what is wanted under another name
   as_wanted.normalizer = wanted.normalizer;
   if (const Instance* serving = find(as_wanted); !serving || serving->key.normalizer != row.normalizer)
     compare(result, 8, "normalizer", wanted.normalizer, row.normalizer);
-  if (row.pattern != "any") compare(result, 4, "pattern", wanted.pattern, row.pattern);
+  if (wanted.op == Op::attention && row.pattern != "any") compare(result, 4, "pattern", wanted.pattern, row.pattern);
   compare(result, 2, "dtype", name_of(wanted.dtype), name_of(row.dtype));
   if (row.head_dim != 0 && row.head_dim < wanted.head_dim)
     compare(result, 1, "head_dim", number(wanted.head_dim), number(row.head_dim));
@@ -50,6 +61,7 @@ bool parse(std::string_view text, const char* const (&names)[N], Value& value) {
 
 }  // namespace
 
+const char* name_of(Op op) { return kOps[int(op)]; }
 const char* name_of(Pass pass) { return kPasses[int(pass)]; }
 std::string name_of(Arch arch) {
   if (arch == Arch::cpu || arch == Arch::cuda) return arch == Arch::cpu ? "cpu" : "cuda";
@@ -71,6 +83,8 @@ bool parse_pass(std::string_view text, Pass& pass) { return parse(text, kPasses,
 const char* name_of(DType dtype) { return kDTypes[int(dtype)]; }
 
 std::string to_string(const Key& key) {
+  if (key.op != Op::attention)
+    return join(name_of(key.op), " ", name_of(key.pass), " on ", name_of(key.arch), ", ", name_of(key.dtype));
   return join(name_of(key.pass), " on ", name_of(key.arch), ", pattern ", key.pattern, ", normalizer ", key.normalizer,
               ", ", name_of(key.dtype), ", head_dim ", number(key.head_dim), ", block ", number(key.block));
 }
@@ -80,6 +94,7 @@ std::string explain(const Key& key) {
   const Instance* nearest = nullptr;
   Difference least;
   for (const Instance& row : instances()) {
+    if (row.key.op != key.op) continue;
     Difference candidate = difference(key, row.key);
     if (nearest && candidate.weight >= least.weight) continue;
     nearest = &row;

@@ -2,16 +2,13 @@
 
 #include <string>
 
-#include "kernels/longnet_functions.hpp"
-#include "kernels/report.hpp"
-#include "kernels/table.hpp"
+#include "kernels/tensors.hpp"
 #include "kernels/text.hpp"
+#include "splash/core/frame.hpp"
 #include "splash/patterns/longnet.hpp"
 
 namespace splash::kernels {
 namespace {
-
-constexpr int64_t kMaxPosition = int64_t(1) << 29;
 
 Status invalid(int part, const std::string& what) {
   return report(StatusCode::invalid_value, join("part ", part, " ", what));
@@ -20,7 +17,7 @@ Status invalid(int part, const std::string& what) {
 /// A part has the rows that its branch says, so that no token is looked for outside of it.
 Status check_part(const LongNetMixture& mixture, int n) {
   const LongNetPart& part = mixture.parts[n];
-  const auto within = [](int64_t number) { return number >= 1 && number < kMaxPosition; };
+  const auto within = [](int64_t number) { return number >= 1 && number <= kMaxPosition; };
   if (!within(part.segment) || !within(part.rate))
     return invalid(n, "has a segment or a rate outside of 1 to 2**29 - 1");
   const int64_t heads = mixture.mixed.shape[1], residues = part.rows.shape[1];
@@ -41,45 +38,26 @@ Status check_part(const LongNetMixture& mixture, int n) {
 Status check(const LongNetMixture& mixture) {
   if (const Status status = check_dtype(mixture.dtype); !status.ok()) return status;
   for (int d = 0; d < 3; ++d)
-    if (mixture.mixed.shape[d] >= kMaxPosition)
+    if (mixture.mixed.shape[d] > kMaxPosition)
       return report(StatusCode::invalid_value, "the mixture has 2**29 tokens or more");
   for (int n = 0; n < mixture.count; ++n)
     if (const Status status = check_part(mixture, n); !status.ok()) return status;
   return {};
 }
 
-/// Empty where this build has nothing for the architecture.
-instances::LongNetFunctions functions(Arch arch, DType dtype) {
-  using namespace instances;
-#if defined(__x86_64__)
-  if (arch == Arch::cpu) return pick(isa_v2::longnet, isa_v3::longnet, isa_v4::longnet)(dtype);
-#else
-  if (arch == Arch::cpu) return isa_generic::longnet(dtype);
-#endif
-#if defined(SPLASH_WITH_CUDA)
-  if (arch == Arch::sm90) return sm90::longnet(dtype);
-#endif
-  return {};
-}
-
-Status no_kernel(const LongNetMixture& mixture, Arch arch) {
-  std::string text =
-      std::string("no compiled instance for LongNet's mixture of ") + name_of(mixture.dtype) + " on " + name_of(arch);
-  return report(StatusCode::no_kernel, text + "; the nearest one is on cpu (arch differs)");
+Status run(Pass pass, const LongNetMixture& mixture, Arch arch, const Execution& execution) {
+  if (const Status status = check(mixture); !status.ok()) return status;
+  return run_of_tensors(Op::longnet_mix, pass, mixture, arch, execution);
 }
 
 }  // namespace
 
 Status longnet_mix(const LongNetMixture& mixture, Arch arch, const Execution& execution) {
-  if (const Status status = check(mixture); !status.ok()) return status;
-  const auto function = functions(arch, mixture.dtype).forward;
-  return function ? function(mixture, execution) : no_kernel(mixture, arch);
+  return run(Pass::forward, mixture, arch, execution);
 }
 
 Status longnet_mix_backward(const LongNetMixture& mixture, Arch arch, const Execution& execution) {
-  if (const Status status = check(mixture); !status.ok()) return status;
-  const auto function = functions(arch, mixture.dtype).backward;
-  return function ? function(mixture, execution) : no_kernel(mixture, arch);
+  return run(Pass::backward, mixture, arch, execution);
 }
 
 }  // namespace splash::kernels

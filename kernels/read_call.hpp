@@ -73,7 +73,7 @@ class PatternReader {
 
   Fault unknown(std::string_view name) const {
     return invalid_value("pattern '", pattern_, "' has the unknown term '", name, "'; known are ",
-                         names_of(patterns()));
+                         names_of(patterns() | std::views::filter([](const auto& info) { return !info.internal; })));
   }
 
   Fault unused(const char* list, const char* what, size_t used, size_t given) const {

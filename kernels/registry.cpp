@@ -38,9 +38,13 @@ int place_of(Field PatternInfo::* field, const Field& value) {
   return found == rows.end() ? -1 : int(found - rows.begin());
 }
 
+bool runs_on(Arch row, Arch device) {
+  return row == device || (row == Arch::cuda && std::ranges::find(gpu_archs(), device) != gpu_archs().end());
+}
+
 bool serves(const Key& row, const Key& wanted) {
-  return row.pass == wanted.pass && row.arch == wanted.arch && row.pattern == wanted.pattern &&
-         row.dtype == wanted.dtype &&
+  return row.op == wanted.op && row.pass == wanted.pass && row.dtype == wanted.dtype &&
+         runs_on(row.arch, wanted.arch) && row.pattern == wanted.pattern &&
          (row.normalizer == wanted.normalizer || extends(row.normalizer, wanted.normalizer)) &&
          (row.head_dim == 0 || row.head_dim >= wanted.head_dim) && (row.block == 0 || row.block == wanted.block);
 }

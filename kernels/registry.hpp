@@ -4,8 +4,11 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <variant>
 
+#include "splash/core/longnet.hpp"
 #include "splash/core/report.hpp"
+#include "splash/core/rows.hpp"
 #include "splash/patterns/concept.hpp"
 
 #if defined(__GNUC__)
@@ -16,17 +19,18 @@
 
 namespace splash::kernels {
 
+enum class Op : int { attention, entmax_rows, longnet_mix };
 enum class Pass : int { forward, backward };
 
 /// What an instance runs on: the CPU, or a compute capability as 10 * major + minor.
 enum class Arch : int {
   cpu = 0,
-  cuda = 1,  ///< a CUDA device seen by a build without CUDA
+  cuda = 1,  ///< of a row: every GPU of gpu_archs(). Of a device: a GPU that this build cannot tell more of
   sm90 = 90,
 };
 
 /// One row of the table. In a compiled row, head_dim serves itself and what is smaller, head_dim 0 every head
-/// dimension, and block 0 every block size.
+/// dimension, and block 0 every block size. Only attention has a pattern, a normalizer, a head_dim and a block.
 struct Key {
   Pass pass = Pass::forward;
   Arch arch = Arch::cpu;
@@ -35,12 +39,15 @@ struct Key {
   DType dtype = DType::float32;
   int head_dim = 0;
   int block = 0;
+  Op op = Op::attention;
 
   bool operator==(const Key&) const = default;
 };
 
-using Forward = Status (*)(const ForwardArguments&, const Execution&);
-using Backward = Status (*)(const BackwardArguments&, const Execution&);
+template <class Arguments>
+using Run = Status (*)(const Arguments&, const Execution&);
+using Forward = Run<ForwardArguments>;
+using Backward = Run<BackwardArguments>;
 
 /// Why an instance cannot run a call in a layout; accumulate: it would go on from an earlier call's output. Asked
 /// before anything is launched.
@@ -50,13 +57,18 @@ using Fits = Fault (*)(std::span<const Operand> operands, const Layout& layout, 
 using TellStrategy = const char* (*)(const AttentionInputs& in, const PatternSpec& pattern, const Layout& layout,
                                      const BackwardJoin& join, bool deterministic, bool learns);
 
-/// One kernel. Exactly one of the two functions is set, as the key's pass says.
+/// One row of the table: what it is, and the function that runs it.
 struct Instance {
   Key key;
-  Forward forward = nullptr;
-  Backward backward = nullptr;
+  std::variant<Forward, Backward, Run<EntmaxRowsForward>, Run<EntmaxRowsBackward>, Run<LongNetMixture>> function = {};
   Fits fits = nullptr;              ///< nullptr: it runs every call, but for merged ones
   TellStrategy strategy = nullptr;  ///< nullptr: it is one kernel
+
+  /// arguments: of the key's operator and pass.
+  template <class Arguments>
+  Status run(const Arguments& arguments, const Execution& execution) const {
+    return (*std::get_if<Run<Arguments>>(&function))(arguments, execution);
+  }
 };
 
 /// A pattern of the list; its place there is PatternTerm::kind.
@@ -65,7 +77,8 @@ struct PatternInfo {
   patterns::TypeId type = {};
   int ints = 0;
   int tensors = 0;
-  bool list = false;  ///< its numbers are followed by the length of a list, and by the list
+  bool internal = false;  ///< other patterns are made of it; nobody asks for it by its name
+  bool list = false;      ///< its numbers are followed by the length of a list, and by the list
   /// Set where the pattern is a band of diagonals: writes its two sides, -1 for an unlimited one.
   void (*band)(const PatternTerm& term, int64_t (&sides)[2]) = nullptr;
   bool lists = false;  ///< kBlockLists: it holds lists of blocks, which only a device reads
@@ -104,6 +117,7 @@ struct NormalizerInfo {
 };
 
 SPLASH_API std::span<const Instance> instances();
+SPLASH_API std::span<const Arch> gpu_archs();  ///< compute capabilities that this build has code for
 SPLASH_API std::span<const PatternInfo> patterns();
 SPLASH_API std::span<const NormalizerInfo> normalizers();
 
@@ -115,6 +129,7 @@ SPLASH_API const Instance* find(const Key& key);
 SPLASH_API std::string explain(const Key& key);
 
 SPLASH_API std::string to_string(const Key& key);
+SPLASH_API const char* name_of(Op op);
 SPLASH_API const char* name_of(Pass pass);
 SPLASH_API std::string name_of(Arch arch);  ///< "cpu", "sm90"
 SPLASH_API const char* name_of(DType dtype);

@@ -1,7 +1,6 @@
 // What the generated table.cpp is written in.
 #pragma once
 
-#include <type_traits>
 #include <utility>
 
 #include "kernels/registry.hpp"
@@ -23,19 +22,20 @@ Function pick(Function lowest, Functions... higher) {
   return all[level < int(1 + sizeof...(higher)) ? level : int(sizeof...(higher))];
 }
 
-template <class Function>
-Instance cpu_row(Key key, Function function) {
-  Instance instance{std::move(key)};
-  if constexpr (std::is_same_v<Function, Forward>)
-    instance.forward = function;
-  else
-    instance.backward = function;
-  return instance;
+template <class Arguments>
+Instance cpu_row(Key key, Run<Arguments> function) {
+  return {std::move(key), function};
+}
+
+/// Of kernels that every GPU of the build runs.
+template <class Arguments>
+Instance cuda_row(Key key, Run<Arguments> function) {
+  return {std::move(key), function};
 }
 
 template <class Pattern, class Normalizer, int HeadDim, int Block>
 Instance sm90_row(Key key, Forward forward) {
-  return {std::move(key), forward, nullptr, device::fits_forward_sm90<Pattern, Normalizer, HeadDim, Block>};
+  return {std::move(key), forward, device::fits_forward_sm90<Pattern, Normalizer, HeadDim, Block>};
 }
 
 template <class Pattern>
@@ -53,12 +53,13 @@ Instance sm90_row(Key key, Backward backward) {
     return device::words(device::strategy_backward_sm90<Pattern, HeadDim, Block>(pattern_from<Pattern>(pattern), in,
                                                                                  layout, join, deterministic, learns));
   };
-  return {std::move(key), nullptr, backward, device::fits_backward_sm90<Pattern, Normalizer, HeadDim, Block>, strategy};
+  return {std::move(key), backward, device::fits_backward_sm90<Pattern, Normalizer, HeadDim, Block>, strategy};
 }
 
 template <splash::patterns::TablePattern P>
-constexpr PatternInfo pattern(std::string_view name, int ints, int tensors) {
+constexpr PatternInfo pattern(std::string_view name, int ints, int tensors, bool internal = false) {
   PatternInfo info{name, patterns::type_id<P>(), ints, tensors};
+  info.internal = internal;
   info.lists = patterns::BlockListPattern<P>;
   if constexpr (splash::patterns::Band<P>) {
     info.band = [](const PatternTerm& term, int64_t (&sides)[2]) {

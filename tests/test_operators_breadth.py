@@ -168,3 +168,20 @@ def test_vmap_over_patterns_with_tensors(name):
 
     want = [call(*(stack[n] for stack in stacks)) for n in range(3)]
     assert_same(torch.func.vmap(call)(*stacks), [torch.stack(parts) for parts in zip(*want, strict=True)])
+
+
+@pytest.mark.parametrize(
+    "pattern, calls",
+    [
+        (sa.Streaming(4, 16), 1),
+        (sa.BlockMask(torch.ones(1, 1, 3, 5, dtype=torch.bool), 16) & sa.Streaming(4, 16), 1),
+        (sa.ElementMask(torch.ones(45, 70, dtype=torch.bool)) & sa.Causal(), 3),
+    ],
+    ids=["no tensors", "tensors by batch", "other tensors"],
+)
+def test_vmap_joins_the_batch_where_tensors_allow(pattern, calls):
+    q, k = torch.randn(3, 2, 4, 45, 16), torch.randn(3, 2, 2, 70, 16)
+    with torch.profiler.profile() as profile:
+        torch.func.vmap(lambda q, k: sa.attention(q, k, k, pattern))(q, k)
+    seen = [event.count for event in profile.key_averages() if event.key == "splash::attention_forward"]
+    assert sum(seen) - 1 == calls  # and the one that is mapped

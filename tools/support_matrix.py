@@ -7,7 +7,7 @@ import json
 import markers
 
 LARGEST_ALPHA = 2  # other numbers, such as the k of top-k, may be anything that makes sense
-DEVICES = {"cpu": "CPU", "sm90": "CUDA, Hopper (sm_90a)"}
+DEVICES = {"cpu": "CPU", "cuda": "CUDA, every GPU of the build", "sm90": "CUDA, Hopper (sm_90a)"}
 
 
 def as_list(value) -> list:
@@ -15,7 +15,7 @@ def as_list(value) -> list:
 
 
 def pattern_names(table: dict, value) -> str:
-    every = ", ".join(f"`{pattern['name']}`" for pattern in table["patterns"])
+    every = ", ".join(f"`{pattern['name']}`" for pattern in table["patterns"] if not pattern.get("internal"))
     return "; ".join(f"any `&` of up to four of {every}" if name == "any" else f"`{name}`" for name in as_list(value))
 
 
@@ -44,20 +44,24 @@ def numbers(value) -> str:
     return ", ".join("any" if number == 0 else str(number) for number in as_list(value))
 
 
+def devices(row: dict) -> str:
+    return "; ".join(DEVICES[arch] for arch in as_list(row["arch"]))
+
+
 def matrix() -> str:
+    """A row of attention as it is, patterns that stand for others only left out; other operators by their name."""
     table = json.loads((markers.ROOT / "kernels" / "instances.json").read_text())
-    rows = [
-        (
-            DEVICES[row["arch"]],
-            ", ".join(as_list(row["pass"])),
-            pattern_names(table, row["pattern"]),
-            normalizer_names(table, row["normalizer"]),
-            ", ".join(as_list(row["dtype"])),
-            numbers(row["head_dim"]),
-            numbers(row["block"]),
-        )
-        for row in table["instances"]
-    ]
+    internal = {pattern["name"] for pattern in table["patterns"] if pattern.get("internal")}
+    rows = []
+    for row in table["instances"]:
+        head = devices(row), ", ".join(as_list(row["pass"]))
+        dtypes = ", ".join(as_list(row["dtype"]))
+        if "op" in row:
+            rows.append((*head, f"operator `{row['op']}`", "", dtypes, "", ""))
+        elif patterns := [name for name in as_list(row["pattern"]) if name not in internal]:
+            normalizers = normalizer_names(table, row["normalizer"])
+            numbers_ = numbers(row["head_dim"]), numbers(row["block"])
+            rows.append((*head, pattern_names(table, patterns), normalizers, dtypes, *numbers_))
     return markers.markdown_table(("device", "pass", "pattern", "normalizer", "dtype", "head dimension", "block"), rows)
 
 

@@ -32,7 +32,7 @@ set(SPLASH_BUILD_DEFINITIONS
 
 function(splash_install)
   install(DIRECTORY include/splash DESTINATION ${SPLASH_INSTALL_INCLUDE} FILES_MATCHING PATTERN "*.hpp")
-  install(FILES kernels/registry.hpp kernels/dispatch.hpp kernels/longnet.hpp kernels/rows.hpp
+  install(FILES kernels/registry.hpp kernels/dispatch.hpp kernels/longnet.hpp kernels/entmax_rows.hpp
           DESTINATION ${SPLASH_INSTALL_INCLUDE}/splash/kernels)
   install(TARGETS splash_headers splash_kernels EXPORT splash_targets LIBRARY DESTINATION ${SPLASH_INSTALL_LIB})
   install(EXPORT splash_targets FILE splash-targets.cmake NAMESPACE splash:: DESTINATION ${SPLASH_INSTALL_CMAKE})

@@ -1,5 +1,5 @@
 // torch.ops.splash.entmax_*: entmax along one dimension of a tensor of any rank and strides.
-#include "kernels/rows.hpp"
+#include "kernels/entmax_rows.hpp"
 
 #include <algorithm>
 

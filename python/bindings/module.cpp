@@ -39,11 +39,13 @@ Key make_key(const std::string& pass, const std::string& arch, const std::string
 
 py::dict to_dict(const Key& key) {
   py::dict row;
+  row["op"] = name_of(key.op);
   row["pass"] = name_of(key.pass);
   row["arch"] = name_of(key.arch);
+  row["dtype"] = name_of(key.dtype);
+  if (key.op != Op::attention) return row;
   row["pattern"] = key.pattern;
   row["normalizer"] = key.normalizer;
-  row["dtype"] = name_of(key.dtype);
   row["head_dim"] = key.head_dim;
   row["block"] = key.block;
   return row;
@@ -63,7 +65,8 @@ PYBIND11_MODULE(_C, m) {
         for (const Instance& instance : instances()) rows.append(to_dict(instance.key));
         return rows;
       },
-      "Every compiled row, as dicts with the keys of kernels/instances.json; head_dim 0 and block 0 serve any.");
+      "Every compiled row, as dicts with the keys of kernels/instances.json, and its op; head_dim 0 and block 0 serve "
+      "any.");
   m.def(
       "find",
       [](const std::string& pass, const std::string& arch, const std::string& pattern, const std::string& normalizer,

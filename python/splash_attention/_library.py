@@ -59,7 +59,8 @@ def build_info() -> dict:
 
 
 def instances() -> list[dict]:
-    """The compiled instances, one dictionary {pass, arch, pattern, normalizer, dtype, head_dim, block} each."""
+    """The compiled instances, one dictionary {op, pass, arch, dtype} each, and for the op "attention" also pattern,
+    normalizer, head_dim and block."""
     return json.loads(_kernels().splash_instances_json())
 
 

@@ -16,12 +16,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .ops import Problem
+from .patterns import Pattern
 
 _library = torch.library.Library("splash", "IMPL")
 _BATCHED_KEY = torch._C._parse_dispatch_key("Batched")
 _PROBLEM = len(Problem._fields)
-_BATCHED = ("full", "causal", "sliding_window", "block_mask")
-"""Patterns without tensors, or with tensors whose first dimension is the batch."""
 
 
 class _Info(NamedTuple):
@@ -121,7 +120,13 @@ def _one_by_one(arguments) -> bool:
     problem = Problem(*arguments[-_PROBLEM:])
     if problem.normalizer_parameters or problem.cu_seqlens_q is not None:
         return True
-    return any(name not in _BATCHED for name in problem.pattern.split("&")) and bool(problem.pattern_tensors)
+    return bool(problem.pattern_tensors) and not all(map(_folds, problem.pattern.split("&")))
+
+
+def _folds(name: str) -> bool:
+    """Whether the pattern has no tensors, or a batch entry of them for each of q."""
+    kind = Pattern.by_name.get(name)
+    return kind is not None and (kind.tensors is Pattern.tensors or kind.tensors_by_batch)
 
 
 def _loop(operator, info, dims, arguments):

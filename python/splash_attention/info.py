@@ -31,13 +31,13 @@ def show() -> None:
     instances = _library.instances()
     print(f"Compiled instances: {len(instances)}")
     title = None
-    for (arch, direction, pattern), normalizers in _grouped(instances).items():
+    for (arch, direction, subject), normalizers in _grouped(instances).items():
         if title != (arch, direction):
             title = arch, direction
             print(f"\n  {arch} {direction}")
-        print(f"    {pattern}")
+        print(f"    {subject}")
         for served, names in normalizers.items():
-            _print_wrapped(f"{', '.join(names)}: {served}", 6)
+            _print_wrapped(f"{', '.join(names)}: {served}" if names != [None] else served, 6)
 
 
 def _print_facts(title: str, facts: dict[str, str]) -> None:
@@ -67,21 +67,25 @@ def _text(value: object) -> str:
     return str(value) or "none"
 
 
-def _grouped(instances: list[dict]) -> dict[tuple[str, ...], dict[str, list[str]]]:
-    """By device, pass and pattern: what is compiled, and the normalizers that it is compiled for."""
-    members: dict[tuple[str, ...], list[dict]] = {}
-    for instance in instances:
-        key = tuple(instance[field] for field in ("arch", "pass", "pattern", "normalizer"))
+def _grouped(instances: list[dict]) -> dict[tuple[str, ...], dict[str, list[str | None]]]:
+    """By device, pass and pattern: what is compiled, and the normalizers that it is compiled for. Functions that are no
+    attention stand in the pattern's place, and have no normalizer."""
+    members: dict[tuple[str | None, ...], list[dict]] = {}
+    for instance in sorted(instances, key=lambda instance: (instance["arch"], instance["pass"] != "forward")):
+        subject = instance.get("pattern", instance["op"])
+        key = instance["arch"], instance["pass"], subject, instance.get("normalizer")
         members.setdefault(key, []).append(instance)
-    grouped: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    grouped: dict[tuple[str, ...], dict[str, list[str | None]]] = {}
     for (*place, normalizer), rows in members.items():
         grouped.setdefault(tuple(place), {}).setdefault(_served(rows), []).append(normalizer)
     return grouped
 
 
 def _served(rows: list[dict]) -> str:
-    fields = [_values(rows, field) for field in ("dtype", "head_dim", "block")]
-    return f"{fields[0]}; head dims {fields[1]}; blocks {fields[2]}"
+    dtypes = _values(rows, "dtype")
+    if "head_dim" not in rows[0]:
+        return dtypes
+    return f"{dtypes}; head dims {_values(rows, 'head_dim')}; blocks {_values(rows, 'block')}"
 
 
 def _values(members: Iterable[dict], field: str) -> str:

@@ -16,6 +16,11 @@ std::span<const NormalizerInfo> normalizers() {
       {"softmax", "softmax", ""}, {"softmax_sink", "softmax_sink", "softmax"}, {"entmax", "entmax", ""}};
   return rows;
 }
+std::span<const Arch> gpu_archs() {
+  static constexpr Arch archs[] = {Arch::sm90};
+  return archs;
+}
+
 std::span<const Instance> instances() {
   static const Instance rows[] = {
       {{Pass::forward, Arch::cpu, "any", "softmax", DType::float32, 0, 0}},
@@ -23,6 +28,8 @@ std::span<const Instance> instances() {
       {{Pass::forward, Arch::sm90, "any", "entmax", DType::bfloat16, 128, 0}},
       {{Pass::forward, Arch::sm90, "any", "softmax_sink", DType::bfloat16, 128, 0}},
       {{Pass::backward, Arch::sm90, "any", "softmax_sink", DType::bfloat16, 128, 0}},
+      {{Pass::forward, Arch::cuda, "", "", DType::float16, 0, 0, Op::entmax_rows}},
+      {{Pass::forward, Arch::cpu, "", "", DType::float64, 0, 0, Op::entmax_rows}},
   };
   return rows;
 }
@@ -38,6 +45,25 @@ void check_text(const Key& key, const std::string& wanted) {
   const std::string text = explain(key);
   const bool ends = wanted.empty() ? text.empty() : text.ends_with(" differs: " + wanted);
   check::that(ends, "'%s' does not end with '%s'", text.c_str(), wanted.c_str());
+}
+
+/// Operators that are no attention, and rows that every GPU of the build runs.
+void check_other_operators() {
+  const auto key = [](Arch arch, DType dtype, Op op = Op::entmax_rows) {
+    return Key{Pass::forward, arch, "", "", dtype, 0, 0, op};
+  };
+  check_text(key(Arch::sm90, DType::float16), "");
+  check_text(key(Arch::cuda, DType::float16), "");
+  check_text(key(Arch::cpu, DType::float64), "");
+  check_text(key(Arch::sm90, DType::float64), "dtype is float64, compiled is float16");
+  check_text(key(Arch(80), DType::float16), "arch is sm80, compiled is sm90");
+  const std::string start =
+      "no compiled instance for entmax_rows forward on sm80, float16; the nearest one (entmax_rows "
+      "forward on cuda, float16)";
+  check::that(explain(key(Arch(80), DType::float16)).starts_with(start), "'%s'",
+              explain(key(Arch(80), DType::float16)).c_str());
+  const std::string none = explain(key(Arch::cpu, DType::float16, Op::longnet_mix));
+  check::that(none == "no compiled instance for longnet_mix forward on cpu, float16", "'%s'", none.c_str());
 }
 
 void check_join(const std::string& text, const std::string& wanted) {
@@ -81,5 +107,6 @@ int main() {
         std::string("no compiled instance for backward on sm90, pattern any, normalizer ") + other;
     check::that(explain(key).starts_with(start + ", bfloat16"), "'%s'", explain(key).c_str());
   }
+  check_other_operators();
   return check::summary("test_explain");
 }

@@ -21,6 +21,11 @@
 
 namespace splash::kernels {
 
+std::span<const Arch> gpu_archs() {
+  static constexpr Arch archs[] = {Arch::sm90};
+  return archs;
+}
+
 std::span<const Instance> instances() { return {}; }
 std::span<const NormalizerInfo> normalizers() { return {}; }
 std::span<const PatternInfo> patterns() {

@@ -86,6 +86,11 @@ std::vector<Instance> table = all_rows();
 
 namespace splash::kernels {
 
+std::span<const Arch> gpu_archs() {
+  static constexpr Arch archs[] = {Arch::sm90};
+  return archs;
+}
+
 std::span<const Instance> instances() { return table; }
 
 std::span<const NormalizerInfo> normalizers() {

@@ -122,7 +122,7 @@ Status for_longnet_rows(const LongNetMixture& mixture, const Execution& executio
 }
 
 template <class Real, class Element>
-Status longnet_mix(const LongNetMixture& mixture, const Execution& execution) {
+Status longnet_mix_forward(const LongNetMixture& mixture, const Execution& execution) {
   return for_longnet_rows<Real, Element>(mixture, execution,
                                          [](auto& worker, int token, Element* row) { worker.forward(token, row); });
 }

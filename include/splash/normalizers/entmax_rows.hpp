@@ -39,6 +39,14 @@ struct PowerExponent {
   }
 };
 
+/// run(exponent), with the fastest exponent for this alpha.
+template <class Run>
+auto by_alpha(double alpha, const Run& run) {
+  if (alpha == 1.5) return run(SquareExponent{});
+  if (alpha == 2.0) return run(UnitExponent{});
+  return run(PowerExponent{});
+}
+
 /// Entmax of the numbers themselves: no scale.
 template <class Real, class Exponent>
 SPLASH_HD Entmax<Real, Exponent> entmax_of_numbers(double alpha) {

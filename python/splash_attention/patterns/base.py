@@ -114,10 +114,12 @@ class Pattern:
     A new pattern is a frozen dataclass with its `name` in kernels/instances.json, `keep`, and its numbers in `ints`;
     only patterns that hold tensors need the rest. `count` makes density() fast, `band` and `is_causal` say more.
     `by_place`: its tensors depend on where the queries stand, or on lengths, and not on sizes and k_start alone.
+    `tensors_by_batch`: the first dimension of its tensors is the batch, so that vmap folds into it.
     """
 
     name: ClassVar[str]
     by_place: ClassVar[bool] = False
+    tensors_by_batch: ClassVar[bool] = False
     by_name: ClassVar[dict[str, type[Pattern]]] = {}
     one_operation: ClassVar[bool] = False
     """Whether torch.compile sees tensors() as one operation, of the shapes that shapes() gives."""

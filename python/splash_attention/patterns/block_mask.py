@@ -27,6 +27,7 @@ class BlockMask(Pattern):
     """
 
     name: ClassVar[str] = "block_mask"
+    tensors_by_batch: ClassVar[bool] = True
     one_operation: ClassVar[bool] = True
 
     mask: Tensor

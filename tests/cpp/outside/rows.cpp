@@ -5,7 +5,7 @@
 #include <vector>
 
 #if defined(ROWS_LIBRARY)
-#include "splash/kernels/rows.hpp"
+#include "splash/kernels/entmax_rows.hpp"
 #else
 #include "splash/cpu/entmax_rows.hpp"
 #endif

@@ -1,4 +1,4 @@
-// Checks that operators of plain tensors share.
+// What operators of plain tensors share: they have no plan, but one instance a dtype.
 #pragma once
 
 #include <string>
@@ -19,6 +19,14 @@ inline Status check_dtype(DType dtype) {
       return report(StatusCode::invalid_type,
                     std::string("dtype is ") + name_of(dtype) + "; expected float16, bfloat16, float32 or float64");
   }
+}
+
+/// Of arguments that are right.
+template <class Arguments>
+Status run_of_tensors(Op op, Pass pass, const Arguments& arguments, Arch arch, const Execution& execution) {
+  const Key key{pass, arch, "", "", arguments.dtype, 0, 0, op};
+  const Instance* instance = find(key);
+  return instance ? instance->run(arguments, execution) : report(StatusCode::no_kernel, explain(key));
 }
 
 }  // namespace splash::kernels
