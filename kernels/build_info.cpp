@@ -28,6 +28,7 @@ std::string instances_json() {
     if (key.op == Op::attention)
       text += join(", \"pattern\": \"", key.pattern, "\", \"normalizer\": \"", key.normalizer,
                    "\", \"head_dim\": ", key.head_dim, ", \"block\": ", key.block);
+    if (row.tuning) text += join(", \"kernels\": ", row.tuning());
     text += "}";
     separator = ",\n ";
   }

@@ -61,8 +61,9 @@ using TellStrategy = const char* (*)(const AttentionInputs& in, const PatternSpe
 struct Instance {
   Key key;
   std::variant<Forward, Backward, Run<EntmaxRowsForward>, Run<EntmaxRowsBackward>, Run<LongNetMixture>> function = {};
-  Fits fits = nullptr;              ///< nullptr: it runs every call, but for merged ones
-  TellStrategy strategy = nullptr;  ///< nullptr: it is one kernel
+  Fits fits = nullptr;                ///< nullptr: it runs every call, but for merged ones
+  TellStrategy strategy = nullptr;    ///< nullptr: it is one kernel
+  std::string (*tuning)() = nullptr;  ///< the numbers of its kernels as JSON; nullptr: there are none
 
   /// arguments: of the key's operator and pass.
   template <class Arguments>

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/registry.hpp"
+#include "kernels/tuning_text.hpp"
 #include "splash/device/sm90/fits.hpp"
 #include "splash/device/sm90/strategy.hpp"
 #include "splash/normalizers/concept.hpp"
@@ -35,7 +36,8 @@ Instance cuda_row(Key key, Run<Arguments> function) {
 
 template <class Pattern, class Normalizer, int HeadDim, int Block>
 Instance sm90_row(Key key, Forward forward) {
-  return {std::move(key), forward, device::fits_forward_sm90<Pattern, Normalizer, HeadDim, Block>};
+  return {std::move(key), forward, device::fits_forward_sm90<Pattern, Normalizer, HeadDim, Block>, nullptr,
+          forward_tuning_sm90<Pattern, Normalizer, HeadDim, Block>};
 }
 
 template <class Pattern>
@@ -53,7 +55,8 @@ Instance sm90_row(Key key, Backward backward) {
     return device::words(device::strategy_backward_sm90<Pattern, HeadDim, Block>(pattern_from<Pattern>(pattern), in,
                                                                                  layout, join, deterministic, learns));
   };
-  return {std::move(key), backward, device::fits_backward_sm90<Pattern, Normalizer, HeadDim, Block>, strategy};
+  return {std::move(key), backward, device::fits_backward_sm90<Pattern, Normalizer, HeadDim, Block>, strategy,
+          backward_tuning_sm90<Pattern, HeadDim, Block>};
 }
 
 template <splash::patterns::TablePattern P>
