@@ -16,17 +16,18 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from splash_attention.bench import catalogue, check, host, limits, memory, problems, report, sweeps, tables
-from splash_attention.bench.case import Case
-from splash_attention.bench.choices import NORMALIZERS, Choice
-from splash_attention.bench.families import FAMILIES
-from splash_attention.bench.longnet import LongNet
-from splash_attention.bench.packed import Packed
-from splash_attention.bench.peers import PEERS, flex, flex_masks
-from splash_attention.bench.peers.dense import TorchDense
-from splash_attention.bench.peers.splash import Splash
-from splash_attention.bench.problems import Problem, Sizes
-from splash_attention.cli import app
+from splash_bench import catalogue, check, host, limits, memory, problems, report, sweeps, tables
+from splash_bench.case import Case
+from splash_bench.choices import NORMALIZERS, Choice
+from splash_bench.cli import app
+from splash_bench.families import FAMILIES
+from splash_bench.longnet import LongNet
+from splash_bench.packed import Packed
+from splash_bench.peers import PEERS, flex, flex_masks
+from splash_bench.peers.dense import TorchDense
+from splash_bench.peers.splash import Splash
+from splash_bench.problems import Problem
+from splash_bench.sizes import Sizes
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")

@@ -1,22 +1,23 @@
 """What each pass owes: tiles and bytes of a problem, targets, and the tables that say what is met."""
 
 import csv
-import importlib
 
 import pytest
 
 pytest.importorskip("typer", reason="the command line needs the extra `demo`")
 pytest.importorskip("matplotlib", reason="the command line needs the extra `demo`")
 
+import draw_results
+import results_table
 import torch
-from test_bench import CPU, NUMBERS, ROOT, invoke, problem, repeated, run
+from test_bench import CPU, NUMBERS, invoke, problem, repeated, run
 
-from splash_attention.bench import catalogue, deterministic, host, metadata, named, report, scaling, targets, tiles
-from splash_attention.bench.case import Case
-from splash_attention.bench.peers.splash import Splash
-from splash_attention.bench.problems import Sizes
-from splash_attention.bench.targets import MEASURED, Machine
-from splash_attention.bench.tiles import TILE, Work
+from splash_bench import catalogue, deterministic, host, metadata, named, report, scaling, targets, tiles
+from splash_bench.case import Case
+from splash_bench.peers.splash import Splash
+from splash_bench.sizes import Sizes
+from splash_bench.targets import MEASURED, Machine
+from splash_bench.tiles import TILE, Work
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NATURAL = ("dense", "window", "streaming", "block-diagonal", "longformer", "bigbird", "block-mask", "top-k-blocks")
@@ -313,14 +314,7 @@ def owed_row(name, direction, peer, ms, **owed):
     return {key: str(value) for key, value in (blank | origin | columns | owed).items()}
 
 
-@pytest.fixture
-def tools(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    return importlib.import_module("draw_results"), importlib.import_module("results_table")
-
-
-def test_results_of_both_passes(tools, tmp_path):
-    draw_results, results_table = tools
+def test_results_of_both_passes(tmp_path):
     rows = [
         owed_row("a", "fwd", "splash", 2, must=2.5, aim=1.5, unit="ms", met="must", floor_ms=1),
         owed_row("a", "fwd", "flex", 4),
