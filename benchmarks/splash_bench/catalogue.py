@@ -125,7 +125,8 @@ def _entmax() -> Iterator[Problem]:
 
 
 VARIED = tuple(_varied())
-PROBLEMS = {problem.name: problem for problem in (*_dense(), *_decode(), *_patterns(), *VARIED, *_entmax())}
+TABLE = (*_dense(), *_decode(), *_patterns(), *_entmax())
+PROBLEMS = {problem.name: problem for problem in (*TABLE, *VARIED)}
 LINEAR = tuple(
     label
     for label, family, _ in PATTERNS

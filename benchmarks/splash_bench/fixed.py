@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import torch
@@ -22,7 +25,6 @@ from . import (
     run,
     scaling,
     tables,
-    targets,
     train,
 )
 from .families import FAMILIES
@@ -59,7 +61,7 @@ def register(app: typer.Typer) -> None:
     command(
         app,
         "table",
-        "What splash owes on an H200, beside the fastest peers: times, targets, what is met.",
+        "splash beside the fastest peers; in a checkout the problems that owe something on an H200, with what is met.",
         parameters(which_of_table, measured, timed) + _seeded(),
         run_table,
     )
@@ -170,16 +172,31 @@ def which_linear(
     """What `bench scaling` takes."""
 
 
+def _targets() -> ModuleType | None:
+    """The module of what is owed; None in a wheel, which leaves it out."""
+    if find_spec(f"{__package__}.targets") is None:
+        return None
+    from . import targets
+
+    return targets
+
+
+def _owing(directions) -> list[str]:
+    """The names of the table: of what owes something, or of all named problems but the varied ones."""
+    targets = _targets()
+    return targets.owing(directions) if targets else [problem.name for problem in catalogue.TABLE]
+
+
 def _measure(chosen_problems, values, screen, plan, peers=None, directions=None, owed=True):
     """(rows of problems, columns of the machine), with the command line's seed and dtype.
 
     They are written to `out` as they come. owed: with what each pass owes.
     """
-    machine = named.machine(plan.device)
+    machine, targets = measure.ceilings(plan.device), _targets()
     ceilings = machine.columns() if machine else {}
     if machine:
-        text = f"8192^3 bf16 product {machine.product:.0f} TFLOP/s, 2 GiB copy {machine.copy:.2f} TB/s"
-        screen.print(text, highlight=False)
+        screen.print(str(machine), highlight=False)
+    columns = partial(targets.columns, machine=machine) if owed and machine and targets else None
     changes = {} if values["dtype"] == "auto" else {"dtype": values["dtype"]}
     seed = values.get("seed", 0)
     chosen_problems = [catalogue.with_seed(problem, seed, **changes) for problem in chosen_problems]
@@ -189,7 +206,7 @@ def _measure(chosen_problems, values, screen, plan, peers=None, directions=None,
         if values["out"]:
             report.write(values["out"], [row | origin for row in found])
 
-    found = named.rows(chosen_problems, plan, machine if owed else None, screen, save, peers, directions)
+    found = named.rows(chosen_problems, plan, columns, screen, save, peers, directions)
     return found, ceilings
 
 
@@ -214,10 +231,11 @@ def run_named(names, **values):
 def run_table(names, varied, **values):
     screen, plan = report.console(), make_plan(values)
     peers = None if values["peer"] else lambda problem: named.table_peers(problem, plan.device.type)
-    owing = [problem.name for problem in catalogue.VARIED] if varied else targets.owing(plan.directions)
+    owing = [problem.name for problem in catalogue.VARIED] if varied else _owing(plan.directions)
+    targets = _targets()
 
     def directions(problem):
-        return targets.owed(problem.name, plan.directions)
+        return targets.owed(problem.name, plan.directions) if targets else plan.directions
 
     found, ceilings = _measure(catalogue.find(names or owing, owing), values, screen, plan, peers, directions)
     named.show(screen, found)
@@ -239,7 +257,7 @@ def run_scaling(names, out, **values):
 def run_deterministic(names, out, **values):
     screen = report.console()
     plan = make_plan({**values, "direction": Direction.bwd, "check": False}, ["splash"])
-    owing = targets.owing(["bwd"])
+    owing = _owing(["bwd"])
     changes = {} if values["dtype"] == "auto" else {"dtype": values["dtype"]}
     chosen_problems = [catalogue.with_seed(problem, 0, **changes) for problem in catalogue.find(names or owing, owing)]
     found = deterministic.rows(chosen_problems, plan, plan.words(), screen)

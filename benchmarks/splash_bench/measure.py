@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -46,13 +47,29 @@ def interleaved(functions: dict[str, Callable], rounds: int, warm: bool = False)
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def ceilings() -> tuple[float, float]:
-    """TFLOP/s of an 8192^3 bf16 matrix product, and TB/s read + written by a 2 GiB copy, on the GPU."""
+@dataclass(frozen=True)
+class Machine:
+    """product: TFLOP/s of an 8192^3 bf16 matrix product. copy: TB/s read and written by a 2 GiB copy."""
+
+    product: float
+    copy: float
+
+    def __str__(self) -> str:
+        return f"8192^3 bf16 product {self.product:.0f} TFLOP/s, 2 GiB copy {self.copy:.2f} TB/s"
+
+    def columns(self) -> dict[str, str]:
+        return {"machine_matmul_tflops": f"{self.product:.0f}", "machine_copy_tbs": f"{self.copy:.2f}"}
+
+
+def ceilings(device: torch.device) -> Machine | None:
+    """What the GPU at hand can do; None on the CPU."""
+    if device.type == "cpu":
+        return None
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     product = 2 * 8192**3 / device_seconds(lambda: a @ b) / 1e12
     source = torch.empty(2**31, dtype=torch.int8, device="cuda").random_()
     target = torch.empty_like(source)
-    return product, 2 * source.numel() / device_seconds(lambda: target.copy_(source)) / 1e12
+    return Machine(product, 2 * source.numel() / device_seconds(lambda: target.copy_(source)) / 1e12)
 
 
 def pick_device(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""Named problems one after the other, with their targets, and the table of them."""
+"""Named problems one after the other, and the table of them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from . import measure, run
+from . import run
 from .peers import PEERS, choose
 from .problems import Problem
-from .run import Plan
-from .targets import Machine
+from .run import Owed, Plan
 
 LIMIT_S = 150  # for one problem; compiling FlexAttention takes some of it
 LONG = 65536  # FlexAttention forms its block mask from N x N answers
@@ -25,7 +24,7 @@ STYLES = {"aim": "green", "must": "yellow", "no": "red"}
 def rows(
     problems: list[Problem],
     plan: Plan,
-    machine: Machine | None,
+    owed: Owed | None,
     console: Console,
     save: Callable[[list[dict]], None],
     peers: Callable[[Problem], list[str]] | None = None,
@@ -33,7 +32,7 @@ def rows(
 ) -> list[dict]:
     """The rows of every problem; where one fails, a row with a note takes their place and the next one runs.
 
-    machine: puts what is owed beside each pass. save: called with all rows after each problem, so that a stopped
+    owed: puts what is owed beside each pass. save: called with all rows after each problem, so that a stopped
     run keeps what it has. peers, directions: names for a problem, where they are not those of the plan.
     Ends early where the GPU does not answer any more; where a kernel hangs, the process ends after LIMIT_S.
     """
@@ -51,7 +50,7 @@ def rows(
             peers=choose(peers(problem), plan.device.type) if peers else plan.peers,
         )
         try:
-            found += run.measure_problem(problem, own, console, machine)
+            found += run.measure_problem(problem, own, console, owed)
         except Exception as error:
             note = f"failed: {type(error).__name__}: {str(error)[:300]}"
             console.print(f"{problem.name}: {note}", highlight=False, markup=False)
@@ -83,24 +82,20 @@ def table_peers(problem: Problem, device: str) -> list[str]:
     return ["splash", "flex"] if flex else ["splash"]
 
 
-def machine(device: torch.device) -> Machine | None:
-    """What the GPU at hand can do; None on the CPU, which has no targets."""
-    return Machine(*measure.ceilings()) if device.type == "cuda" else None
-
-
 def failures(found: list[dict]) -> list[dict]:
     return [row for row in found if row.get("note")]
 
 
 def show(console: Console, found: list[dict]) -> None:
-    """A line for each problem and pass: splash, its peers that compute the same, and what is owed."""
+    """A line for each problem and pass: splash, its peers that compute the same, and what is owed where it is known."""
+    targeted = any(row.get("met") for row in found)
     peers = [peer for peer in dict.fromkeys(row["peer"] for row in found) if peer != "splash"]
     unit = "GFLOP/s" if any(row.get("gflops") for row in found) else "TFLOP/s"
     table = Table()
     for header in ("problem", "pass"):
         table.add_column(header, overflow="fold")
-    headers = ("ms", unit, "error", *(f"{peer}\nms" for peer in peers), "floor ms", "must", "aim", "of must", "met")
-    for header in headers:
+    headers = ("floor ms", "must", "aim", "of must", "met") if targeted else ()
+    for header in ("ms", unit, "error", *(f"{peer}\nms" for peer in peers), *headers):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("note", overflow="fold")
     lines: dict[tuple[str, str], dict[str, dict]] = {}
@@ -110,11 +105,8 @@ def show(console: Console, found: list[dict]) -> None:
         ours = line.get("splash", {})
         others = [_same(line.get(peer)) for peer in peers]
         rate = ours.get("tflops") or ours.get("gflops") or ""
-        owed = [_with_unit(ours, column) for column in ("must", "aim")]
-        met = ours.get("met", "")
-        met = f"[{STYLES[met]}]{met}[/]" if met else ""
-        cells = [ours.get("ms", ""), rate, ours.get("relative_error", ""), *others, ours.get("floor_ms", ""), *owed]
-        table.add_row(*key, *cells, ours.get("of_must", ""), met, ours.get("note", ""))
+        cells = [ours.get("ms", ""), rate, ours.get("relative_error", ""), *others, *(_owing(ours) if targeted else ())]
+        table.add_row(*key, *cells, ours.get("note", ""))
     console.print(table)
     for direction in dict.fromkeys(row["pass"] for row in found if row.get("met")):
         counted = [row["met"] for row in found if row.get("met") and row["pass"] == direction]
@@ -125,6 +117,12 @@ def show(console: Console, found: list[dict]) -> None:
 
 def _same(row: dict | None) -> str:
     return row["ms"] if row and row.get("computes") == "same" else ""
+
+
+def _owing(row: dict) -> tuple[str, ...]:
+    met = row.get("met", "")
+    limits = (_with_unit(row, column) for column in ("must", "aim"))
+    return row.get("floor_ms", ""), *limits, row.get("of_must", ""), f"[{STYLES[met]}]{met}[/]" if met else ""
 
 
 def _with_unit(row: dict, column: str) -> str:

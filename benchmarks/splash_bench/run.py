@@ -10,12 +10,15 @@ from rich.console import Console
 
 from splash_attention import NoKernelError
 
-from . import check, measure, report, targets, tiles
+from . import check, measure, report, tiles
 from .case import Case
 from .peers import Peer
 from .peers.splash import Splash
 from .problems import Problem
-from .targets import Machine
+from .tiles import Work
+
+Owed = Callable[[str, str, Work, float, float], dict[str, str]]
+"""The columns that say what is owed and what was met: of a problem's name, a pass, its work, seconds and TFLOP/s."""
 
 COLUMNS = {
     "problem": "problem",
@@ -67,10 +70,10 @@ class Runner:
     note: str = ""
 
 
-def measure_problem(problem: Problem, plan: Plan, console: Console, machine: Machine | None = None) -> list[dict]:
+def measure_problem(problem: Problem, plan: Plan, console: Console, owed: Owed | None = None) -> list[dict]:
     """One row a peer and direction; what cannot run is told on the console. Nothing else stops the other peers.
 
-    machine: puts what splash's softmax owes beside it.
+    owed: puts what splash's softmax owes beside it.
     """
     case = Case(problem, plan.device)
     pairs = case.kept_pairs()
@@ -79,7 +82,7 @@ def measure_problem(problem: Problem, plan: Plan, console: Console, machine: Mac
     found = check.exact(case, backward="bwd" in plan.directions) if plan.check else None
     console.print(f"{problem.name}: {share:.3%} of the scores kept{_sparsity(found)}", highlight=False)
     softmax = problem.normalizer.name in ("softmax", "softmax-sink")
-    needed = tiles.work(case) if machine and softmax else {}
+    needed = tiles.work(case) if owed and softmax else {}
     runners = [runner for peer in plan.peers if (runner := _start(peer, case, found, plan, console))]
     rows = []
     for direction in plan.directions:
@@ -98,10 +101,9 @@ def measure_problem(problem: Problem, plan: Plan, console: Console, machine: Mac
         )
         for name, runner in ready.items():
             flops = case.flops(pairs, direction)
-            owed = {}
+            owing = {}
             if needed and name == "splash":
-                rate = flops / seconds[name] / 1e12
-                owed = targets.columns(problem.name, direction, needed[direction], seconds[name], rate, machine)
+                owing = owed(problem.name, direction, needed[direction], seconds[name], flops / seconds[name] / 1e12)
             rows.append(
                 {
                     "problem": problem.name,
@@ -111,7 +113,7 @@ def measure_problem(problem: Problem, plan: Plan, console: Console, machine: Mac
                     "ms": report.number(seconds[name] * 1e3),
                     **speed(flops / seconds[name], plan.device),
                     "splash_speedup": f"{seconds[name] / seconds['splash']:.3g}" if "splash" in seconds else "",
-                    **owed,
+                    **owing,
                     "relative_error": f"{runner.errors[direction]:.1e}" if direction in runner.errors else "",
                     "kept_share": f"{share:.6f}",
                     "nonzeros_a_row": _digits(found and found.nonzeros, 1),

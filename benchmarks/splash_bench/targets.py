@@ -1,4 +1,4 @@
-"""The times that each pass owes on an H200 (targets.csv), scaled to the machine at hand.
+"""The times that each pass owes on an H200 (targets.csv), scaled to the machine at hand. A wheel has neither.
 
 pass: "fwd" or "bwd", the backward alone. unit: of must and aim, "ms" or "tflops" (TFLOP/s over kept scores). A problem
 without figures, in the file or not, must take at most SLACK times its floor, which is what its bytes take at the rate
@@ -14,22 +14,12 @@ from functools import cache
 from pathlib import Path
 
 from . import report
+from .measure import Machine
 from .tiles import Work
 
 FILE = Path(__file__).with_name("targets.csv")
 SLACK = 1.5
 TILE_TFLOPS = {"fwd": 600, "bwd": 480}
-
-
-@dataclass(frozen=True)
-class Machine:
-    """product: TFLOP/s of an 8192^3 bf16 matrix product. copy: TB/s read and written by a 2 GiB copy."""
-
-    product: float
-    copy: float
-
-    def columns(self) -> dict[str, str]:
-        return {"machine_matmul_tflops": f"{self.product:.0f}", "machine_copy_tbs": f"{self.copy:.2f}"}
 
 
 MEASURED = Machine(788, 4.27)
