@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -371,37 +372,44 @@ def ratio_options(
     """The options of cpu-ratios."""
 
 
-def row_functions(rows_, columns, alpha, dtype, device, seed, direction, peer, rounds, repeat_ms, out, plot):
+def row_functions(only, rows_, columns, alpha, out, plot, **values):
     screen = report.console()
-    where = measure.pick_device(device)
-    directions = ["fwd", "bwd"] if direction == "both" else [direction]
-    names = dtype_for({"dtype": dtype}, "cpu") if dtype == "auto" else dtype
-    found = rows.rows(
-        rows_,
-        columns,
-        1.5 if alpha is None else alpha,
-        names,
-        seed,
-        directions,
-        peer or [],
-        where,
-        rounds,
-        repeat_ms,
-        screen,
-    )
+    plan = make_plan({**values, "peer": ["splash"]})
+    peers = rows.choose(values["peer"] or [])
+    if only and (rows_, columns, alpha, values["dtype"]) != (None, None, None, "auto"):
+        raise ValueError("only: named problems have rows, columns, alpha and dtype of their own; leave those out")
+    if only:
+        problems_ = [replace(found, seed=values["seed"]) for found in rows.find(only, plan.device.type)]
+    else:
+        dtype = "float32" if values["dtype"] == "auto" else values["dtype"]
+        alpha = 1.5 if alpha is None else alpha
+        problems_ = [rows.sized(rows_ or 8192, columns or 1024, alpha, dtype, values["seed"])]
+    machine = measure.ceilings(plan.device)
+    ceilings = machine.columns() if machine else {}
+    if machine:
+        screen.print(str(machine), highlight=False)
+    origin = measure.origin(plan.device) | ceilings
+
+    def save(found):
+        if out:
+            report.write(out, [row | origin for row in found])
+
+    found = rows.rows(problems_, plan, peers, screen, save)
     report.show(screen, found, rows.COLUMNS)
     report.repeat_hint(screen, found)
-    if plot and found:
-        report.plot_bars(plot, found, "ms", "ms")
-    report.finish(found, where, out)
+    _plot(plot, found)
+    report.finish(found, plan.device, out, **ceilings)
 
 
 def row_options(
-    rows_: Annotated[int, typer.Option("--rows", min=1, help="Rows.")] = 8192,
-    columns: Annotated[int, typer.Option(min=1, help="Columns.")] = 1024,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Named problems of the row functions, by name or shell pattern.")
+    ] = None,
+    rows_: Annotated[int | None, typer.Option("--rows", min=1, help="Rows, 8192 by default.")] = None,
+    columns: Annotated[int | None, typer.Option(min=1, help="Columns, 1024 by default.")] = None,
     alpha: AlphaOption = None,
 ):
-    """The sizes of the row functions."""
+    """The sizes of the row functions, or their names."""
 
 
 def list_() -> None:
