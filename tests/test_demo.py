@@ -22,6 +22,7 @@ from splash_bench.cli import app
 from splash_bench.demo import cuda, main, maps, survey, survey_table, variants
 from splash_bench.longnet import LongNet
 from splash_bench.packed import Packed
+from splash_bench.peers import PEERS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -73,9 +74,9 @@ def test_survey_covers_everything(one_thread):
 
 
 def test_survey_sees_a_wrong_answer(monkeypatch, one_thread):
-    right = survey.PEERS["splash"].prepare
+    right = PEERS["splash"].prepare
     monkeypatch.setattr(
-        survey.PEERS["splash"], "prepare", lambda case: lambda q, k, v: right(case)(q, k, v) * 1.001, raising=True
+        PEERS["splash"], "prepare", lambda case: lambda q, k, v: right(case)(q, k, v) * 1.001, raising=True
     )
     sizes = survey.sizes_for(torch.device("cpu"), 64)
     entries = list(survey.run(survey.windows(sizes, seed=0)[-1:], torch.device("cpu"), lambda problem: None))
@@ -88,7 +89,7 @@ def test_survey_names_what_has_no_kernel(monkeypatch, one_thread):
     def refuse(case):
         raise sa.NoKernelError("nearest is another")
 
-    monkeypatch.setattr(survey.PEERS["splash"], "prepare", refuse)
+    monkeypatch.setattr(PEERS["splash"], "prepare", refuse)
     sizes = survey.sizes_for(torch.device("cpu"), 64)
     entries = list(survey.run(survey.windows(sizes, seed=0)[-1:], torch.device("cpu"), lambda problem: None))
     console = Console(record=True, width=200)

@@ -40,7 +40,8 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """How to measure. rounds: on the CPU, repeat_ms: on the GPU. check: also compare answers with the reference.
+    """How to measure. rounds: on the CPU, repeat_ms: on the GPU. check: also compare answers with the reference, on
+    about `scores` of its scores where that is given.
 
     lenient: a splash that fails is a row with a note, like what peers do wrong; else it raises.
     """
@@ -52,6 +53,7 @@ class Plan:
     repeat_ms: int = 100
     check: bool = True
     lenient: bool = False
+    scores: int | None = None
 
     def words(self) -> list[str]:
         """The options for it, without peers and directions."""
@@ -79,7 +81,7 @@ def measure_problem(problem: Problem, plan: Plan, console: Console, owed: Owed |
     pairs = case.kept_pairs()
     sizes = case.sizes
     share = pairs / (sizes.batch * sizes.heads * sizes.rows * sizes.seq_len)
-    found = check.exact(case, backward="bwd" in plan.directions) if plan.check else None
+    found = check.exact(case, plan.scores, backward="bwd" in plan.directions) if plan.check else None
     console.print(f"{problem.name}: {share:.3%} of the scores kept{_sparsity(found)}", highlight=False)
     softmax = problem.normalizer.name in ("softmax", "softmax-sink")
     needed = tiles.work(case) if owed and softmax else {}

@@ -6,16 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
+from rich.console import Console
 
-from splash_attention import NoKernelError
-
-from .. import check, measure
-from ..case import Case
 from ..choices import Choice
 from ..families import FAMILIES
-from ..peers import PEERS
+from ..peers import choose
 from ..problems import Problem
-from ..run import backward_only, forward_only
+from ..run import Plan, measure_problem
 from ..sizes import Sizes
 
 CHECKED_SCORES = 2**21
@@ -111,26 +108,20 @@ def run(chosen: list[Problem], device: torch.device, begin: Callable[[Problem], 
 
 
 def _entry(problem: Problem, device: torch.device) -> Entry:
+    peers = choose(["splash", "sdpa"], device.type)
+    plan = Plan(device, list(PASSES), peers, ROUNDS, repeat_ms=20, lenient=True, scores=CHECKED_SCORES)
     entry = Entry(problem)
-    case = Case(problem, device)
-    calls: dict[str, dict[str, Callable]] = {}
-    try:
-        sizes = case.sizes
-        entry.kept_share = case.kept_pairs() / (sizes.batch * sizes.heads * sizes.seq_len**2)
-        exact = check.exact(case, CHECKED_SCORES)
-        splash, dense = (PEERS[name].prepare(case) for name in ("splash", "sdpa"))
-        for direction, only in (("fwd", forward_only), ("bwd", backward_only)):
-            entry.errors |= check.compare(case, exact, splash, [direction])
-            calls[direction] = {"splash": only(splash, case), "sdpa": only(dense, case)}
-    except NoKernelError as error:
-        entry.note = f"no kernel: {error}"
-    except check.WrongResult as error:
-        entry.note, entry.wrong = str(error), True
-        return entry
-    for direction, functions in calls.items():
-        seconds = measure.times(functions, device, ROUNDS, repeat_ms=20)
-        entry.milliseconds[direction] = seconds["splash"] * 1e3
-        entry.speedup[direction] = seconds["sdpa"] / seconds["splash"]
+    for row in measure_problem(problem, plan, Console(quiet=True)):
+        direction = row["pass"]
+        if row.get("note"):
+            entry.note = row["note"]
+            entry.wrong |= not entry.note.startswith("no kernel")
+        elif row["peer"] == "splash":
+            entry.kept_share = float(row["kept_share"])
+            entry.errors[direction] = float(row["relative_error"])
+            entry.milliseconds[direction] = float(row["ms"])
+        elif direction in entry.milliseconds:
+            entry.speedup[direction] = float(row["splash_speedup"])
     return entry
 
 

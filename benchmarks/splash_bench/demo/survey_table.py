@@ -49,7 +49,7 @@ def show(entries: list[Entry], windows: list[Entry], device: torch.device, conso
             cells += [f"{entry.milliseconds[direction]:.3g}", f"{entry.speedup[direction]:.2f}"] if known else ["", ""]
         error = f"{max(entry.errors.values()):.1e}" if entry.errors else ""
         verdict = "[red]deviates[/red]" if entry.wrong else f"[green]{error}[/green]"
-        table.add_row(entry.name, f"{entry.kept_share:.2%}", *cells, verdict)
+        table.add_row(entry.name, f"{entry.kept_share:.2%}" if entry.milliseconds else "", *cells, verdict)
     console.print(table)
     for note in dict.fromkeys(entry.note for entry in (*entries, *windows) if entry.note):
         names = ", ".join(entry.problem.label for entry in entries if entry.note == note) or "windows"
