@@ -1,4 +1,4 @@
-"""The results of README.md, from the CSV files in benchmarks/results; the pictures are those of benchmarks/report."""
+"""The results of README.md, from the CSV files in benchmarks/results; the pictures are tools/draw_results.py's."""
 
 from __future__ import annotations
 
