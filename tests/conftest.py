@@ -22,7 +22,7 @@ def missing_packages(path):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names.add(node.module.partition(".")[0])
-    folders = path.parent, path.parent / "memory", path.parents[1] / "tools"
+    folders = path.parent, path.parent / "memory"
     beside = {other.stem for folder in folders for other in folder.glob("*.py")}
     return sorted(name for name in names - beside if importlib.util.find_spec(name) is None)
 

@@ -2,7 +2,6 @@
 
 import csv
 import re
-import runpy
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +15,19 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from splash_attention.bench import catalogue, check, host, limits, memory, problems, report, sweeps, tables
-from splash_attention.bench.case import Case
-from splash_attention.bench.choices import NORMALIZERS, Choice
-from splash_attention.bench.families import FAMILIES
-from splash_attention.bench.longnet import LongNet
-from splash_attention.bench.packed import Packed
-from splash_attention.bench.peers import PEERS, flex, flex_masks
-from splash_attention.bench.peers.dense import TorchDense
-from splash_attention.bench.peers.splash import Splash
-from splash_attention.bench.problems import Problem, Sizes
-from splash_attention.cli import app
+from splash_bench import catalogue, check, host, limits, memory, problems, report, sweeps, tables
+from splash_bench import rows as row_functions
+from splash_bench.case import Case
+from splash_bench.choices import NORMALIZERS, Choice
+from splash_bench.cli import app
+from splash_bench.families import FAMILIES
+from splash_bench.longnet import LongNet
+from splash_bench.packed import Packed
+from splash_bench.peers import PEERS, flex, flex_masks
+from splash_bench.peers.dense import TorchDense
+from splash_bench.peers.splash import Splash
+from splash_bench.problems import Problem
+from splash_bench.sizes import Sizes
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -364,6 +365,43 @@ def test_rows(tmp_path):
         assert repeated(tmp_path, rows[1])["peer"] == rows[1]["peer"]
 
 
+def test_named_rows(tmp_path, monkeypatch):
+    """Along any dimension, in half precision, where a package that rounds inside is allowed more than splash."""
+    problems = (
+        row_functions.Problem("cube dim 1", (3, 40, 5), dim=1),
+        row_functions.Problem("bf16", (30, 4096), dtype="bfloat16"),
+        row_functions.Problem("on a GPU", (3, 4), devices=("cuda",)),
+    )
+    monkeypatch.setattr(row_functions, "PROBLEMS", problems)
+    rows = run(tmp_path, "rows", "--only", "*", "--device", "cpu", "--rounds", 1, "--seed", 1)
+    assert list(dict.fromkeys(row["problem"] for row in rows)) == ["cube dim 1", "bf16"]
+    for row in rows:
+        bound = 1e-5 if row["dtype"] == "float32" else 5e-3 if row["peer"] == "splash" else 5e-2
+        assert (row["peer"] == "torch-softmax") == (not row["relative_error"])
+        assert not row["relative_error"] or float(row["relative_error"]) < bound
+        assert float(row["nonzeros_a_row"]) < 40 or row["peer"] == "torch-softmax" or row["dtype"] == "bfloat16"
+    again = repeated(tmp_path, rows[0])
+    assert again["nonzeros_a_row"] == rows[0]["nonzeros_a_row"] and again["command"] == rows[0]["command"]
+
+
+def test_a_wrong_row_function(monkeypatch):
+    right = row_functions.function
+    short = ("rows", "--rows", 20, "--columns", 30, "--device", "cpu", "--rounds", 1)
+
+    def wrong(peer):
+        monkeypatch.setattr(
+            row_functions,
+            "function",
+            lambda name, *of: lambda x: right("splash", *of)(x) * (1.1 if name == peer else 1),
+        )
+        return invoke(*short, "--peer", "splash", "--peer", "entmax")
+
+    result = wrong("entmax")
+    assert result.exit_code == 0 and "entmax: wrong: relative errors" in result.output
+    result = wrong("splash")
+    assert result.exit_code == 1 and "splash: wrong: relative errors" in result.output
+
+
 def test_named_problems(tmp_path, monkeypatch):
     small = catalogue.named("small window", "window", Sizes(heads=2, kv_heads=2, seq_len=90, head_dim=16), window=7)
     monkeypatch.setitem(catalogue.PROBLEMS, small.name, small)
@@ -374,13 +412,6 @@ def test_named_problems(tmp_path, monkeypatch):
     assert all(name in listed for name in (*catalogue.PROBLEMS, *FAMILIES, *PEERS))
 
 
-def one_command(function):
-    """What typer.run(function) parses with."""
-    script = typer.Typer()
-    script.command()(function)
-    return script
-
-
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.csv")), ids=lambda path: path.name)
 def test_commands_of_committed_results(path):
     with path.open(newline="") as file:
@@ -389,11 +420,6 @@ def test_commands_of_committed_results(path):
     comparisons = [comparison.name for comparison in (*tables.COMPARISONS, tables.MEMORY)]
     for text in commands:
         words = shlex.split(text)
-        if words[:2] == ["python", "benchmarks/rows.py"]:
-            rows = runpy.run_path(str(ROOT / words[1]))
-            assert words[2] == "--only" and words[3] in [problem.name for problem in rows["PROBLEMS"]]
-            with typer.main.get_command(one_command(rows["main"])).make_context(words[1], words[2:]):
-                continue
         assert " ".join(words[:4]) == report.PROGRAM
         if words[4] == "run":
             assert [found.name for found in catalogue.find([words[5]])] == [words[5]]
@@ -401,6 +427,10 @@ def test_commands_of_committed_results(path):
             assert words[5] in catalogue.LINEAR
         elif words[4] == "deterministic":
             assert [found.name for found in catalogue.find([words[5]])] == [words[5]]
+        elif words[4] == "rows":
+            assert words[5] == "--only" and [found.name for found in row_functions.find([words[6]], "cuda")] == [
+                words[6]
+            ]
         elif words[4] == "metadata":
             assert words[5] == "--seq-len"
         elif words[4] == "train":
@@ -413,6 +443,12 @@ def test_commands_of_committed_results(path):
 
 
 ERRORS = [
+    ("rows --only nothing --device cpu", "only: expected a name or shell pattern of 4096x4096, 4096x4096 dim 0 on cpu"),
+    ("rows --only 4096x4096 --device cpu --alpha 2", "only: named problems have rows, columns, alpha and dtype"),
+    (
+        "rows --device cpu --peer nobody",
+        "peer: expected one of all, splash, torch-softmax, entmax, adasplash, got 'nobody'",
+    ),
     ("window --seq-len 0", "seq-len"),
     ("window --window 0", "window"),
     ("window --heads 3 --kv-heads 2", "heads: expected a multiple of the 2 key/value heads, got 3"),

@@ -1,24 +1,28 @@
 """What each pass owes: tiles and bytes of a problem, targets, and the tables that say what is met."""
 
 import csv
-import importlib
+import sys
 
 import pytest
 
 pytest.importorskip("typer", reason="the command line needs the extra `demo`")
 pytest.importorskip("matplotlib", reason="the command line needs the extra `demo`")
 
+import draw_results
+import results_table
 import torch
-from test_bench import CPU, NUMBERS, ROOT, invoke, problem, repeated, run
+from test_bench import CPU, NUMBERS, invoke, problem, repeated, run
 
-from splash_attention.bench import catalogue, deterministic, host, metadata, named, report, scaling, targets, tiles
-from splash_attention.bench.case import Case
-from splash_attention.bench.peers.splash import Splash
-from splash_attention.bench.problems import Sizes
-from splash_attention.bench.targets import MEASURED, Machine
-from splash_attention.bench.tiles import TILE, Work
+from splash_bench import catalogue, deterministic, host, measure, metadata, report, scaling, targets, tiles
+from splash_bench.case import Case
+from splash_bench.measure import Machine
+from splash_bench.peers.splash import Splash
+from splash_bench.sizes import Sizes
+from splash_bench.targets import MEASURED
+from splash_bench.tiles import TILE, Work
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+OWING = targets.owing(["fwd", "bwd"])
 NATURAL = ("dense", "window", "streaming", "block-diagonal", "longformer", "bigbird", "block-mask", "top-k-blocks")
 
 
@@ -169,7 +173,7 @@ def small(monkeypatch):
             numbers = {"window": 5, "dilation": full.numbers["dilation"][:4]}
         tiny = catalogue.named(name, full.family.name, sizes, **full.numbers | numbers)
         monkeypatch.setitem(catalogue.PROBLEMS, name, tiny)
-    monkeypatch.setattr(named, "machine", lambda device: Machine(394, 2))
+    monkeypatch.setattr(measure, "ceilings", lambda device: Machine(394, 2))
 
 
 def test_the_table(small, tmp_path):
@@ -203,6 +207,21 @@ def test_some_of_the_table_without_a_check(small, tmp_path):
         *(name for name in owing if name.startswith("window")),
         "D32 full B2 H32 N8192",
     ]
+
+
+def test_the_table_without_targets(small, tmp_path, monkeypatch):
+    """A wheel has none: times and peers alone, of every named problem that is not a varied one."""
+    monkeypatch.setitem(sys.modules, "splash_bench.targets", None)
+    monkeypatch.setattr(catalogue, "TABLE", tuple(catalogue.PROBLEMS[name] for name in OWING[:3]))
+    rows = run(tmp_path, "table", "--device", "cpu", "--rounds", 1)
+    passes = [(name, direction) for name in OWING[:3] for direction in ("fwd", "bwd")]
+    assert [(row["problem"], row["pass"]) for row in rows if row["peer"] == "splash"] == passes
+    assert {row["peer"] for row in rows} == {"splash", "sdpa"}
+    assert not {"must", "aim", "met", "floor_ms"} & rows[0].keys()
+    result = invoke("table", "decode*B8*", "--device", "cpu", "--rounds", 1, "--no-check", "--peer", "splash")
+    assert result.exit_code == 0 and "must" not in result.output and "targets" not in result.output
+    rows = run(tmp_path, "deterministic", "--device", "cpu", "--rounds", 1)
+    assert [row["problem"] for row in rows] == OWING[:3]
 
 
 def test_the_table_goes_on_where_a_problem_fails(small, tmp_path, monkeypatch):
@@ -313,14 +332,7 @@ def owed_row(name, direction, peer, ms, **owed):
     return {key: str(value) for key, value in (blank | origin | columns | owed).items()}
 
 
-@pytest.fixture
-def tools(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    return importlib.import_module("draw_results"), importlib.import_module("results_table")
-
-
-def test_results_of_both_passes(tools, tmp_path):
-    draw_results, results_table = tools
+def test_results_of_both_passes(tmp_path):
     rows = [
         owed_row("a", "fwd", "splash", 2, must=2.5, aim=1.5, unit="ms", met="must", floor_ms=1),
         owed_row("a", "fwd", "flex", 4),

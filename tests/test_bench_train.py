@@ -1,7 +1,6 @@
 """`bench train`: equal attention trains equal models, and what else is written down about it."""
 
 import csv
-import importlib
 import itertools
 import sysconfig
 from pathlib import Path
@@ -11,12 +10,12 @@ import pytest
 pytest.importorskip("typer", reason="the command line needs the extra `demo`")
 pytest.importorskip("matplotlib", reason="the command line needs the extra `demo`")
 
+import draw_training
 import torch
-from test_bench import ROOT, invoke, repeated, run
+from test_bench import invoke, repeated, run
 
-from splash_attention.bench import report, train
-from splash_attention.bench.peers.dense import TorchDense
-from splash_attention.demo import corpus
+from splash_bench import corpus, report, train
+from splash_bench.peers.dense import TorchDense
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = ("--device", "cpu", "--layers", 2, "--width", 32, "--heads", 2, "--batch", 2, "--seq-len", 70)
@@ -111,18 +110,16 @@ def test_the_library(monkeypatch):
         corpus.library(at_least=10**12)
 
 
-def test_curves_are_drawn_from_a_file(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    tool = importlib.import_module("draw_training")
+def test_curves_are_drawn_from_a_file(tmp_path):
     setup = train.setup("causal", 0, 1, 2, 16, 1, 2, 32, 3, 0, "float32")
     found = [train.Curve(peer, losses=[3.0, 2.0, 1.5], seconds=[1.0] * 3) for peer in ("splash", "sdpa")]
     rows = train.steps(setup, found)
-    assert tool.losses([{key: str(value) for key, value in row.items()} for row in rows]) == {
+    assert draw_training.losses([{key: str(value) for key, value in row.items()} for row in rows]) == {
         "splash": [3.0, 2.0, 1.5],
         "sdpa": [3.0, 2.0, 1.5],
     }
     report.write(tmp_path / "curves.csv", rows)
-    tool.main(str(tmp_path / "curves.csv"), str(tmp_path / "losses.png"))
+    draw_training.main(str(tmp_path / "curves.csv"), str(tmp_path / "losses.png"))
     assert (tmp_path / "losses.png").stat().st_size > 1000
     with pytest.raises(ValueError, match="of one problem"):
-        tool.losses([*rows, {"problem": "another", "peer": "splash", "loss": "1"}])
+        draw_training.losses([*rows, {"problem": "another", "peer": "splash", "loss": "1"}])

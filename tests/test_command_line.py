@@ -1,4 +1,4 @@
-"""`python -m splash_attention` where the extra `demo` is not installed, and what it says where something is missing."""
+"""`python -m splash_attention` where extras are not installed, and what it says where something is missing."""
 
 import os
 import re
@@ -21,7 +21,7 @@ sys.argv = ["splash_attention", *{arguments}]
 runpy.run_module("splash_attention", run_name="__main__", alter_sys=True)
 """
 EXTRA = ["typer", "rich", "matplotlib"]
-INSTALL = 'pip install "splash-attention[demo]"'
+INSTALL = 'pip install "splash-attention[{}]"'
 
 
 def run(*arguments, blocked=EXTRA, columns=80):
@@ -61,7 +61,7 @@ def test_version_is_one():
 def test_help_without_the_extra(arguments):
     done = run(*arguments)
     assert done.returncode == 0
-    for text in ("info", "demo", "bench", INSTALL):
+    for text in ("info", "demo", "bench", INSTALL.format("demo")):
         assert text in done.stdout
 
 
@@ -81,8 +81,21 @@ def test_commands_say_which_extra_is_missing(arguments, blocked):
     done = run(*arguments, blocked=blocked)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
-    assert f"`{arguments[0]}` needs the extra `demo`" in done.stderr
-    assert blocked[0] in done.stderr and INSTALL in done.stderr
+    assert f"`{arguments[0]}` needs the extra `{arguments[0]}`" in done.stderr
+    assert blocked[0] in done.stderr and INSTALL.format(arguments[0]) in done.stderr
+
+
+@pytest.mark.parametrize("command", ["demo", "bench"])
+def test_doors_say_where_the_bench_would_be(command):
+    done = run(command, blocked=["splash_bench"])
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+    assert f"`{command}` needs the package splash_bench, which wheels and benchmarks/ of a checkout hold" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["window"], ["info", "--all"]])
+def test_what_makes_no_sense(arguments):
+    done = run(*arguments)
+    assert done.returncode == 2 and arguments[-1] in done.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

@@ -15,13 +15,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import splash_attention as sa
-from splash_attention import _library
-from splash_attention.bench.case import Case
-from splash_attention.bench.choices import NORMALIZERS
-from splash_attention.bench.longnet import LongNet
-from splash_attention.bench.packed import Packed
-from splash_attention.cli import app
-from splash_attention.demo import cuda, main, maps, survey, survey_table, variants
+from splash_attention import _library, cli
+from splash_bench.case import Case
+from splash_bench.choices import NORMALIZERS
+from splash_bench.cli import app
+from splash_bench.demo import cuda, main, maps, survey, survey_table, variants
+from splash_bench.longnet import LongNet
+from splash_bench.packed import Packed
+from splash_bench.peers import PEERS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -73,9 +74,9 @@ def test_survey_covers_everything(one_thread):
 
 
 def test_survey_sees_a_wrong_answer(monkeypatch, one_thread):
-    right = survey.PEERS["splash"].prepare
+    right = PEERS["splash"].prepare
     monkeypatch.setattr(
-        survey.PEERS["splash"], "prepare", lambda case: lambda q, k, v: right(case)(q, k, v) * 1.001, raising=True
+        PEERS["splash"], "prepare", lambda case: lambda q, k, v: right(case)(q, k, v) * 1.001, raising=True
     )
     sizes = survey.sizes_for(torch.device("cpu"), 64)
     entries = list(survey.run(survey.windows(sizes, seed=0)[-1:], torch.device("cpu"), lambda problem: None))
@@ -88,7 +89,7 @@ def test_survey_names_what_has_no_kernel(monkeypatch, one_thread):
     def refuse(case):
         raise sa.NoKernelError("nearest is another")
 
-    monkeypatch.setattr(survey.PEERS["splash"], "prepare", refuse)
+    monkeypatch.setattr(PEERS["splash"], "prepare", refuse)
     sizes = survey.sizes_for(torch.device("cpu"), 64)
     entries = list(survey.run(survey.windows(sizes, seed=0)[-1:], torch.device("cpu"), lambda problem: None))
     console = Console(record=True, width=200)
@@ -135,17 +136,17 @@ def test_missing_backward_says_why(device):
     assert reason is None if compiled else "backward" in reason
 
 
-def test_info():
-    result = invoke("info")
-    assert result.exit_code == 0, result.output
+def test_info(capsys):
+    assert cli.main(["info"]) == 0
+    output = capsys.readouterr().out
     instances = _library.instances()
-    assert f"Compiled instances: {len(instances)}" in result.output
+    assert f"Compiled instances: {len(instances)}" in output
     for value in (
         torch.__version__,
         _library.build_info()["cpu_isa"],
         *{row.get("normalizer", row["op"]) for row in instances},
     ):
-        assert value in result.output
+        assert value in output
 
 
 def test_module_runs():

@@ -54,5 +54,5 @@ def test_ids_are_unique():
 
 @pytest.mark.gpu
 def test_calls_for_memory_checkers():
-    """They run; benchmarks/gpu_check.py --sanitize runs them under compute-sanitizer."""
+    """They run; tests/gpu_check.py --sanitize runs them under compute-sanitizer."""
     assert cuda_calls.run() > 100

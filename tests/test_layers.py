@@ -1,5 +1,7 @@
-"""The dependency rule: which layer may include which, and what compiles with a host compiler alone."""
+"""The dependency rule: which layer may include or import which, and what compiles with a host compiler alone."""
 
+import ast
+import graphlib
 import re
 import shutil
 import subprocess
@@ -25,6 +27,8 @@ BELOW = {
     "device": {"core", "patterns", "normalizers", "tuning", "collective", "kernel", "device"},
 }
 HOST_LAYERS = {"core", "patterns", "normalizers", "cpu", "tuning"}
+PACKAGES = {"splash_attention": ROOT / "python", "splash_bench": ROOT / "benchmarks"}
+DOOR = "splash_attention.cli"
 FOREIGN = re.compile(r"^(cuda|cute|cutlass|torch|ATen|c10|pybind11|Python\.h)")
 
 
@@ -140,3 +144,48 @@ def test_host_headers_compile_alone(tmp_path):
         if done.returncode:
             failed[str(path.relative_to(HEADERS))] = done.stderr[:400]
     assert not failed
+
+
+def modules(package):
+    """{name: path} of a Python package."""
+    folder = PACKAGES[package]
+    found = {}
+    for path in sorted((folder / package).rglob("*.py")):
+        parts = path.relative_to(folder).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(name, path, known):
+    """The modules of `known` that a module imports, at its top, within functions, or for types."""
+    found = set()
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            asked = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            # `from package import name` means the module of that name where there is one.
+            asked = [inner if (inner := f"{source}.{alias.name}") in known else source for alias in node.names]
+        else:
+            continue
+        found |= {module for module in asked if module in known}
+    return found - {name}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_have_no_circle(package):
+    known = modules(package)
+    graph = {name: imports(name, path, known) for name, path in known.items()}
+    assert sum(map(len, graph.values())) > len(graph) / 2
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+def test_the_library_knows_its_bench_by_a_door_alone():
+    known = modules("splash_bench")
+    asking = {name for name, path in modules("splash_attention").items() if imports(name, path, known)}
+    assert asking == {DOOR}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -19,9 +20,7 @@ def find(name: str) -> Path:
     Raises ImportError where the package was not built.
     """
     # An editable install has the sources and the built libraries in two folders, both in the package's path.
-    import splash_attention
-
-    folders = [Path(folder) / "lib" for folder in splash_attention.__path__]
+    folders = [Path(folder) / "lib" for folder in sys.modules[__package__].__path__]
     for folder in folders:
         if (folder / name).is_file():
             return folder / name

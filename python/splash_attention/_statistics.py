@@ -7,24 +7,19 @@ nor does what a user has computed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:  # normalizers need patterns, which need the checks that need this module
-    from .normalizers import EncodedNormalizer, Normalizer
 
 _MERGES = "softmax"
 
 
-def marked(statistic: Tensor, normalizer: Normalizer, encoded: EncodedNormalizer) -> Tensor:
-    """`statistic` with its kind, which it carries from now on."""
-    if encoded.name != _MERGES:
+def marked(statistic: Tensor, normalizer: object, name: str) -> Tensor:
+    """`statistic` with its kind, which it carries from now on. name: by which the operators know the normalizer."""
+    if name != _MERGES:
         if torch.compiler.is_compiling():
             statistic = statistic.view_as(statistic)  # what an operator with several results returned takes no mark
         kind = type(normalizer).__name__
-        statistic._splash_kind = f"{kind} with sink_logit" if encoded.name == "softmax_sink" else kind
+        statistic._splash_kind = f"{kind} with sink_logit" if name == "softmax_sink" else kind
         storage = _storage(statistic)
         if storage is not None:
             storage._splash_kind = statistic._splash_kind

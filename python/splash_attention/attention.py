@@ -91,7 +91,7 @@ def _attend(
         _deterministic(deterministic),
     )  # fmt: skip
     out, statistic, _ = ops.forward(q, k, v, problem, direct, backward)
-    return (out, marked(statistic, normalizer, encoded)) if return_statistic else out
+    return (out, marked(statistic, normalizer, encoded.name)) if return_statistic else out
 
 
 def _first_refusal(error: Exception, check: Callable, q: Tensor, k: Tensor, v: Tensor) -> Exception:
@@ -180,7 +180,7 @@ def _attend_packed(
         _scale(scale, dim), _deterministic(deterministic),
     )  # fmt: skip
     out, statistic, _ = ops.forward(q, k, v, problem, direct, backward)
-    return (out, marked(statistic[0], normalizer, encoded)) if return_statistic else out
+    return (out, marked(statistic[0], normalizer, encoded.name)) if return_statistic else out
 
 
 def _encode_normalizer(normalizer: Normalizer, pattern: Pattern, q: Tensor, heads: int) -> EncodedNormalizer:

@@ -15,8 +15,11 @@ from torch.fx.experimental.symbolic_shapes import has_static_value
 from torch.utils._pytree import tree_map
 
 from .._values import as_traced, compiling, wants_operators
+from .extent import Extent
 
 _INT64 = 2**63
+KINDS: dict[str, type] = {}
+"""The classes of patterns by their names, which they put here themselves."""
 
 
 def operator(schema: str, fake: Callable) -> Callable[[Callable], Callable]:
@@ -52,7 +55,7 @@ def tensors_of(pattern, extent) -> list[Tensor]:
     """pattern.tensors(extent), which torch.compile sees as one operation where the pattern says so."""
     if not (pattern.one_operation and compiling()):
         return pattern.tensors(extent)
-    if type(pattern) is not pattern.by_name[pattern.name]:  # a class of the caller's, which could not be restored
+    if type(pattern) is not KINDS[pattern.name]:  # a class of the caller's, which could not be restored
         return pattern.tensors(extent)
     codes, numbers, tensors = _flatten((*_fields(pattern), *extent))
     if not wants_operators(tensors, numbers):
@@ -63,12 +66,10 @@ def tensors_of(pattern, extent) -> list[Tensor]:
 
 
 def _rebuild(anchor: Tensor, tensors: Sequence[Tensor], name: str, codes: str, numbers: Sequence[int]):
-    from . import base  # which imports this module
-
     values = _unflatten(codes, iter(numbers), iter(tensors), anchor.device)
-    kind = base.Pattern.by_name[name]
+    kind = KINDS[name]
     own = len(kind.__match_args__)
-    return kind.restored(values[:own]), base.Extent(*values[own:])
+    return kind.restored(values[:own]), Extent(*values[own:])
 
 
 def _fields(pattern) -> list:
