@@ -1,22 +1,19 @@
-"""The support matrix of README.md, from kernels/instances.json."""
+"""The support matrix of docs/support.md, from kernels/instances.json."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import markers
 
 LARGEST_ALPHA = 2  # other numbers, such as the k of top-k, may be anything that makes sense
 DEVICES = {"cpu": "CPU", "sm90": "CUDA, Hopper (sm_90a)"}
+ANY = "any"
 
 
 def as_list(value) -> list:
     return value if isinstance(value, list) else [value]
-
-
-def pattern_names(table: dict, value) -> str:
-    every = ", ".join(f"`{pattern['name']}`" for pattern in table["patterns"])
-    return "; ".join(f"any `&` of up to four of {every}" if name == "any" else f"`{name}`" for name in as_list(value))
 
 
 def normalizer_names(table: dict, value) -> str:
@@ -40,26 +37,54 @@ def normalizer_names(table: dict, value) -> str:
     return ", ".join(describe(entry) for entry in chosen if entry.get("serves") not in ranges)
 
 
-def numbers(value) -> str:
-    return ", ".join("any" if number == 0 else str(number) for number in as_list(value))
+def numbers(values: set[int]) -> str:
+    return "every" if 0 in values else ", ".join(map(str, sorted(values)))
+
+
+def cell(rows: list[dict]) -> str:
+    """The head dimensions that these rows have, and the blocks where they are made for some only."""
+    if not rows:
+        return f"through {ANY}"
+    blocks = {block for row in rows for block in as_list(row["block"])}
+    head_dims = numbers({head_dim for row in rows for head_dim in as_list(row["head_dim"])})
+    return head_dims if 0 in blocks else f"{head_dims} (blocks of {numbers(blocks)})"
+
+
+def expanded(table: dict, arch: str) -> Iterator[tuple[str, str, str, dict]]:
+    """(pattern, normalizers, pass, row) of a device; patterns that only the dispatcher asks for are left out."""
+    internal = {pattern["name"] for pattern in table["patterns"] if pattern.get("internal")}
+    for row in table["instances"]:
+        for pattern in as_list(row["pattern"]):
+            for direction in as_list(row["pass"]):
+                if row["arch"] == arch and pattern not in internal:
+                    yield pattern, normalizer_names(table, row["normalizer"]), direction, row
+
+
+def device(table: dict, arch: str) -> str:
+    """A line a pattern with kernels of its own, `any` last; a column what is computed, passes that agree together."""
+    found = list(expanded(table, arch))
+    dtypes = dict.fromkeys(dtype for *_, row in found for dtype in as_list(row["dtype"]))
+    if any(as_list(row["dtype"]) != list(dtypes) for *_, row in found):
+        raise ValueError(f"instances.json: rows of {arch} differ in their dtypes, which the matrix has no column for")
+    patterns = [name for name in dict.fromkeys(pattern for pattern, *_ in found) if name != ANY] + [ANY]
+    columns: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for normalizers, direction in dict.fromkeys((normalizers, direction) for _, normalizers, direction, _ in found):
+        rows = {name: [row for *key, row in found if key == [name, normalizers, direction]] for name in patterns}
+        columns.setdefault((normalizers, tuple(map(cell, rows.values()))), []).append(direction)
+    header = ("pattern", *(f"{', '.join(passes)}: {normalizers}" for (normalizers, _), passes in columns.items()))
+    names = [name if name == ANY else f"`{name}`" for name in patterns]
+    lines = zip(names, *(cells for _, cells in columns), strict=True)
+    return f"### {DEVICES[arch]}\n\nDtypes: {', '.join(dtypes)}.\n\n{markers.markdown_table(header, lines)}"
 
 
 def matrix() -> str:
     table = json.loads((markers.ROOT / "kernels" / "instances.json").read_text())
-    rows = [
-        (
-            DEVICES[row["arch"]],
-            ", ".join(as_list(row["pass"])),
-            pattern_names(table, row["pattern"]),
-            normalizer_names(table, row["normalizer"]),
-            ", ".join(as_list(row["dtype"])),
-            numbers(row["head_dim"]),
-            numbers(row["block"]),
-        )
-        for row in table["instances"]
-    ]
-    return markers.markdown_table(("device", "pass", "pattern", "normalizer", "dtype", "head dimension", "block"), rows)
+    every = ", ".join(f"`{pattern['name']}`" for pattern in table["patterns"] if not pattern.get("internal"))
+    devices = dict.fromkeys(row["arch"] for row in table["instances"])
+    return "\n\n".join(
+        (f"{ANY.capitalize()}: up to four of {every}, joined by `&`.", *(device(table, arch) for arch in devices))
+    )
 
 
 if __name__ == "__main__":
-    markers.main("support-matrix", "tools/support_matrix.py", matrix())
+    markers.main("tools/support_matrix.py", {("docs/support.md", "support-matrix"): matrix()})
