@@ -90,5 +90,11 @@ def test_files_that_are_named_exist(page):
         assert "NAME" in path or (ROOT / path).exists(), path
 
 
+def test_entries_of_the_notes_are_numbered_once():
+    notes = (ROOT / "benchmarks" / "notes").glob("*.md")
+    numbers = [int(n) for page in notes for n in re.findall(r"^- \[(\d+)\] \*\*", page.read_text(), re.MULTILINE)]
+    assert sorted(numbers) == list(range(1, len(numbers) + 1)) and len(numbers) >= 126
+
+
 def test_readme_is_two_pages():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200

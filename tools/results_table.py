@@ -20,7 +20,10 @@ LIMIT = "limit"  # a peer that is a target
 
 # Of each file: its title, and what its figures mean.
 SUBJECTS = {
-    "cpu": ("On a CPU", "The ratio says how many times as long the peer takes."),
+    "cpu": (
+        "On a CPU",
+        "The ratio says how many times as long the peer takes; causal SDPA computes all earlier keys.",
+    ),
     "h200": ("On an H200", "The ratio says how many times as long the fastest peer takes."),
     "h200_deterministic": (
         "A backward that repeats bit for bit",
@@ -53,7 +56,7 @@ SPEED = (
         "fwd",
         "causal SDPA",
         "2 CPU threads, window 256, 8k, fp32, forward",
-        "SDPA, causal: all earlier keys",
+        "causal SDPA, which has no window",
     ),
     (
         "h200_entmax",
