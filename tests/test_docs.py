@@ -50,6 +50,12 @@ def test_operator_schema():
     assert str(torch.ops.splash.attention_forward.default._schema) == " ".join(block.split())
 
 
+def test_every_operator_is_named():
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "operators.md").read_text(), re.MULTILINE)
+    registered = {name.removeprefix("splash::") for name in torch._C._dispatch_get_all_op_names() if "splash::" in name}
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == registered
+
+
 def test_cpp_example(tmp_path):
     assert [block for page in PAGES for block in code_blocks(page, "cpp")] == [EXAMPLE.read_text()]
     program = tmp_path / "example"
