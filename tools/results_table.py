@@ -38,7 +38,7 @@ SUBJECTS = {
         "Building block lists",
         "`ms` is the device's time, `launched ms` that until the host is free again.",
     ),
-    "h200_rows": ("Entmax of plain tensors", "The peer `torch.softmax` computes softmax, which needs less arithmetic."),
+    "h200_rows": ("Entmax of plain tensors", "Torch's softmax computes softmax, which needs less arithmetic."),
     "h200_scaling": (
         "Four times the length",
         "The ratio says how many times as long the long problem takes, divided by four.",

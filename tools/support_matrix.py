@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import markers
 
 LARGEST_ALPHA = 2  # other numbers, such as the k of top-k, may be anything that makes sense
-DEVICES = {"cpu": "CPU", "sm90": "CUDA, Hopper (sm_90a)"}
+DEVICES = {"cpu": "CPU", "cuda": "CUDA, every GPU of the build", "sm90": "CUDA, Hopper (sm_90a)"}
+ATTENTION = "attention"  # the operator of rows that name none
 ANY = "any"
 
 
@@ -50,13 +51,17 @@ def cell(rows: list[dict]) -> str:
     return head_dims if 0 in blocks else f"{head_dims} (blocks of {numbers(blocks)})"
 
 
+def attention_rows(table: dict) -> list[dict]:
+    return [row for row in table["instances"] if row.get("op", ATTENTION) == ATTENTION]
+
+
 def expanded(table: dict, arch: str) -> Iterator[tuple[str, str, str, dict]]:
     """(pattern, normalizers, pass, row) of a device; patterns that only the dispatcher asks for are left out."""
     internal = {pattern["name"] for pattern in table["patterns"] if pattern.get("internal")}
-    for row in table["instances"]:
+    for row in attention_rows(table):
         for pattern in as_list(row["pattern"]):
             for direction in as_list(row["pass"]):
-                if row["arch"] == arch and pattern not in internal:
+                if arch in as_list(row["arch"]) and pattern not in internal:
                     yield pattern, normalizer_names(table, row["normalizer"]), direction, row
 
 
@@ -77,13 +82,28 @@ def device(table: dict, arch: str) -> str:
     return f"### {DEVICES[arch]}\n\nDtypes: {', '.join(dtypes)}.\n\n{markers.markdown_table(header, lines)}"
 
 
+def plain_tensors(table: dict) -> Iterator[str]:
+    """The operators that know no pattern: a line a row of theirs, nothing where there is none."""
+    rows = [row for row in table["instances"] if row.get("op", ATTENTION) != ATTENTION]
+    if rows:
+        lines = (
+            (
+                f"`{row['op']}`",
+                "; ".join(DEVICES[arch] for arch in as_list(row["arch"])),
+                ", ".join(as_list(row["pass"])),
+                ", ".join(as_list(row["dtype"])),
+            )
+            for row in rows
+        )
+        yield f"### Plain tensors\n\n{markers.markdown_table(('operator', 'device', 'pass', 'dtype'), lines)}"
+
+
 def matrix() -> str:
     table = json.loads((markers.ROOT / "kernels" / "instances.json").read_text())
     every = ", ".join(f"`{pattern['name']}`" for pattern in table["patterns"] if not pattern.get("internal"))
-    devices = dict.fromkeys(row["arch"] for row in table["instances"])
-    return "\n\n".join(
-        (f"{ANY.capitalize()}: up to four of {every}, joined by `&`.", *(device(table, arch) for arch in devices))
-    )
+    devices = dict.fromkeys(arch for row in attention_rows(table) for arch in as_list(row["arch"]))
+    heading = f"{ANY.capitalize()}: up to four of {every}, joined by `&`."
+    return "\n\n".join((heading, *(device(table, arch) for arch in devices), *plain_tensors(table)))
 
 
 if __name__ == "__main__":

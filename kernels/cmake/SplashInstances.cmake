@@ -160,7 +160,6 @@ endmacro()
 function(splash_expand_instances json_file directory)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${json_file})
   file(READ ${json_file} json)
-  # internal: a piece of other patterns that only the dispatcher asks for; documents leave it out.
   splash_read_named(PATTERN "${json}" patterns name type header ints tensors internal)
   splash_read_named(NORMALIZER "${json}" normalizers name type header floats serves extends at above up_to)
   splash_expand_rows(rows "${json}")
