@@ -336,23 +336,32 @@ def test_results_of_both_passes(tmp_path):
     rows = [
         owed_row("a", "fwd", "splash", 2, must=2.5, aim=1.5, unit="ms", met="must", floor_ms=1),
         owed_row("a", "fwd", "flex", 4),
+        owed_row("a", "fwd", "sdpa-flash", 5),
         owed_row("a", "bwd", "splash", 6, must=200, aim=300, unit="tflops", met="no", floor_ms=3),
+        owed_row("a", "bwd", "flex", 3),
         owed_row("b", "bwd", "splash", 8, must=9, unit="ms", met="must", floor_ms=6),
     ]
     forward, backward = draw_results.draw(rows).axes
-    assert [line.name for line in draw_results.lines(rows, "bwd")] == ["a", "b"]
-    widths = [[bar.get_width() for bar in axis.patches] for axis in (forward, backward)]
-    assert widths == [[2.5 / 2], [pytest.approx(100 / 200), 9 / 8]]  # 200 TFLOP/s take 3 ms
-    assert [label.get_text() for label in forward.get_yticklabels()] == ["a", "b"]
+    assert [line.name for line in draw_results.lines(rows, "bwd")] == ["a"]  # b has no peer to compare with
+    speeds = [[bar.get_x() + bar.get_width() for bar in axis.patches] for axis in (forward, backward)]
+    assert speeds == [[4 / 2], [3 / 6]]
+    assert [label.get_text() for label in forward.get_yticklabels()] == ["a"]
     assert "backward speed" in backward.get_xlabel() and "forward speed" in forward.get_xlabel()
     (alone,) = draw_results.draw(rows[:2]).axes
-    assert [bar.get_width() for bar in alone.patches] == [2.5 / 2]
+    assert [bar.get_x() + bar.get_width() for bar in alone.patches] == [4 / 2]
 
     path = tmp_path / "h200.csv"
     report.write(path, rows)
     text = results_table.section(path)
-    assert "| a | fwd | 2.000 ms, 300 | 4.000 ms, 150 | 1.000 | 2.500 ms | 1.500 ms | must |" in text
-    assert "| a | bwd | 6.000 ms, 100 |  | 3.000 | 200 TFLOP/s | 300 TFLOP/s | no |" in text
-    assert "at 600 TFLOP/s or 480 TFLOP/s in the backward, whichever" in text
-    report.write(path, rows[:2])
-    assert "at 600 TFLOP/s, whichever" in results_table.section(path)
+    assert "| a | fwd | 2.000 ms, 300 | 4.000 ms, 150 | 5.000 ms, 120 | 2.00 |" in text
+    assert "| a | bwd | 6.000 ms, 100 | 3.000 ms, 200 |  | 0.50 |" in text
+    assert "| b | bwd | 8.000 ms, 75 |  |  |  |" in text
+    assert "must" not in text and "aim" not in text
+    report.write(
+        path, [{"problem": "c", "pass": "fwd", "wanted": "1.5", "met": "no", "command": "x", **origin_of(rows)}]
+    )
+    assert "wanted" not in results_table.section(path) and "| c | fwd |" in results_table.section(path)
+
+
+def origin_of(rows):
+    return {name: rows[0][name] for name in ("machine", "torch", "commit", "date")}

@@ -113,7 +113,7 @@ def test_a_wrong_walk_is_reported_as_that(hook, lines, tmp_path):
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["host", "readme_example"])
+@pytest.mark.parametrize("name", ["host", "headers_alone"])
 def test_installed_headers_alone(name, tmp_path):
     build_and_run(CPP / "outside" / f"{name}.cpp", tmp_path, f"-I{INCLUDE}")
 

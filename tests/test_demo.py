@@ -1,9 +1,7 @@
-"""The command line, the demo, and the parts of README that can go stale."""
+"""The command line and the demo."""
 
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -24,17 +22,9 @@ from splash_bench.longnet import LongNet
 from splash_bench.packed import Packed
 from splash_bench.peers import PEERS
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
-EXAMPLE = ROOT / "tests" / "cpp" / "outside" / "readme_example.cpp"
-
 
 def invoke(*arguments):
     return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
-
-
-def code_blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
 def test_short_demo(tmp_path, one_thread):
@@ -153,28 +143,3 @@ def test_module_runs():
     command = [sys.executable, "-m", "splash_attention", "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "info" in result.stdout and "demo" in result.stdout
-
-
-@pytest.mark.parametrize("number", range(len(code_blocks("python"))))
-def test_readme_python(number):
-    block = code_blocks("python")[number]
-    for package in re.findall(r"^(?:import|from) (\w+)", block, re.MULTILINE):
-        pytest.importorskip(package, reason="the block needs the extra `test`")
-    exec(compile(block, f"README.md, Python block {number}", "exec"), {})
-
-
-def test_readme_schema():
-    (block,) = code_blocks("text")
-    assert str(torch.ops.splash.attention_forward.default._schema) == " ".join(block.split())
-
-
-def test_readme_cpp(tmp_path):
-    assert code_blocks("cpp") == [EXAMPLE.read_text()]
-    program = tmp_path / "example"
-    subprocess.run(["g++", "-std=c++20", "-O2", "-I", ROOT / "include", EXAMPLE, "-o", program], check=True)
-    assert "sum to 1.00000" in subprocess.run([program], capture_output=True, text=True, check=True).stdout
-
-
-@pytest.mark.parametrize("script", ["support_matrix.py", "results_table.py"])
-def test_generated_parts_are_current(script):
-    subprocess.run([sys.executable, ROOT / "tools" / script, "--check"], check=True)

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Draws the pictures of docs/patterns.md and counts the densities of its table: `python tools/draw_patterns.py`."""
+"""Draws the pictures of docs/patterns.md and README.md, and counts the densities of the page's table:
+`python tools/draw_patterns.py`."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ import splash_attention as sa
 
 PAGE = ROOT / "docs" / "patterns.md"
 FOLDER = ROOT / "docs" / "pictures" / "patterns"
+ALL = ROOT / "docs" / "pictures" / "patterns.png"
+COLUMNS = 6  # of the picture of all
 COLOURS = ListedColormap(["#f2f2f2", "#1f5a99"])
 LENGTH = 48
 
@@ -144,12 +147,39 @@ def densities() -> str:
     return markdown_table(header, rows)
 
 
+def of_readme() -> list[Panel]:
+    """One panel a family, without its numbers."""
+    blocks = torch.rand(8, 8, generator=torch.Generator().manual_seed(4)) < 0.35
+    blocks |= torch.eye(8, dtype=torch.bool)
+    return [
+        Panel("Causal", sa.Causal()),
+        Panel("SlidingWindow", sa.SlidingWindow.symmetric(5)),
+        Panel("Streaming", sa.Streaming(4, 10)),
+        Panel("BlockDiagonal", sa.BlockDiagonal(12)),
+        Panel("Dilated", sa.Dilated(6, 3)),
+        Panel("Strided", sa.Strided(8, 8)),
+        Panel("Fixed", sa.Fixed(8, 2)),
+        Panel("Longformer", sa.Longformer(4, (0, 20, 36))),
+        Panel("BigBird", sa.BigBird(3, random=2, seed=1)),
+        Panel("BlockMask & Causal", sa.BlockMask(blocks, 16) & sa.Causal(), length=128),
+        Panel("ElementMask", sa.ElementMask(document_mask(LENGTH))),
+        Panel("IndexCausal", indices()),
+    ]
+
+
 def draw(name: str, row: list[Panel]) -> Path:
-    figure = Figure(figsize=(3.1 * len(row), 3.3), layout="constrained")
-    for axis, panel in zip(figure.subplots(1, len(row), squeeze=False)[0], row, strict=True):
+    return save([row], FOLDER / f"{name}.png", (3.1, 3.3), 8.5)
+
+
+def save(rows: list[list[Panel]], path: Path, size: tuple[float, float], fontsize: float) -> Path:
+    """Rows of panels, each of `size` inches."""
+    columns = len(rows[0])
+    figure = Figure(figsize=(size[0] * columns, size[1] * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for axis, panel in zip(axes.flat, [panel for row in rows for panel in row], strict=True):
         mask = panel.pattern.to_dense(panel.length, panel.length, heads=panel.heads)
         axis.imshow(mask[0, min(panel.head, mask.shape[1] - 1)], cmap=COLOURS, vmin=0, vmax=1, interpolation="nearest")
-        axis.set_title(panel.title, fontsize=8.5)
+        axis.set_title(panel.title, fontsize=fontsize)
         axis.set_xticks([])
         axis.set_yticks([])
         if panel.length <= LENGTH:
@@ -159,15 +189,15 @@ def draw(name: str, row: list[Panel]) -> Path:
             axis.tick_params(which="minor", length=0)
         for spine in axis.spines.values():
             spine.set_visible(False)
-    path = FOLDER / f"{name}.png"
     figure.savefig(path, dpi=90, metadata={"Software": None})
     return path
 
 
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name, row in panels().items():
-        path = draw(name, row)
+    shown = of_readme()
+    rows = [shown[first : first + COLUMNS] for first in range(0, len(shown), COLUMNS)]
+    for path in (save(rows, ALL, (1.7, 1.9), 9), *(draw(name, row) for name, row in panels().items())):
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size:,} bytes")
     PAGE.write_text(replaced(PAGE.read_text(), "densities", densities()))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .ops import Problem
-from .patterns import Pattern
+from .patterns import Pattern, opaque
 
 _library = torch.library.Library("splash", "IMPL")
 _BATCHED_KEY = torch._C._parse_dispatch_key("Batched")
@@ -125,7 +125,7 @@ def _one_by_one(arguments) -> bool:
 
 def _folds(name: str) -> bool:
     """Whether the pattern has no tensors, or a batch entry of them for each of q."""
-    kind = Pattern.by_name.get(name)
+    kind = opaque.KINDS.get(name)
     return kind is not None and (kind.tensors is Pattern.tensors or kind.tensors_by_batch)
 
 
