@@ -28,7 +28,7 @@ from splash_attention.bench.peers.splash import Splash
 from splash_attention.bench.problems import Problem, Sizes
 from splash_attention.cli import app
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 SMALL = ("--heads", 2, "--head-dim", 16, "--device", "cpu")
 SHORT = (*SMALL, "--seq-len", 150, "--rounds", 1)

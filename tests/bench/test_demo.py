@@ -23,7 +23,7 @@ from splash_attention.bench.packed import Packed
 from splash_attention.cli import app
 from splash_attention.demo import cuda, main, maps, survey, survey_table, variants
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 EXAMPLE = ROOT / "tests" / "cpp" / "outside" / "readme_example.cpp"
 
