@@ -350,8 +350,22 @@ def raise_too_long(*_: Any) -> None:
     raise TooLong
 
 
+def in_a_process(module: str, names: list[str], log: Path, done: set[tuple[str, str]]) -> None:
+    """sweep() where its limits of memory and time hold for nobody else."""
+    child = os.fork()
+    if child == 0:
+        with open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), 1)
+            os.dup2(null.fileno(), 2)
+        try:
+            sweep(module, names, log, done)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
 def sweep(module: str, names: list[str], log: Path, done: set[tuple[str, str]]) -> None:
-    """In a process of its own: every class of one module of transformers."""
+    """Every class of one module of transformers. The process is bound by limits from here on."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGPROF, raise_too_long)
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
@@ -429,16 +443,7 @@ def main() -> None:
             left = [name for name in names if name not in started]
             if not left:
                 break
-            child = os.fork()
-            if child == 0:
-                with open(os.devnull, "w") as null:
-                    os.dup2(null.fileno(), 1)
-                    os.dup2(null.fileno(), 2)
-                try:
-                    sweep(module, left, given.log, done)
-                finally:
-                    os._exit(0)
-            os.waitpid(child, 0)
+            in_a_process(module, left, given.log, done)
     report(read(given.log), given.write)
 
 
