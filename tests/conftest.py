@@ -1,14 +1,16 @@
 """Devices, the `gpu` marker of pyproject.toml and the summary lines of the test suite."""
 
 import ast
-import contextlib
 import importlib.util
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
+from pool import threads
 
+TESTS = Path(__file__).resolve().parent
 MISSING = pytest.StashKey[dict]()
 WORST = pytest.StashKey[dict]()
 FEATURES = pytest.StashKey[dict]()
@@ -22,7 +24,7 @@ def missing_packages(path):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names.add(node.module.partition(".")[0])
-    folders = path.parent, path.parent / "memory"
+    folders = path.parent, TESTS / "support", TESTS / "memory"
     beside = {other.stem for folder in folders for other in folder.glob("*.py")}
     return sorted(name for name in names - beside if importlib.util.find_spec(name) is None)
 
@@ -49,17 +51,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
-
-
-@contextlib.contextmanager
-def threads(count):
-    """Torch's pool, which splash uses too, has this many threads on the CPU."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def run_tests(arguments):
 
 
 def run_calls():
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "memory")]
+    sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "memory")]
     import cuda_calls
     import torch
 

@@ -1,6 +1,6 @@
 """One small model of each kind that needs more than a causal or padded mask, through the steps of the sweep."""
 
-import resource
+import subprocess
 import sys
 
 import pytest
@@ -53,14 +53,16 @@ def test_refusals_name_the_argument():
         assert sweep.outcome(error.value)[0] == "refused"
 
 
-def test_the_sweep_itself(tmp_path):
-    """A class a module and a resumed log give the same table, and no limit outlives the sweep."""
-    limits = resource.getrlimit(resource.RLIMIT_CPU), resource.getrlimit(resource.RLIMIT_AS)
+def test_the_sweep_itself(tmp_path, monkeypatch):
+    """It limits its process, so it gets one of its own. A complete log gives the same table again."""
     log, table = tmp_path / "log.jsonl", tmp_path / "table.csv"
-    sweep.in_a_process("bert", ["BertModel"], log, set())
-    sweep.in_a_process("bert", ["BertModel"], log, {("BertModel", "built")})
-    assert limits == (resource.getrlimit(resource.RLIMIT_CPU), resource.getrlimit(resource.RLIMIT_AS))
-    sweep.report(sweep.read(log), table)
+    command = [sweep.__file__, "--classes", "^BertModel$", "--log", str(log), "--write", str(table)]
+    subprocess.run([sys.executable, *command], check=True, capture_output=True, timeout=300)
     lines = table.read_text().splitlines()
     assert lines[0] == "class,step,result,reason"
     assert lines[1:] == [f"BertModel,{step},agrees," for step in sorted(FORWARD)]
+    records = log.read_text()
+    table.unlink()
+    monkeypatch.setattr(sys, "argv", command)
+    sweep.main()
+    assert (table.read_text().splitlines(), log.read_text()) == (lines, records)

@@ -7,11 +7,11 @@ import oracle
 import pytest
 import torch
 from cases import PATTERNS, RULES, Case, Shape, per_head
-from conftest import threads
 from forward_cases import UNEVEN_HEADS, drawn
 from forward_problem import assert_same_bits, check_forward
 from packed_cases import LENGTHS, PATTERNS_THAT_PACK, packed
 from packed_problem import check_packed, varlen
+from pool import threads
 
 import splash_attention as sa
 from splash_attention.reference import reference_attention

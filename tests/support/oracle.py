@@ -4,7 +4,7 @@ import operator
 from functools import reduce
 
 import torch
-from conftest import threads
+from pool import threads
 
 import splash_attention as sa
 from splash_attention.reference import masks, reference_attention
@@ -127,3 +127,14 @@ def big_bird_mask(pattern, i, j, heads, length):
     rows, columns = (torch.where((at >= 0) & (at < blocks), at, blocks) for at in (rows, columns))
     kept = table.to(i.device)[torch.arange(len(table), device=i.device)[None, :, None, None], rows, columns]
     return kept & (j <= i) if pattern.causal else kept
+
+
+def read_weights(function, q, k):
+    """The weights (B, H, Nq, Nk) that function(q, k, v) used, read off through one-hot values."""
+    batch, heads, keys, dim = k.shape
+    columns = []
+    for start in range(0, keys, dim):
+        one_hot = torch.eye(keys, dtype=k.dtype, device=k.device)[:, start : start + dim]
+        one_hot = torch.nn.functional.pad(one_hot, (0, dim - one_hot.shape[1]))
+        columns.append(function(q, k, one_hot.expand(batch, heads, keys, dim)))
+    return torch.cat(columns, -1)[..., :keys]

@@ -29,7 +29,7 @@ from splash_bench.peers.splash import Splash
 from splash_bench.problems import Problem
 from splash_bench.sizes import Sizes
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 SMALL = ("--heads", 2, "--head-dim", 16, "--device", "cpu")
 SHORT = (*SMALL, "--seq-len", 150, "--rounds", 1)

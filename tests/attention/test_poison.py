@@ -330,13 +330,13 @@ def has_malloc_debug():
 )
 def test_memory_bounds_on_cpu(script):
     """Nothing past an input is read (a protected page lies behind each) and nothing past an output is written."""
-    folder = Path(__file__).parent / "memory"
-    paths = [str(folder.parent), os.environ.get("PYTHONPATH", "")]
+    tests = Path(__file__).parents[1]
+    paths = [str(tests / "support"), os.environ.get("PYTHONPATH", "")]
     environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(filter(None, paths)))
     if script == "malloc_check.py":
         environment |= {"LD_PRELOAD": MALLOC_DEBUG, "MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "165"}
     result = subprocess.run(
-        [sys.executable, folder / script], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, tests / "memory" / script], env=environment, capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     assert "calls done" in result.stdout

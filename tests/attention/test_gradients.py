@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from cases import PATTERNS, RULES, Case, Shape
-from conftest import threads
+from pool import threads
 
 import splash_attention as sa
 

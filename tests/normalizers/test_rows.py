@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
-from conftest import threads
+from host_compiler import CPP, INCLUDE, build_and_run, needs_compiler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_cpp import CPP, INCLUDE, build_and_run, needs_compiler
+from pool import threads
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import splash_attention as sa

@@ -7,33 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from host_compiler import COMPILER, CPP, INCLUDE, build_and_run, needs_compiler, run
 
-import splash_attention
 from splash_attention import _library
 
-ROOT = Path(__file__).resolve().parent.parent
-CPP = ROOT / "tests" / "cpp"
-COMPILER = shutil.which("g++") or shutil.which("c++")
-INCLUDE = next(
-    folder for base in splash_attention.__path__ if (folder := Path(base) / "include").joinpath("splash").is_dir()
-)
-
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler on PATH")
+ROOT = Path(__file__).resolve().parents[2]
 needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake on PATH")
-
-
-def run(*command, timeout=300, **options):
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, timeout=timeout, check=False, **options
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def build_and_run(source, folder, *flags):
-    program = folder / source.stem
-    run(COMPILER, "-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", source, *flags, "-o", program)
-    return run(program)
 
 
 @needs_compiler

@@ -12,7 +12,7 @@ import torch
 import splash_attention
 from splash_attention import _library
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 WITHOUT = """
 import runpy, sys
 for package in {blocked}:

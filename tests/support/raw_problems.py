@@ -9,7 +9,7 @@ import torch
 
 from splash_attention.normalizers import SAVED
 
-INSTANCES = json.loads((Path(__file__).parents[1] / "kernels" / "instances.json").read_text())
+INSTANCES = json.loads((Path(__file__).parents[2] / "kernels" / "instances.json").read_text())
 PATTERN_NAMES = [entry["name"] for entry in INSTANCES["patterns"]]
 
 

@@ -2,12 +2,12 @@
 
 import itertools
 
+import cuda_calls
 import pytest
 import torch
 from cases import PATTERNS, on_devices
 from forward_cases import FORWARD, drawn
 from forward_problem import assert_same_bits, check_forward
-from memory import cuda_calls
 
 import splash_attention as sa
 

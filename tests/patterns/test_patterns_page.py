@@ -9,7 +9,7 @@ import pytest
 from splash_attention import patterns
 from splash_attention.patterns import Pattern
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "patterns.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "patterns.md"
 TEXT = PAGE.read_text()
 KINDS = [kind for kind in Pattern.__subclasses__() if kind.__module__.startswith("splash_attention.patterns")]
 DESCRIBED = [kind for kind in KINDS if kind not in (patterns.And, patterns.Prepared)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import PATTERNS, Case, Shape
-from test_attention import read_weights
+from oracle import read_weights
 from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, create_mask, flex_attention
 
 import splash_attention as sa

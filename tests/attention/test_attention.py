@@ -52,17 +52,6 @@ def test_ragged_sizes(data, record_error):
     assert_within_bound(case, "cpu", record_error, backward=True)
 
 
-def read_weights(function, q, k):
-    """The weights (B, H, Nq, Nk) that function(q, k, v) used, read off through one-hot values."""
-    batch, heads, keys, dim = k.shape
-    columns = []
-    for start in range(0, keys, dim):
-        one_hot = torch.eye(keys, dtype=k.dtype, device=k.device)[:, start : start + dim]
-        one_hot = torch.nn.functional.pad(one_hot, (0, dim - one_hot.shape[1]))
-        columns.append(function(q, k, one_hot.expand(batch, heads, keys, dim)))
-    return torch.cat(columns, -1)[..., :keys]
-
-
 SPARSE = [
     Case(name, PATTERNS[name], alpha, dtype, Shape(1, 4, 2, 150, 190, 64), scale=0.5)
     for name in ("full", "causal", "window37", "blocks64")
@@ -80,8 +69,8 @@ def test_entmax_support(case, device):
     def exact(q, k, v):
         return reference_attention(q, k, v, pattern, case.normalizer, **options)
 
-    got = read_weights(lambda *qkv: sa.attention(*qkv, pattern, case.normalizer, **options), q, k)
-    want = read_weights(lambda *qkv: exact(*qkv)[0], q.double(), k.double())
+    got = oracle.read_weights(lambda *qkv: sa.attention(*qkv, pattern, case.normalizer, **options), q, k)
+    want = oracle.read_weights(lambda *qkv: exact(*qkv)[0], q.double(), k.double())
     tau = exact(q.double(), k.double(), k.double())[1][..., None]
     scores = case.scale * q.double() @ k.double().repeat_interleave(2, 1).transpose(-1, -2)
     near = ((case.alpha - 1) * scores - tau).abs() < 1e-5 * (1 + tau.abs())
