@@ -59,7 +59,7 @@ def build_info() -> dict:
 
 def instances() -> list[dict]:
     """The compiled instances, one dictionary {op, pass, arch, dtype} each, and for the op "attention" also pattern,
-    normalizer, head_dim and block."""
+    normalizer, head_dim and block, on a GPU kernels too: the numbers that each of its kernels is tuned to."""
     return json.loads(_kernels().splash_instances_json())
 
 

@@ -33,13 +33,18 @@ def main(arguments: list[str]) -> int:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, text in COMMANDS.items():
-        commands.add_parser(name, help=text, description=text)
-    if parser.parse_args(arguments).command is None:
+        command = commands.add_parser(name, help=text, description=text)
+        if name == "info":
+            command.add_argument(
+                "--tuning", action="store_true", help="show the tile and schedule numbers of GPU kernels"
+            )
+    given = parser.parse_args(arguments)
+    if given.command is None:
         parser.print_help()
         return 0
-    from .info import show
+    from .info import show, show_tuning
 
-    show()
+    (show_tuning if given.tuning else show)()
     return 0
 
 

@@ -40,6 +40,43 @@ def show() -> None:
             _print_wrapped(f"{', '.join(names)}: {served}" if names != [None] else served, 6)
 
 
+def show_tuning() -> None:
+    """Prints the tile and schedule numbers of the compiled GPU kernels, and what each set of them is for."""
+    found: dict[tuple[str, str, str], list[dict]] = {}
+    for row in _library.instances():
+        for kernel, numbers in row.get("kernels", {}).items():
+            found.setdefault((row["arch"], kernel, _numbers(numbers)), []).append(row)
+    if not found:
+        print("This build has no kernels with tuning: it has CPU code alone.")
+    title = None
+    for (arch, kernel, numbers), rows in found.items():
+        if title != (arch, kernel):
+            title = arch, kernel
+            print(f"\n{arch} {kernel}")
+        _print_wrapped(numbers, 2)
+        for (head_dim, block), members in _by(rows, "head_dim", "block").items():
+            what = f"head dim {head_dim}" + (f", block {block}" if block else "")
+            names = dict.fromkeys(f"{row['pattern']} x {row['normalizer']}, {row['dtype']}" for row in members)
+            _print_wrapped(f"{what}: {'; '.join(names)}", 4)
+
+
+def _numbers(groups: dict[str, dict]) -> str:
+    """`tile consumers 2, columns 128; ...`: flags that are set by their names, those that are not left out."""
+    texts = []
+    for group, fields in groups.items():
+        named = [name if value is True else f"{name} {value}" for name, value in fields.items() if value is not False]
+        if named:
+            texts.append(f"{group} {', '.join(named)}")
+    return "; ".join(texts)
+
+
+def _by(rows: list[dict], *fields: str) -> dict[tuple, list[dict]]:
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[field] for field in fields), []).append(row)
+    return groups
+
+
 def _print_facts(title: str, facts: dict[str, str]) -> None:
     print(title)
     width = max(map(len, facts))

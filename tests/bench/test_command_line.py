@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import splash_attention
-from splash_attention import _library
+from splash_attention import _library, cli
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT = """
@@ -47,6 +47,34 @@ def test_info_needs_torch_alone(columns):
         named = row if row["op"] != "attention" else {**row, "op": row["pattern"]}
         assert {value for value in named.values() if isinstance(value, str)} <= words
     assert {splash_attention.__version__, _library.build_info()["commit"], torch.__version__} <= words
+
+
+KERNEL = {
+    "tile": {"consumers": 2, "columns": 128},
+    "registers": {"consumer": 224, "producer": 56},
+    "schedule": {"pingpong": True, "early": False},
+}
+ROW = {"op": "attention", "pass": "forward", "arch": "sm90", "dtype": "bfloat16", "pattern": "any", "block": 0}
+
+
+def test_info_tells_the_tuning_of_gpu_kernels(monkeypatch, capsys):
+    """Rows that share their numbers share a paragraph; a build without such kernels says so."""
+    rows = [
+        {**ROW, "normalizer": "softmax", "head_dim": 64, "kernels": {"forward": KERNEL}},
+        {**ROW, "normalizer": "softmax", "head_dim": 128, "kernels": {"forward": KERNEL}},
+        {**ROW, "normalizer": "entmax15", "head_dim": 128, "kernels": {"forward": {"tile": {"consumers": 1}}}},
+        {**ROW, "arch": "cpu", "normalizer": "softmax", "head_dim": 0},
+    ]
+    monkeypatch.setattr(_library, "instances", lambda: rows)
+    assert cli.main(["info", "--tuning"]) == 0
+    first, second = capsys.readouterr().out.split("  tile consumers 1\n")
+    assert "sm90 forward" in first
+    assert "tile consumers 2, columns 128; registers consumer 224, producer 56; schedule pingpong\n" in first
+    assert "head dim 64: any x softmax, bfloat16" in first and "head dim 128: any x softmax, bfloat16" in first
+    assert "head dim 128: any x entmax15, bfloat16" in second
+    monkeypatch.setattr(_library, "instances", lambda: rows[-1:])
+    assert cli.main(["info", "--tuning"]) == 0
+    assert "CPU code alone" in capsys.readouterr().out
 
 
 def test_version_is_one():

@@ -42,6 +42,7 @@ def test_headers_of_the_repository(name, tmp_path, capsys):
 @pytest.mark.parametrize(
     "name, sources",
     [
+        ("tuning", []),
         ("parts", ["parts", "registry"]),
         ("explain", ["explain", "registry"]),
         ("plan", ["dispatch", "plan", "plan_text", "parts", "checks", "explain", "registry"]),
