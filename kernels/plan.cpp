@@ -100,17 +100,17 @@ const Instance* find_first(const std::vector<Key>& keys) {
   return found;
 }
 
-/// Why the instance of a step cannot run it.
-Fault misfit(const Call& call, const Step& step) {
-  const Instance& instance = *step.instance;
-  return instance.fits ? instance.fits(call.operands, step.scope.layout, step.accumulate) : Fault{};
+/// Why an instance cannot run a step of this layout.
+Fault misfit(const Call& call, const Instance& instance, const Layout& layout, bool accumulate = false) {
+  return instance.fits ? instance.fits(call.operands, layout, accumulate) : Fault{};
 }
 
 Step whole_step(const Call& call, Scope scope, Fault& refusal) {
   const std::vector<Key> keys = candidates(call, scope.pattern, call.normalizer, call.in.normalizer);
   Step step{std::move(scope), {}, find_first(keys)};
   if (call.arch != Arch::cpu) step.hints = hints_of(call.in, step.scope.pattern);
-  refusal = step.instance ? misfit(call, step) : Fault{StatusCode::no_kernel, explain(keys.front())};
+  refusal = step.instance ? misfit(call, *step.instance, step.scope.layout)
+                          : Fault{StatusCode::no_kernel, explain(keys.front())};
   return step;
 }
 
@@ -133,7 +133,7 @@ std::vector<Step> merged_steps(const Call& call, const Scope& whole) {
     const NormalizerInfo* own = last ? &normalizer : keys_alone;
     const NormalizerSpec spec = last ? call.in.normalizer : NormalizerSpec{};
     if (own) step.instance = find_first(candidates(call, step.scope.pattern, *own, spec));
-    if (!step.instance || misfit(call, step)) return {};
+    if (!step.instance || misfit(call, *step.instance, step.scope.layout, step.accumulate)) return {};
   }
   return steps;
 }
@@ -156,8 +156,8 @@ Plan plan_forward(const Call& call, const PatternSpec& pattern) {
 
 Plan plan_backward(const Call& call, const PatternSpec& pattern) {
   const auto runs = [&](const Scope& scope) {
-    Step step{scope, {}, find_first(candidates(call, scope.pattern, call.normalizer, call.in.normalizer))};
-    return step.instance && !misfit(call, step);
+    const Instance* instance = find_first(candidates(call, scope.pattern, call.normalizer, call.in.normalizer));
+    return instance && !misfit(call, *instance, scope.layout);
   };
   Plan plan;
   for (GradientPart& part : split_gradients(call.in, pattern, runs)) {
