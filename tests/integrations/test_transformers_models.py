@@ -2,13 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 if sys.version_info < (3, 11):
     pytest.skip("transformers 5.23 needs Python 3.11", allow_module_level=True)
-sys.path.append(str(Path(__file__).parents[2] / "tools"))
+
 
 import sweep_transformers as sweep
 import transformers
