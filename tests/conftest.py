@@ -1,19 +1,79 @@
-"""Devices, the `gpu` marker of pyproject.toml and the summary lines of the test suite."""
+"""Devices, the `gpu` marker of pyproject.toml, workers, the short run and the summary lines of the test suite."""
 
 import ast
 import importlib.util
+import os
 import re
-from dataclasses import dataclass, replace
 from pathlib import Path
 
+import chosen_set
 import pytest
 import torch
 from pool import threads
+from summary import Summary, Worst
 
-TESTS = Path(__file__).resolve().parent
-MISSING = pytest.StashKey[dict]()
-WORST = pytest.StashKey[dict]()
-FEATURES = pytest.StashKey[dict]()
+SUMMARY = pytest.StashKey[Summary]()
+BEGAN = pytest.StashKey[float]()
+COST = "processor seconds"
+SECONDS = {}  # of processor time that each test took
+GIBIBYTES_A_WORKER = 3  # the largest took 2
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("splash")
+    group.addoption("--all", action="store_true", help="all tests; without, and without names, -k and -m, a chosen set")
+    group.addoption("--write-slow", action="store_true", help="with --all: write the list of tests that cost much")
+
+
+def chooses(config):
+    """Whether this is the short run: nobody said which tests."""
+    if is_worker(config):
+        return config.workerinput["chooses"]
+    option = config.option
+    named = config.args_source is config.ArgsSource.ARGS
+    return not (named or option.all or option.keyword or option.markexpr)
+
+
+def is_worker(config):
+    return hasattr(config, "workerinput")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """As many as processors and memory allow, but none for files that somebody names."""
+    if config.args_source is config.ArgsSource.ARGS:
+        return 0
+    return max(1, min(len(os.sched_getaffinity(0)), int(memory() / 2**30 / GIBIBYTES_A_WORKER)))
+
+
+def memory():
+    """Bytes that this process and its children may take."""
+    free = int(re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return free if text == "max" else min(free, int(text))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["chooses"] = chooses(node.config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    if output := getattr(node, "workeroutput", None):
+        node.config.stash[SUMMARY].join(output["summary"])
+
+
+def pytest_configure(config):
+    config.stash[SUMMARY] = Summary()
+    if is_worker(config):
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.workerinput["workercount"]))
+
+
+def pytest_sessionfinish(session):
+    if is_worker(session.config):
+        session.config.workeroutput["summary"] = session.config.stash[SUMMARY].packed()
 
 
 def missing_packages(path):
@@ -24,8 +84,7 @@ def missing_packages(path):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names.add(node.module.partition(".")[0])
-    folders = path.parent, TESTS / "support", TESTS / "memory"
-    beside = {other.stem for folder in folders for other in folder.glob("*.py")}
+    beside = {other.stem for other in path.parent.glob("*.py")}
     return sorted(name for name in names - beside if importlib.util.find_spec(name) is None)
 
 
@@ -34,23 +93,48 @@ def pytest_ignore_collect(collection_path, config):
     if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
         return None
     if missing := missing_packages(collection_path):
-        config.stash[MISSING][collection_path.name] = missing
+        config.stash[SUMMARY].missing[collection_path.name] = missing
         return True
     return None
 
 
-def pytest_configure(config):
-    config.stash[MISSING] = {}
-    config.stash[WORST] = {}
-    config.stash[FEATURES] = {}
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    counts = config.stash[SUMMARY].counts
+    kept = items[:]
+    if not torch.cuda.is_available():
+        kept = [item for item in items if not item.get_closest_marker("gpu")]
+        counts["gpu"] = len(items) - len(kept)
+    counts["found"] = len(kept)
+    if chooses(config):
+        kept = chosen_set.chosen(kept, chosen_set.slow())
+        counts["chosen"] = len(kept)
+    if left := set(items).difference(kept):
+        config.hook.pytest_deselected(items=list(left))
+        items[:] = kept
 
 
-def pytest_collection_modifyitems(items):
-    if torch.cuda.is_available():
-        return
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    item.stash[BEGAN] = processor_seconds()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if call.when == "teardown":
+        report.user_properties.append((COST, processor_seconds() - item.stash[BEGAN]))
+    return report
+
+
+def pytest_runtest_logreport(report):
+    SECONDS.update((report.nodeid, value) for name, value in report.user_properties if name == COST)
+
+
+def processor_seconds():
+    """Of this process and of the children that ended."""
+    return sum(os.times()[:4])
 
 
 @pytest.fixture(scope="module")
@@ -65,20 +149,6 @@ def device(request):
     return request.param
 
 
-@dataclass(frozen=True)
-class Worst:
-    """The largest share of an error bound that a quantity took on a device, and the test that took it."""
-
-    share: float
-    error: float
-    test: str
-    count: int = 1
-
-    def joined(self, other):
-        """The worse of both, counted together."""
-        return replace(max(self, other, key=lambda worst: worst.share), count=self.count + other.count)
-
-
 @pytest.fixture
 def record_error(request):
     """record_error(device, quantity, error, bound, features): kept for the summary; 1.0 is the whole bound.
@@ -86,40 +156,18 @@ def record_error(request):
     features: names of what the problem has, each of which the summary counts, with the worst share among them.
     """
 
-    def keep(found, key, entry):
-        found[key] = found[key].joined(entry) if key in found else entry
-
     def record(device, quantity, error, bound, features=()):
         entry = Worst(error / bound, error, request.node.name)
-        keep(request.config.stash[WORST], (device, quantity), entry)
-        for feature in features:
-            keep(request.config.stash[FEATURES], (device, feature), entry)
+        request.config.stash[SUMMARY].record(device, quantity, features, entry)
 
     return record
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    for title, found, width in (
-        ("largest share of the error bound", config.stash[WORST], 10),
-        ("comparisons by feature", config.stash[FEATURES], 28),
-    ):
-        if not found:
-            continue
-        terminalreporter.section(title)
-        for (device, name), entry in sorted(found.items(), key=lambda item: natural(" ".join(item[0]))):
-            terminalreporter.line(
-                f"{device:5} {name:{width}} {entry.count:6} compared, {entry.share:.3f} (error {entry.error:.2e}) "
-                f"{entry.test}"
-            )
-    for name, missing in config.stash[MISSING].items():
-        terminalreporter.line(f"{name} not run: {', '.join(missing)} missing, which the extras demo and test bring")
-    skipped = [
-        report for report in terminalreporter.stats.get("skipped", []) if "no CUDA device" in str(report.longrepr)
-    ]
-    if skipped:
-        terminalreporter.line(f"{len(skipped)} GPU tests not run: no CUDA device")
-
-
-def natural(text):
-    """Sorts numbers inside of texts by their size."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
+    for title, lines in config.stash[SUMMARY].sections():
+        if title:
+            terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.line(line)
+    if config.option.write_slow:
+        chosen_set.write_slow(SECONDS)

@@ -1,14 +1,30 @@
-"""Which tests a short run makes: every test function, and of its parameters every value at least once.
+"""Which tests a short run makes: every test function, and every value of each of its parameters that costs little.
 
-A function with parameters a, b, ... is called for few of their combinations: greedily, the one with most values that no
-chosen one has yet. Problems, which have `features`, count as their pattern, normalizer, dtype, layout and so on.
+Of a function with parameters a, b, ... few combinations run: greedily, the one with most values that no chosen one has
+yet. A problem, which has `features`, counts as its pattern, normalizer, dtype, layout and so on. Calls listed in SLOW
+run where a function has no other, and then one of them.
 """
 
 from collections import defaultdict
+from pathlib import Path
 
 import torch
 
+SLOW = Path(__file__).resolve().parents[1] / "slow.txt"
+SECONDS = 2.0  # of processor time, from which on `pytest --all --write-slow` lists a test
 PLAIN = (str, bytes, bool, int, float, type(None), torch.dtype, type)
+
+
+def slow():
+    """{test: seconds}, as measured once."""
+    lines = (line.split(maxsplit=1) for line in SLOW.read_text().splitlines())
+    return {test: float(seconds) for seconds, test in lines}
+
+
+def write_slow(seconds):
+    """seconds: {test: seconds} of all tests."""
+    kept = sorted((test, cost) for test, cost in seconds.items() if cost >= SECONDS)
+    SLOW.write_text("".join(f"{cost:.0f} {test}\n" for test, cost in kept))
 
 
 def plain(value):
@@ -28,21 +44,24 @@ def features(item):
     return frozenset(found)
 
 
-def chosen(items):
-    """These of `items`, in their order."""
+def chosen(items, seconds):
+    """These of `items`, in their order. seconds: of the slow ones, by nodeid."""
     functions = defaultdict(list)
     for place, item in enumerate(items):
-        functions[item.nodeid.partition("[")[0]].append((place, features(item)))
-    kept = sorted(place for calls in functions.values() for place in cover(calls))
-    return [items[place] for place in kept]
+        functions[item.nodeid.partition("[")[0]].append(place)
+    kept = set()
+    for places in functions.values():
+        quick = [(place, features(items[place])) for place in places if items[place].nodeid not in seconds]
+        kept |= cover(quick) if quick else {min(places, key=lambda place: (seconds[items[place].nodeid], place))}
+    return [items[place] for place in sorted(kept)]
 
 
 def cover(calls):
     """Of pairs (place, set) the places of some whose sets have every element; at least one."""
     missing = frozenset().union(*(has for _, has in calls))
-    places = []
+    places = set()
     while missing or not places:
         place, has = max(calls, key=lambda call: (len(call[1] & missing), -call[0]))
-        places.append(place)
+        places.add(place)
         missing -= has
     return places
