@@ -47,7 +47,7 @@ def load() -> None:
 @functools.cache
 def _kernels() -> ctypes.CDLL:
     library = ctypes.CDLL(str(find(KERNELS)))
-    for name in ("splash_build_info", "splash_instances_json", "splash_explain"):
+    for name in ("splash_build_info", "splash_instances_json", "splash_constants_json", "splash_explain"):
         getattr(library, name).restype = ctypes.c_char_p
     library.splash_explain.argtypes = [ctypes.c_char_p] * 5 + [ctypes.c_int] * 2
     return library
@@ -61,6 +61,11 @@ def build_info() -> dict:
 def instances() -> list[dict]:
     """The compiled instances, one dictionary {pass, arch, pattern, normalizer, dtype, head_dim, block} each."""
     return json.loads(_kernels().splash_instances_json())
+
+
+def constants() -> dict:
+    """Limits of the kernels, and `saved`: by the operators' name of a normalizer, how many statistics it keeps."""
+    return json.loads(_kernels().splash_constants_json())
 
 
 def explain(pass_: str, arch: str, pattern: str, normalizer: str, dtype: str, head_dim: int, block: int = 0) -> str:

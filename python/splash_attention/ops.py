@@ -13,8 +13,8 @@ from torch._C import DispatchKey, DispatchKeySet, _AutoDispatchBelowAutograd, _E
 
 from . import _fakes
 from ._autograd import Function, as_kernel, observed, plain_apply
+from ._constants import SAVED
 from ._errors import translate
-from .normalizers import SAVED
 
 _forward = torch.ops.splash.attention_forward.default
 _backward = torch.ops.splash.attention_backward.default
