@@ -1,8 +1,13 @@
 // Build facts and the table as JSON, for callers without C++: the definitions come from CMake.
+#include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "kernels/registry.hpp"
 #include "kernels/text.hpp"
+#include "splash/core/frame.hpp"
+#include "splash/patterns/element_mask.hpp"
+#include "splash/patterns/index_causal.hpp"
 
 namespace splash::kernels {
 namespace {
@@ -35,11 +40,36 @@ std::string instances_json() {
   return text + "]";
 }
 
+/// What the Python package repeats of C++: limits, and by the operators' names the normalizers.
+std::string constants_json() {
+  int head_dim = 0;
+  for (const Instance& row : instances())
+    if (row.key.arch != Arch::cpu) head_dim = std::max(head_dim, row.key.head_dim);
+  std::string text =
+      join("{\"max_position\": ", kMaxPosition, ", \"unlimited\": ", kUnlimited, ", \"max_terms\": ", kMaxTerms,
+           ", \"max_rank\": ", std::extent_v<decltype(TensorView::shape)>,
+           ", \"element_tile\": ", splash::patterns::ElementMask::kTile,
+           ", \"index_group\": ", splash::patterns::IndexCausal::kGroup, ", \"cuda_head_dim\": ", head_dim,
+           ", \"saved\": {");
+  const char* separator = "";
+  for (const NormalizerInfo& row : normalizers()) {
+    if (row.serves != row.name) continue;
+    text += join(separator, '"', row.name, "\": ", row.saved);
+    separator = ", ";
+  }
+  return text + "}}";
+}
+
 }  // namespace
 }  // namespace splash::kernels
 
 extern "C" const char* splash_build_info() {
   static const std::string text = splash::kernels::build_info();
+  return text.c_str();
+}
+
+extern "C" const char* splash_constants_json() {
+  static const std::string text = splash::kernels::constants_json();
   return text.c_str();
 }
 

@@ -179,6 +179,7 @@ SPLASH_API const char* splash_plan(const splash_call* call);
 /// JSON texts that stay valid for the life of the library.
 SPLASH_API const char* splash_build_info();
 SPLASH_API const char* splash_instances_json();
+SPLASH_API const char* splash_constants_json();
 /// The text of explain(), or "" where an instance exists or a name is unknown; valid until the thread's next text.
 SPLASH_API const char* splash_explain(const char* pass, const char* arch, const char* pattern, const char* normalizer,
                                       const char* dtype, int head_dim, int block);

@@ -6,11 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
-from torch._C import _after_autograd_keyset, _AutoDispatchBelowAutograd
-from torch._functorch.autograd_function import enable_single_level_autograd_function
-from torch.autograd import forward_ad
 
+from . import _torch
 from ._errors import NoKernelError
 
 
@@ -39,41 +36,27 @@ class Function(torch.autograd.Function):
 def observed() -> bool:
     """Whether a tensor may carry a tangent, or a dispatch mode looks on: traced code enters levels of forward_ad
     without its counting them."""
-    return forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack() > 0
+    return _torch.in_dual_level() or _torch.count_dispatch_modes() > 0
 
 
-def primal(tensor: Tensor) -> Tensor:
-    """The tensor without its tangent of this level; those of levels further out stay."""
-    return torch._VF._unpack_dual(tensor, level=0)[0]
-
-
-forward_mode_on = partial(forward_ad._set_fwd_grad_enabled, True)
+forward_mode_on = partial(_torch.set_forward_grad, True)
 """A context for a jvp() made of Torch's operations: Torch calls it with the tangents of all levels switched off."""
-
-
-def plain_apply(function: type[torch.autograd.Function]) -> Callable:
-    """function.apply for calls in which no torch.func transform is left.
-
-    Function.apply itself looks for transforms first, and inspects signatures at each call. Below the dispatcher the
-    transforms have been taken apart, as for any other operator.
-    """
-    return super(torch.autograd.Function, function).apply
 
 
 def as_kernel(function: type[Function]) -> Callable:
     """kernel(keyset, *arguments of the operator), for Library.impl(..., "Autograd", with_keyset=True)."""
-    apply = plain_apply(function)
+    apply = _torch.plain_apply(function)
 
     def kernel(keyset, *args):
         def lower(operator, *arguments):
-            with _AutoDispatchBelowAutograd():
-                return operator.redispatch(keyset & _after_autograd_keyset, *arguments)
+            with _torch.below_autograd():
+                return operator.redispatch(keyset & _torch.after_autograd_keyset, *arguments)
 
-        if torch._C._are_functorch_transforms_active():
-            if torch.is_grad_enabled() or torch._C._is_fwd_grad_enabled():
-                with enable_single_level_autograd_function():
+        if _torch.in_transform():
+            if torch.is_grad_enabled() or _torch.forward_grad_enabled():
+                with _torch.enable_single_level_autograd_function():
                     return apply(_as_called(lower), *args)
-        elif observed() or (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
+        elif observed() or (torch.is_grad_enabled() and _torch.any_requires_grad(*args)):
             return apply(lower, *args)
         return function.forward(lower, *args)
 
@@ -82,10 +65,10 @@ def as_kernel(function: type[Function]) -> Callable:
 
 def _as_called(lower: Callable) -> Callable:
     """`lower` under the modes of here, for the transforms further out: within apply() autograd is off altogether."""
-    backward, forward = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
+    backward, forward = torch.is_grad_enabled(), _torch.forward_grad_enabled()
 
     def below(operator, *arguments):
-        with torch.set_grad_enabled(backward), forward_ad._set_fwd_grad_enabled(forward):
+        with torch.set_grad_enabled(backward), _torch.set_forward_grad(forward):
             return lower(operator, *arguments)
 
     return below

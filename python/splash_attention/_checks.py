@@ -7,12 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from ._constants import MAX_CUDA_HEAD_DIM, POSITIONS
 from ._dtypes import check_one_dtype
 from ._statistics import kind_of
 from ._values import checkable
 
-MAX_POSITION = 2**29
-MAX_CUDA_HEAD_DIM = 256
 _MAX_SCALE = 2.0**126
 _FLOATS = frozenset((torch.bfloat16, torch.float16, torch.float32, torch.float64))
 
@@ -28,7 +27,7 @@ def left_to_operator(q: Tensor, k: Tensor, v: Tensor, dims: int = 4) -> bool:
         and k.dim() == dims
         and v.dim() == dims
         and shape[1] > 0
-        and 0 < shape[-1] <= MAX_CUDA_HEAD_DIM
+        and shape[-1] > 0
         and shape[-1] % 8 == 0
         and not (q.is_meta or k.is_meta or v.is_meta)  # one of them would take the call to the operator's fake
     )
@@ -48,7 +47,7 @@ def check_packed(q: Tensor, k: Tensor, v: Tensor) -> None:
     """q (Tq, Hq, D), k and v (Tk, Hkv, D): what check_inputs says."""
     _check_tensors(("tokens", "heads", "head_dim"), q=q, k=k, v=v)
     for name, tensor in (("q", q), ("k", k), ("v", v)):
-        if tensor.shape[0] > MAX_POSITION:
+        if tensor.shape[0] > POSITIONS:
             raise ValueError(f"{name}: expected at most 2**29 tokens, got {tensor.shape[0]}")
     if k.shape[2] != q.shape[2]:
         raise ValueError(
@@ -89,8 +88,9 @@ def _check_heads(q: Tensor, k: Tensor, v: Tensor | None = None) -> None:
         if v.shape[:-1] == k.shape[:-1]:
             raise ValueError(f"v: a head dimension other than k's is not supported: expected {dim}, got {v.shape[-1]}")
         raise ValueError(f"v: expected k's shape {_shape(k)}, got {_shape(v)}")
-    if dim < 1 or (q.is_cuda and (dim % 8 or dim > MAX_CUDA_HEAD_DIM)):
-        allowed = f"a multiple of 8 up to {MAX_CUDA_HEAD_DIM} on CUDA" if q.is_cuda else "at least 1"
+    most = MAX_CUDA_HEAD_DIM or dim  # without CUDA kernels the operator says so
+    if dim < 1 or (q.is_cuda and (dim % 8 or dim > most)):
+        allowed = f"a multiple of 8 up to {most} on CUDA" if q.is_cuda else "at least 1"
         raise ValueError(f"q: expected a head dimension (the last one) of {allowed}, got {dim}")
     if heads < 1 or kv_heads < 1 or heads % kv_heads:
         raise ValueError(f"q: expected a number of heads that is a multiple of k's, got {heads} and {kv_heads}")
@@ -140,7 +140,7 @@ def check_cu_seqlens(side: str, ends: Tensor, longest: int, q: Tensor, tokens: i
         raise ValueError(f"{name}: expected q's device {q.device}, got {ends.device}")
     if isinstance(longest, bool) or not isinstance(longest, (int, torch.SymInt)):
         raise TypeError(f"max_seqlen_{side}: expected an int, got {type(longest).__name__}")
-    if longest < 0 or longest > MAX_POSITION:
+    if longest < 0 or longest > POSITIONS:
         raise ValueError(f"max_seqlen_{side}: expected 0 to 2**29, got {longest}")
     if checkable(ends, validate):
         lengths = ends.diff()
@@ -150,7 +150,7 @@ def check_cu_seqlens(side: str, ends: Tensor, longest: int, q: Tensor, tokens: i
             raise ValueError(
                 f"max_seqlen_{side}: expected at least the longest sequence, {int(lengths.max())}, got {longest}"
             )
-    return ends.clamp(0, MAX_POSITION).to(torch.int32).contiguous() if ends.dtype is torch.int64 else ends.contiguous()
+    return ends.clamp(0, POSITIONS).to(torch.int32).contiguous() if ends.dtype is torch.int64 else ends.contiguous()
 
 
 def as_statistic(parameter: Tensor, q: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ def check_positions(Nq: int, Nk: int, q_start: int | None, k_start: int, cached:
 
     cached: the last query stands at the last key that kv_lengths leave, which may be the first one of all.
     """
-    if q_start is None and type(k_start) is int and k_start >= 0 and Nq <= Nk and k_start + Nk <= MAX_POSITION:
+    if q_start is None and type(k_start) is int and k_start >= 0 and Nq <= Nk and k_start + Nk <= POSITIONS:
         return k_start + Nk - Nq
     for name, start in (("q_start", q_start), ("k_start", k_start)):
         if not isinstance(start, (int, torch.SymInt)) and (start is not None or name == "k_start"):
@@ -188,7 +188,7 @@ def check_positions(Nq: int, Nk: int, q_start: int | None, k_start: int, cached:
         q_start = k_start + Nk - Nq
     first = min(q_start, k_start + 1 - Nq) if cached else q_start
     for name, start, length in (("k_start", k_start, Nk), ("q_start", first, Nq)):
-        if start <= -MAX_POSITION or start + length > MAX_POSITION:
+        if start <= -POSITIONS or start + length > POSITIONS:
             raise ValueError(
                 f"{name}: positions must lie between -2**29 and 2**29, both excluded, "
                 f"got {start} to {start + max(length, 1) - 1}"
@@ -218,7 +218,7 @@ def check_lengths(
         raise ValueError(f"lengths: expected as many queries as keys (Nq = Nk), got {q.shape[2]} and {Nk}")
     # A slice of a longer sequence knows the whole sequence's length, which the slice itself does not bound.
     whole = q_start is None and k_start == 0
-    return _lengths("lengths", lengths, q, Nk if whole else MAX_POSITION, validate), None
+    return _lengths("lengths", lengths, q, Nk if whole else POSITIONS, validate), None
 
 
 def _lengths(name: str, lengths: Tensor, q: Tensor, most: int, validate: bool) -> Tensor:
@@ -235,7 +235,7 @@ def _lengths(name: str, lengths: Tensor, q: Tensor, most: int, validate: bool) -
         if least < 0 or largest > most:
             raise ValueError(f"{name}: expected values from 0 to {most}, got {least} to {largest}")
     if lengths.dtype is torch.int64:
-        lengths = lengths.clamp(0, MAX_POSITION).to(torch.int32)
+        lengths = lengths.clamp(0, POSITIONS).to(torch.int32)
     return lengths.contiguous()
 
 

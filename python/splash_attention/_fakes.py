@@ -12,13 +12,10 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import has_static_value
 
-from .normalizers import SAVED
+from ._constants import MAX_RANK, MAX_TERMS, POSITIONS, SAVED
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _KNOWN = (*_FLOATS, torch.int32, torch.int64, torch.bool)
-_MAX_POSITION = 2**29
-_MAX_TERMS = 4
-_MAX_RANK = 4
 
 
 def value_error(text: str) -> RuntimeError:
@@ -29,7 +26,7 @@ def type_error(text: str) -> RuntimeError:
     return RuntimeError(f"splash.TypeError: {text}")
 
 
-def check_tensor(name: str, tensor: Tensor | None, device: torch.device | None = None, most: int = _MAX_RANK) -> None:
+def check_tensor(name: str, tensor: Tensor | None, device: torch.device | None = None, most: int = MAX_RANK) -> None:
     """A dense tensor of a known dtype, of up to `most` dimensions, on the device."""
     if tensor is None:
         raise value_error(f"{name} is None; expected a tensor")
@@ -141,8 +138,8 @@ def _heads_first(tensor: Tensor, packed: bool) -> tuple:
 
 def _check_pattern(problem, device: torch.device) -> None:
     terms = problem.pattern.split("&")
-    if len(terms) > _MAX_TERMS:
-        raise value_error(f"pattern {problem.pattern!r} joins more than {_MAX_TERMS} terms")
+    if len(terms) > MAX_TERMS:
+        raise value_error(f"pattern {problem.pattern!r} joins more than {MAX_TERMS} terms")
     if not all(terms):
         raise value_error(f"pattern {problem.pattern!r} has the unknown term ''")
     for n, tensor in enumerate(problem.pattern_tensors or ()):
@@ -192,8 +189,8 @@ def _check_lengths(problem, shape: tuple, device: torch.device) -> None:
 def _check_positions(problem, shape: tuple, keys: int) -> None:
     batch, _, queries, _ = shape
     for start in (problem.q_start, problem.k_start):
-        if all(map(has_static_value, (start, queries, keys))) and abs(start) + queries + keys > _MAX_POSITION:
-            raise value_error(f"positions from {start} on leave the range of +-{_MAX_POSITION}")
+        if all(map(has_static_value, (start, queries, keys))) and abs(start) + queries + keys > POSITIONS:
+            raise value_error(f"positions from {start} on leave the range of +-{POSITIONS}")
     lengths, kv_lengths = problem.lengths is not None, problem.kv_lengths is not None
     if lengths and queries != keys:
         raise value_error(f"lengths needs as many queries as keys; got {queries} and {keys}")
@@ -208,5 +205,5 @@ def _check_positions(problem, shape: tuple, keys: int) -> None:
     if batch != 1:
         raise value_error(f"q has batch size {batch}; packed sequences have 1")
     for longest in (problem.max_seqlen_q, problem.max_seqlen_k):
-        if has_static_value(longest) and not 0 <= longest <= _MAX_POSITION:
-            raise value_error(f"max_seqlen is {longest}; allowed are 0 to {_MAX_POSITION}")
+        if has_static_value(longest) and not 0 <= longest <= POSITIONS:
+            raise value_error(f"max_seqlen is {longest}; allowed are 0 to {POSITIONS}")

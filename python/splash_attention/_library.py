@@ -46,8 +46,9 @@ def load() -> None:
 @functools.cache
 def _kernels() -> ctypes.CDLL:
     library = ctypes.CDLL(str(find(KERNELS)))
-    for name in ("splash_build_info", "splash_instances_json", "splash_explain", "splash_plan"):
-        getattr(library, name).restype = ctypes.c_char_p
+    texts = "build_info", "instances_json", "constants_json", "explain", "plan"
+    for name in texts:
+        getattr(library, f"splash_{name}").restype = ctypes.c_char_p
     library.splash_explain.argtypes = [ctypes.c_char_p] * 5 + [ctypes.c_int] * 2
     return library
 
@@ -66,6 +67,11 @@ def instances() -> list[dict]:
 def plan(call) -> str:
     """What a call would launch, a line a step, or why nothing. call: a pointer to a splash_call."""
     return _kernels().splash_plan(call).decode()
+
+
+def constants() -> dict:
+    """Limits of the kernels, and `saved`: by the operators' name of a normalizer, how many statistics it keeps."""
+    return json.loads(_kernels().splash_constants_json())
 
 
 def explain(pass_: str, arch: str, pattern: str, normalizer: str, dtype: str, head_dim: int, block: int = 0) -> str:

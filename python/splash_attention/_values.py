@@ -13,14 +13,12 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
-from torch._C import _functorch, _get_dispatch_mode, _len_torch_dispatch_stack, _TorchDispatchModeKey
-from torch._ops import _get_dispatch_mode_pre_dispatch, _len_torch_dispatch_stack_pre_dispatch
-from torch._subclasses import FakeTensor
-from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.fx.experimental.symbolic_shapes import has_static_value
 
-_STAND_INS = (FakeTensor, FunctionalTensor)
-_FAKE, _PROXY, _FUNCTIONAL = (getattr(_TorchDispatchModeKey, name) for name in ("FAKE", "PROXY", "FUNCTIONAL"))
+from . import _torch
+from ._torch import FAKE, FUNCTIONAL, PROXY
+
+_STAND_INS = (_torch.FakeTensor, _torch.FunctionalTensor)
 _local = threading.local()
 
 
@@ -39,12 +37,10 @@ def larger(a: int, b: int) -> int:
     return max(a, b) if torch.compiler.is_dynamo_compiling() else torch.sym_max(a, b)
 
 
+@_torch.constant_in_graphs
 def transforming() -> bool:
     """Whether torch.func's transforms are at work; what torch.compile finds when it traces is settled there."""
-    return torch._C._are_functorch_transforms_active()
-
-
-transforming._dynamo_marked_constant = True  # torch.compiler.assume_constant_result, without its import of Dynamo
+    return _torch.in_transform()
 
 
 def wants_operators(tensors: Iterable[Tensor], numbers: Iterable[int]) -> bool:
@@ -74,23 +70,23 @@ def as_traced() -> Iterator[None]:
 
 def tracing() -> bool:
     """Whether what runs now becomes a graph, or runs on tensors that only stand for others."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+    if torch.compiler.is_compiling() or _torch.tracing_state() is not None:
         return True
     if getattr(_local, "as_traced", False):
         return True
-    if _len_torch_dispatch_stack() == 0 and _len_torch_dispatch_stack_pre_dispatch() == 0:
+    if _torch.count_dispatch_modes() == 0 and _torch.count_pre_dispatch_modes() == 0:
         return False
-    if any(_get_dispatch_mode(mode) is not None for mode in (_FAKE, _PROXY, _FUNCTIONAL)):
+    if any(_torch.dispatch_mode(mode) is not None for mode in (FAKE, PROXY, FUNCTIONAL)):
         return True
-    return any(_get_dispatch_mode_pre_dispatch(mode) is not None for mode in (_PROXY, _FUNCTIONAL))
+    return any(_torch.pre_dispatch_mode(mode) is not None for mode in (PROXY, FUNCTIONAL))
 
 
 def readable(tensor: Tensor) -> bool:
     """Whether Python may look at the tensor's values. Those of another device than the CPU make it wait."""
     if tracing() or tensor.is_meta:
         return False
-    while _functorch.is_gradtrackingtensor(tensor):
-        tensor = _functorch.get_unwrapped(tensor)
+    while _torch.is_gradtrackingtensor(tensor):
+        tensor = _torch.get_unwrapped(tensor)
     return not (_stands_in(tensor) or is_capturing(tensor))
 
 
@@ -109,8 +105,8 @@ def lasting(tensor: Tensor) -> bool:
 def _stands_in(tensor: Tensor) -> bool:
     return (
         isinstance(tensor, _STAND_INS)
-        or _functorch.is_functorch_wrapped_tensor(tensor)
-        or torch._is_functional_tensor(tensor)
+        or _torch.is_functorch_wrapped_tensor(tensor)
+        or _torch.is_functional_tensor(tensor)
     )
 
 

@@ -13,13 +13,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ._torch import BATCHED, add_batch_dim, dispatch_keys, remove_batch_dim, tree_flatten, tree_unflatten
 from .ops import Problem
 from .patterns import Pattern, opaque
 
 _library = torch.library.Library("splash", "IMPL")
-_BATCHED_KEY = torch._C._parse_dispatch_key("Batched")
 _PROBLEM = len(Problem._fields)
 
 
@@ -54,8 +53,7 @@ def _for_batched_gradients(rule: Callable) -> Callable:
         size = next(sizes[last] for sizes in levels if last in sizes)
         mapped = [last in sizes for sizes in levels]
         leaves = [
-            torch._remove_batch_dim(leaf, last, size, 0) if has else leaf
-            for leaf, has in zip(leaves, mapped, strict=True)
+            remove_batch_dim(leaf, last, size, 0) if has else leaf for leaf, has in zip(leaves, mapped, strict=True)
         ]
         in_dims = tree_unflatten([0 if has else None for has in mapped], spec)
         results, out_dims = rule(_Info(size), in_dims, *tree_unflatten(leaves, spec))
@@ -66,7 +64,7 @@ def _for_batched_gradients(rule: Callable) -> Callable:
 
 def _wrapped(results, dims, level):
     if isinstance(results, Tensor):
-        return torch._add_batch_dim(results, dims, level)
+        return add_batch_dim(results, dims, level)
     dims = dims if isinstance(dims, (list, tuple)) else [dims] * len(results)
     return type(results)(_wrapped(*pair, level) for pair in zip(results, dims, strict=True))
 
@@ -75,8 +73,8 @@ def _levels(tensor: Tensor) -> dict[int, int]:
     """{level: size} of a batched tensor. Torch tells neither; to take off a level that is not there adds a dimension
     of the size that is asked for."""
     found, level = {}, 1
-    while torch._C._dispatch_keys(tensor).has(_BATCHED_KEY):
-        one, two = (torch._remove_batch_dim(tensor, level, size, 0) for size in (1, 2))
+    while dispatch_keys(tensor).has(BATCHED):
+        one, two = (remove_batch_dim(tensor, level, size, 0) for size in (1, 2))
         if one.shape[0] == two.shape[0]:
             found[level] = one.shape[0]
             tensor = one

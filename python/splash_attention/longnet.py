@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from . import _checks
+from ._constants import POSITIONS
 from ._longnet_mix import longnet_mix
 from ._longnet_operator import longnet_operator
 from ._longnet_parts import EagerTake, Take, key_heads, mix_numbers, parts_of
@@ -97,6 +98,6 @@ def _check_segments(segments: Sequence[tuple[int, int]]) -> tuple[tuple[int, int
         for name, number in zip("wr", pair, strict=True):
             if isinstance(number, bool) or not isinstance(number, int):
                 raise TypeError(f"segments: expected ints, got {name} of type {type(number).__name__}")
-            if not 1 <= number < _checks.MAX_POSITION:
+            if not 1 <= number < POSITIONS:
                 raise ValueError(f"segments: expected {name} from 1 to 2**29 - 1, got {number}")
     return tuple((w, r) for w, r in segments)

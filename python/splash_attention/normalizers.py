@@ -9,16 +9,6 @@ from torch import Tensor
 
 from .patterns import Pattern
 
-SAVED: dict[str, int] = {
-    "softmax": 0,
-    "softmax_sink": 0,
-    "entmax": 2,
-    "elastic": 2,
-    "top_k_softmax": 2,
-    "top_k_entmax": 4,
-}
-"""By the operators' name of a normalizer: rows of statistics that the forward keeps beside the public one."""
-
 
 class EncodedNormalizer(NamedTuple):
     """A normalizer as the operators take it: its name, its numbers and its learned parameters, as they were given."""

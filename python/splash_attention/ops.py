@@ -9,12 +9,20 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C import DispatchKey, DispatchKeySet, _AutoDispatchBelowAutograd, _ExcludeDispatchKeyGuard
 
 from . import _fakes
-from ._autograd import Function, as_kernel, observed, plain_apply
+from ._autograd import Function, as_kernel, observed
+from ._constants import SAVED
 from ._errors import translate
-from .normalizers import SAVED
+from ._torch import (
+    DispatchKey,
+    DispatchKeySet,
+    call_below_autograd,
+    in_autocast,
+    in_transform,
+    plain_apply,
+    without_keys,
+)
 
 _forward = torch.ops.splash.attention_forward.default
 _backward = torch.ops.splash.attention_backward.default
@@ -81,8 +89,8 @@ def direct(q: Tensor, k: Tensor, v: Tensor) -> bool:
         type(q) in _PLAIN
         and type(k) in _PLAIN
         and type(v) in _PLAIN
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._is_any_autocast_enabled()
+        and not in_transform()
+        and not in_autocast()
         and not observed()
     )
 
@@ -96,18 +104,10 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem, is_direct: bool, 
         if not is_direct:
             return _forward(q, k, v, *problem)
         if gradient:
-            return _apply_forward(_below_autograd, problem, q, k, v, *problem.normalizer_parameters)
-        return _below_autograd(_forward, q, k, v, *problem)
+            return _apply_forward(call_below_autograd, problem, q, k, v, *problem.normalizer_parameters)
+        return call_below_autograd(_forward, q, k, v, *problem)
     except RuntimeError as error:
         raise translate(error) from None
-
-
-def _below_autograd(operator, *args):
-    with _AutoDispatchBelowAutograd():
-        if torch._C._is_torch_function_mode_enabled():
-            return operator(*args)
-        # As the line above, but that it does not ask each argument whether it overrides Torch's functions.
-        return torch._C._dispatch_call_boxed(operator._handle, *args)
 
 
 class _Forward(Function):
@@ -148,7 +148,7 @@ class _Forward(Function):
         tensors = grad_out, grad_statistic, q, k, v, out, statistic, saved
         try:
             if type(grad_out) in _PLAIN and direct(q, k, v) and not torch.is_grad_enabled():
-                return None, None, *_Backward.forward(_below_autograd, problem, *tensors)
+                return None, None, *_Backward.forward(call_below_autograd, problem, *tensors)
             *gradients, of_parameters = _backward(*tensors, *problem)
         except RuntimeError as error:
             raise translate(error) from None
@@ -210,7 +210,7 @@ def _autocast(device_type: str, key: DispatchKey):
     def kernel(keyset, q, k, v, *problem):
         dtype = torch.get_autocast_dtype(device_type)
         cast = [t if t.dtype is torch.float64 else t.to(dtype) for t in (q, k, v)]
-        with _ExcludeDispatchKeyGuard(excluded):
+        with without_keys(excluded):
             return _forward(*cast, *problem)
 
     return kernel

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._autograd import Function, as_kernel, forward_mode_on, primal
+from ._autograd import Function, as_kernel, forward_mode_on
 from ._dtypes import autocast_dtype
 from ._errors import translate
+from ._torch import primal
 from ._vmap import batching_rule
 
 _HALF = (torch.float16, torch.bfloat16)

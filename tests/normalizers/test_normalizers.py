@@ -9,7 +9,7 @@ import torch
 from normalizer_problem import HEADS, assert_same, compare, draw, qkv, run
 
 import splash_attention as sa
-from splash_attention.normalizers import SAVED
+from splash_attention._constants import SAVED
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

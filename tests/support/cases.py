@@ -1,12 +1,15 @@
 """The one list of attention problems that the tests run, on every device that has kernels for them."""
 
+import functools
 import itertools
+import json
 import math
 import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +18,29 @@ from layouts import LAYOUTS
 import splash_attention as sa
 
 HALVES = (torch.bfloat16, torch.float16)
-GPU_HEAD_DIMS = (32, 64, 96, 128, 192, 256)
 NAMES = {torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32", torch.float64: "f64"}
+ROOT = next(folder for folder in Path(__file__).parents if (folder / "kernels/instances.json").is_file())
+TABLE = json.loads((ROOT / "kernels/instances.json").read_text())
+
+
+@functools.cache
+def gpu_head_dims(direction, normalizer="softmax", floats=(), dtype="bfloat16"):
+    """The head dimensions that the table of kernels has for a GPU and any pattern; a row serves smaller ones, too."""
+    served = {
+        row["name"]
+        for row in TABLE["normalizers"]
+        if normalizer in (row["name"], row.get("extends"), row.get("serves")) and row.get("at", [*floats]) == [*floats]
+    }
+    wanted = {"pass": {direction}, "pattern": {"any"}, "dtype": {dtype}, "normalizer": served}
+    dims = set()
+    for row in TABLE["instances"]:
+        listed = {field: set(value if isinstance(value, list) else [value]) for field, value in row.items()}
+        if row["arch"] != "cpu" and all(listed[field] & names for field, names in wanted.items()):
+            dims |= listed["head_dim"]
+    return tuple(sorted(dims))
+
+
+GPU_HEAD_DIMS = gpu_head_dims("forward")
 
 
 @dataclass(frozen=True)
@@ -93,16 +117,17 @@ class Case:
 
     @property
     def runs_on_gpu(self):
-        """Forward; 1.5-entmax has kernels up to D = 128."""
-        dim = self.shape.dim
-        if self.dtype not in HALVES or dim % 8:
-            return False
-        return dim <= 256 if self.alpha in (1, "sink") else self.alpha == 1.5 and dim <= 128
+        """Forward, as the table of kernels says."""
+        return self._has_kernel("forward")
 
     @property
     def trains_on_gpu(self):
         """Forward and backward."""
-        return self.runs_on_gpu and self.alpha in (1, "sink")
+        return self.runs_on_gpu and self._has_kernel("backward")
+
+    def _has_kernel(self, direction):
+        dims = gpu_head_dims(direction, *rule_of(self.alpha), dtype=str(self.dtype).removeprefix("torch."))
+        return self.shape.dim % 8 == 0 and self.shape.dim <= max(dims, default=0)
 
     @property
     def features(self):
@@ -185,6 +210,14 @@ RULES = {
     "top5-entmax1.5": Rule(lambda: sa.TopK(5, sa.Entmax(1.5))),
     "top20-entmax1.3": Rule(lambda: sa.TopK(20, sa.Entmax(1.3))),
 }
+
+
+@functools.cache
+def rule_of(alpha):
+    """The operators' name of a case's normalizer, and its numbers."""
+    one = Shape(1, 1, 1, 1, 1, 8)
+    name, floats, _ = Case("", None, alpha, torch.float32, one).normalizer.encode()
+    return name, tuple(floats)
 
 
 def fixed(make):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from splash_attention.normalizers import SAVED
+from splash_attention._constants import SAVED
 
 INSTANCES = json.loads((Path(__file__).parents[2] / "kernels" / "instances.json").read_text())
 PATTERN_NAMES = [entry["name"] for entry in INSTANCES["patterns"]]

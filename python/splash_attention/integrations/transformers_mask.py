@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._torch import parse_to
 from ..patterns import Pattern
 
 
@@ -178,7 +179,7 @@ class Mask:
 
     def to(self, *args: Any, **kwargs: Any) -> Mask | Tensor:
         """A Mask where only a device is named, a tensor where a dtype is."""
-        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*_without_masks(args), **_without_masks(kwargs))
+        device, dtype, non_blocking, _ = parse_to(*_without_masks(args), **_without_masks(kwargs))
         if dtype is not None or self.written():
             return self.tensor().to(*_without_masks(args), **_without_masks(kwargs))
         if device is None or device == self.device:

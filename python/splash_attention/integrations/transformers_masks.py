@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import masking_utils
 
+from .._torch import assert_async
 from .._values import compiling, readable
 from ..patterns import BlockDiagonal, Causal, ElementMask, Full, Pattern, SlidingWindow
 from .transformers_mask import Mask, Packing, is_mask
@@ -222,7 +223,7 @@ def require(condition: Tensor, text: str) -> bool:
     """Whether the condition holds. In a graph True; the code made of it raises RuntimeError where it fails."""
     if readable(condition):
         return bool(condition)
-    torch._assert_async(condition, text)
+    assert_async(condition, text)
     return True
 
 

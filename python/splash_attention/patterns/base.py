@@ -9,12 +9,12 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from .._constants import MAX_TERMS
 from .._values import tracing
 from . import opaque
 from .checks import four, limited
 from .extent import Extent
 
-MAX_TERMS = 4
 _CHUNK = 2**22
 
 

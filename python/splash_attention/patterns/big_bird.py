@@ -8,13 +8,14 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from .._constants import UNLIMITED
 from .._values import smaller
 from . import draw, opaque
 from .base import Encoded, Extent, Grid, Pattern, Rows
 from .bits import range_bits, words
 from .block_lines import Lines, blocks_between, ends_of, lines_of, place_of, sizes_of
 from .cache import cached, stream_of
-from .checks import UNLIMITED, check_flag, check_number, four, limited
+from .checks import check_flag, check_number, four, limited
 
 _MOST_POSITIONS = 2**29
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
+from .._torch import current_stream
 from .._values import is_capturing, lasting, tracing
 
 _ENTRIES = 64
@@ -56,4 +57,4 @@ def stream_of(device: torch.device) -> int:
     """A number that tells streams apart: what kernels wrote on one of them is not yet there for another."""
     if device.type != "cuda" or tracing():
         return 0
-    return torch._C._cuda_getCurrentRawStream(device.index)
+    return current_stream(device.index)

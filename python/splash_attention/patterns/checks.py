@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import guard_or_false
 
-UNLIMITED = 2**30  # positions lie below 2**29 in magnitude, so no distance reaches this
+from .._constants import UNLIMITED
 
 
 def limited(value: int) -> int:

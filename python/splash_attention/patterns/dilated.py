@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .._constants import UNLIMITED
 from .base import Encoded, Extent, Grid, Pattern, Rows
 from .cache import numbers_on
-from .checks import UNLIMITED, check_flag, check_number, check_numbers, limited
+from .checks import check_flag, check_number, check_numbers, limited
 from .comb import count_comb
 
 

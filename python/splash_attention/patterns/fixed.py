@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .._constants import UNLIMITED
 from .base import Grid, Pattern, Rows
-from .checks import UNLIMITED, check_number
+from .checks import check_number
 from .comb import count_residues
 
 

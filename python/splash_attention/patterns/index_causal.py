@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .._constants import INDEX_GROUP
 from .base import Extent, Grid, Pattern
 from .checks import check_broadcast, check_device, check_tensor, four, shape_of, together
 
-_TILE = 64
 _LEAST, _MOST = -(2**31), 2**31 - 1
 _NARROW = frozenset((torch.int8, torch.int16, torch.int32, torch.uint8, torch.uint16))
 _WIDE = frozenset((torch.int64, torch.uint32))
@@ -61,7 +61,7 @@ class IndexCausal(Pattern):
 
     def shapes(self, extent: Extent) -> list[tuple[int, ...]]:
         q_lead, k_lead = _leads(_three(self.q_idx), _three(self.k_idx))
-        rows, columns = ((length + _TILE - 1) // _TILE for length in (extent.queries, extent.keys))
+        rows, columns = ((length + INDEX_GROUP - 1) // INDEX_GROUP for length in (extent.queries, extent.keys))
         indices = [(*q_lead, extent.queries), (*k_lead, extent.keys)]
         return [*indices, (*q_lead, rows, 2), (*k_lead, columns, 2)]
 
@@ -123,7 +123,7 @@ def _three(index: Tensor) -> Tensor:
 
 def _ranges(index: Tensor) -> Tensor:
     """(B, H, n) to (B, H, ceil(n / 64), 2): least and largest index of every 64."""
-    padding = (0, -index.shape[-1] % _TILE)
-    least = torch.nn.functional.pad(index, padding, value=_MOST).unflatten(-1, (-1, _TILE)).amin(-1)
-    most = torch.nn.functional.pad(index, padding, value=_LEAST).unflatten(-1, (-1, _TILE)).amax(-1)
+    padding = (0, -index.shape[-1] % INDEX_GROUP)
+    least = torch.nn.functional.pad(index, padding, value=_MOST).unflatten(-1, (-1, INDEX_GROUP)).amin(-1)
+    most = torch.nn.functional.pad(index, padding, value=_LEAST).unflatten(-1, (-1, INDEX_GROUP)).amax(-1)
     return torch.stack([least, most], -1)

@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .._constants import MAX_POSITION, UNLIMITED
 from .base import Encoded, Extent, Grid, Pattern, Rows
 from .cache import cached
-from .checks import UNLIMITED, check_flag, check_number, check_numbers, limited
+from .checks import check_flag, check_number, check_numbers, limited
 from .comb import count_comb
 
 _FAR = 2**31  # apart from each other by more than any two positions
-_MAX_POSITION = 2**29 - 1
 _MANY_BITS = 2**15
 
 
@@ -39,7 +39,7 @@ class Longformer(Pattern):
         check_number("window", self.window, 0)
         check_number("dilation", self.dilation, 1, UNLIMITED)
         check_flag("causal", self.causal)
-        tokens = check_numbers("global_tokens", self.global_tokens, 0, _MAX_POSITION, None)
+        tokens = check_numbers("global_tokens", self.global_tokens, 0, MAX_POSITION, None)
         object.__setattr__(self, "global_tokens", tokens)
 
     @property

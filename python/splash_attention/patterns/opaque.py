@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import DynamicOutputShapeException
 from torch.fx.experimental.symbolic_shapes import has_static_value
-from torch.utils._pytree import tree_map
 
+from .._torch import DynamicOutputShapeException, tree_map
 from .._values import as_traced, compiling, wants_operators
 from .extent import Extent
 

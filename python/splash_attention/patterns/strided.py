@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from .._constants import UNLIMITED
 from .base import Grid, Pattern, Rows
-from .checks import UNLIMITED, check_number, limited
+from .checks import check_number, limited
 from .comb import count_comb
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._constants import ELEMENT_TILE as TILE
 from .._values import checkable, smaller
 from .bits import pack_bits, pack_lines, shapes_of_bits
 from .csr import Entries
 
-TILE = 64
 EMPTY, _FULL = -1, -2
 
 
