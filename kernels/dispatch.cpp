@@ -33,7 +33,7 @@ Status run(const BackwardArguments& problem, const Plan& plan, const Execution& 
   const TensorView& q = problem.in.q;
   const int64_t bytes = 8 * q.shape[0] * q.shape[1] * q.shape[2];
   if (plan.steps.size() > 1 && bytes && execution.allocate)
-    arguments.join.numbers = execution.allocate(execution.allocate_context, bytes);
+    arguments.join.row_stats = execution.allocate(execution.allocate_context, bytes);
   for (const Step& step : plan.steps) {
     lay_out(arguments, step);
     arguments.join.adds_queries = step.adds_queries;

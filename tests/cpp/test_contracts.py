@@ -152,7 +152,7 @@ MISSPELLED = {
         "Gradient::place must be",
     ),
     "extra_mass": ("float extra_mass(float) const { return 0; }", "extra_mass must be"),
-    "row_numbers": ("RowNumbers<float> row_numbers(float) const { return {}; }", "row_numbers must be"),
+    "row_stats": ("RowStats<float> row_stats(float) const { return {}; }", "row_stats must be"),
     "weight_of": ("float weight_of(float) const { return 0; }", "must have weight_of"),
     "row_gradient": (
         """template <class V, int R> struct Gradient : Softmax<float>::Gradient<V, R> {

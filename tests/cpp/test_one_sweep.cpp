@@ -71,7 +71,7 @@ void check_row(const char* name, const N& n, const Row& row, double sink) {
 
   const bool none = lse == -INFINITY;
   const float bad = none ? NAN : 0;  // whatever arrives at such a row
-  const RowNumbers<float> numbers = row_numbers(n, statistic, output_dot + bad, row.dstatistic + bad);
+  const RowStats<float> numbers = row_stats(n, statistic, output_dot + bad, row.dstatistic + bad);
   check::that(!none || numbers.delta == 0, "%s: a row that kept nothing has delta %g", name, numbers.delta);
   // Exponents of 2 are rounded in proportion to themselves.
   const double exponents = none ? 0 : std::abs(lse) + std::clamp(sink - lse, 0.0, 42.0);
@@ -89,7 +89,7 @@ void check_row(const char* name, const N& n, const Row& row, double sink) {
   }
   if constexpr (kRowGradientsOf<N> > 0) {
     if (none) return;
-    const float of_sink = n.sink_gradient(statistic, output_dot), wanted = gradient.row_gradient(n, 0, 0);
+    const float of_sink = n.row_gradient(statistic, output_dot), wanted = gradient.row_gradient(n, 0, 0);
     check::that(std::abs(of_sink - wanted) <= near * (std::abs(wanted) + share) + 1e-30,
                 "%s: sink %g: its gradient is %g, not %g", name, sink, of_sink, wanted);
   }

@@ -36,16 +36,15 @@ enum Hook {
   kOutputFactor,
   kStatistic,
   kSaved,
-  kRowNumbers,
+  kRowStats,
   kWeightOf,
   kDscoreOf,
   kRowGradient,
   kHooks
 };
-constexpr const char* kNames[kHooks] = {"keep",      "classify",      "next_column", "next_row", "from",
-                                        "of_head",   "observe",       "refine",      "meet",     "weigh",
-                                        "finish",    "output_factor", "statistic",   "saved",    "row_numbers",
-                                        "weight_of", "dscore_of",     "row_gradient"};
+constexpr const char* kNames[kHooks] = {
+    "keep",  "classify", "next_column",   "next_row",  "from",  "of_head",   "observe",   "refine",    "meet",
+    "weigh", "finish",   "output_factor", "statistic", "saved", "row_stats", "weight_of", "dscore_of", "row_gradient"};
 
 __device__ unsigned long long device_calls[kHooks];
 unsigned long long host_calls[kHooks];
@@ -87,10 +86,10 @@ struct Counting : Inner {
   {
     return count(kOfHead), Counting{Inner::of_head(head)};
   }
-  SPLASH_HD auto row_numbers(float statistic, float output_dot, float dstatistic) const
-    requires requires(const Inner& n) { n.row_numbers(0.0f, 0.0f, 0.0f); }
+  SPLASH_HD auto row_stats(float statistic, float output_dot, float dstatistic) const
+    requires requires(const Inner& n) { n.row_stats(0.0f, 0.0f, 0.0f); }
   {
-    return count(kRowNumbers), Inner::row_numbers(statistic, output_dot, dstatistic);
+    return count(kRowStats), Inner::row_stats(statistic, output_dot, dstatistic);
   }
   SPLASH_HD float weight_of(float score, float shift) const { return count(kWeightOf), Inner::weight_of(score, shift); }
   SPLASH_HD float dscore_of(float weight, float dp, float delta) const {
@@ -252,7 +251,7 @@ void check_normalizer(const char* name, std::initializer_list<double> numbers, b
     succeed(name, expected_backward(name, window, backward_of(false)));
     succeed(name, device::backward_sm90<CountingWindow, Counting<Inner>, Element, kDim, 0>(CountingWindow{window},
                                                                                            backward_of(true), {}));
-    expect(name, "backward", {kKeep, kClassify, kNextColumn, kNextRow, kFrom, kRowNumbers, kWeightOf, kDscoreOf});
+    expect(name, "backward", {kKeep, kClassify, kNextColumn, kNextRow, kFrom, kRowStats, kWeightOf, kDscoreOf});
     expect(name, "backward", backward_hooks);
     grad_q.compare("grad_q", false, 0.03);
     grad_k.compare("grad_k", false, 0.03);

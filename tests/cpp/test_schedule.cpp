@@ -71,8 +71,8 @@ void check_call(const Call& call, const device::Blocks& blocks, bool merges, boo
   const int64_t columns = key_major ? in.q.shape[2] : in.k.shape[2];
   std::map<Row, std::vector<int>> seen;  // the ranges of columns, -1 for all of them
   for (int index = 0; index < schedule.items; ++index) {
-    collective::Work work;
-    collective::make_work(work, geometry, schedule, blocks.rows, index);
+    collective::WorkTile work;
+    collective::make_work_tile(work, geometry, schedule, blocks.rows, index);
     const int split = index - schedule.first_split_item;
     check::that(work.partial == (split >= 0 && split < schedule.split_items ? split : -1), "item %d: partial %d", index,
                 work.partial);

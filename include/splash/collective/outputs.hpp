@@ -23,12 +23,12 @@ struct OutputForward {
   int num_queries, heads, head_dim, residues, log2_pack;
   bool accumulate;  ///< out and statistic hold the results for other keys, from which the rows go on
 
-  /// Of one (query, head) of a Work, counted in its problem.
+  /// Of one (query, head) of a WorkTile, counted in its problem.
   struct Row {
     int64_t row;
     int head, batch;
   };
-  SPLASH_HD Row locate(const Work& work, bool packed_sequences, int index) const {
+  SPLASH_HD Row locate(const WorkTile& work, bool packed_sequences, int index) const {
     const int query = index >> log2_pack;
     return {int64_t(work.queries.outer + query) * residues + work.queries.inner,
             work.frame.head + index - (query << log2_pack), packed_sequences ? 0 : work.frame.batch};
@@ -59,7 +59,7 @@ struct OutputBackward {
   int split_items, head_dim;
   bool adds;  ///< to what the tensors hold
 
-  SPLASH_HD Element* at(int output, const Geometry& geometry, const Work& work, int index) const {
+  SPLASH_HD Element* at(int output, const Geometry& geometry, const WorkTile& work, int index) const {
     const GradientTensor<Element>& to = gradients[output];
     const int batch = geometry.packed_sequences() ? 0 : work.frame.batch;
     const int head = geometry.key_major ? work.frame.head / geometry.group : work.frame.head;

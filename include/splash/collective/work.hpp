@@ -40,7 +40,7 @@ struct Place {
 };
 
 /// One piece: a tile of rows against all its columns, or against one of several ranges of them.
-struct Work {
+struct WorkTile {
   Frame frame;  ///< in rows and columns of the problem, its "queries" and "keys"; frame.head is the first of the heads
   int row_begin;  ///< counts (query, head)
   int row_count;  ///< rows of the problem that are stored, real or not
@@ -113,7 +113,7 @@ SPLASH_HD int class_count(int count, int residue, const patterns::FastDivide& re
 }
 
 /// column_end, any and end are left to the caller.
-SPLASH_HD void make_work(Work& work, const Geometry& geometry, const Schedule& schedule, int rows, int index) {
+SPLASH_HD void make_work_tile(WorkTile& work, const Geometry& geometry, const Schedule& schedule, int rows, int index) {
   const Item item = item_of(schedule, index);
   const int batch = geometry.problems_a_batch.quotient(item.problem);
   int head = item.problem - batch * geometry.problems_a_batch.divisor, residue = 0;

@@ -121,7 +121,7 @@ struct BackwardJoin {
   bool adds_queries = false, adds_keys = false;
   /// Calls that share the forward's results share what they make of those, too: 8 bytes a query and head in device
   /// memory, which the first one writes. nullptr: each makes its own.
-  void* numbers = nullptr;
+  void* row_stats = nullptr;
   bool first = true;  ///< no call before it belongs to the same gradients
 };
 

@@ -26,9 +26,9 @@ __global__ void combine_splits(const __grid_constant__ CombineParams<Element, No
   const int splits = params.schedule.splits.divisor;
   const int lane = int(threadIdx.x) & 31, row = int(blockIdx.y) * int(blockDim.x / 32) + int(threadIdx.x) / 32;
   const int first = int(blockIdx.x) * splits;
-  collective::Work work;
-  collective::make_work(work, params.geometry, params.schedule, params.tile_rows,
-                        params.schedule.first_split_item + first);
+  collective::WorkTile work;
+  collective::make_work_tile(work, params.geometry, params.schedule, params.tile_rows,
+                             params.schedule.first_split_item + first);
   const int index = work.row_begin + row;
   asm volatile("griddepcontrol.wait;" ::: "memory");
   if (index >= work.row_count) return;

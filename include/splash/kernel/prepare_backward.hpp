@@ -1,4 +1,4 @@
-// The backward's first kernel: what the sweeps need to know of each query (RowNumbers), from the forward's results; and
+// The backward's first kernel: what the sweeps need to know of each query (RowStats), from the forward's results; and
 // zeros, where they count and add.
 #pragma once
 
@@ -24,7 +24,7 @@ template <class Element, class Normalizer>
 struct PrepareParams {
   RowsOf<Element> out, grad_out;
   const float *statistic, *grad_statistic;  ///< (B, Hq, Nq); grad_statistic may be nullptr
-  float2* numbers;                          ///< (B, Hq, Nq)
+  float2* row_stats;                        ///< (B, Hq, Nq)
   Normalizer normalizer;
   int heads, num_queries, head_dim, row_tiles;
   float4* zeros;  ///< so many are written
@@ -72,8 +72,8 @@ __global__ void prepare_backward(const __grid_constant__ PrepareParams<Element, 
   }
   if (writes) {
     const auto normalizer = normalizers::of_head(params.normalizer, head);
-    const auto numbers = normalizers::row_numbers(normalizer, statistic, dot, grad_statistic);
-    params.numbers[at] = make_float2(numbers.shift, numbers.delta);
+    const auto row_stats = normalizers::row_stats(normalizer, statistic, dot, grad_statistic);
+    params.row_stats[at] = make_float2(row_stats.shift, row_stats.delta);
   }
   const int64_t threads = int64_t(gridDim.x) * blockDim.x;
 #pragma unroll 4

@@ -42,7 +42,7 @@ namespace normalizers {
 ///                                 where the score is masked, even if dp or delta is NaN
 ///
 /// A normalizer whose gradients come in one sweep on a GPU has, for one row without its sums:
-///   row_numbers(statistic, output_dot, dstatistic) -> RowNumbers  once a row that kept something; then
+///   row_stats(statistic, output_dot, dstatistic) -> RowStats  once a row that kept something; then
 ///   weight_of(score, shift), dscore_of(weight, dp, delta)         P and dS with respect to s = scale * q.k
 /// and may have
 ///   shift_factor()                  where weight_of(score, shift) is weight_of(score + shift * shift_factor(), 0): a
@@ -53,7 +53,7 @@ namespace normalizers {
 /// A normalizer that needs more says so by having it; a mainloop that would not call it does not compile (hooks.hpp):
 ///   n.of_head(head) -> N            its numbers for one query head, asked for before anything else; where
 ///                                   kHeadInWeights = false weights are the same for all heads, and it is asked for
-///                                   before output_factor(), row_numbers() and Gradient alone
+///                                   before output_factor(), row_stats() and Gradient alone
 ///   kColumn = true                  it reads column() of fragments
 ///   Rows::place(n, r, i), Gradient::place(n, r, i)  the position of the row, told first (after load() in the backward)
 ///   n.extra_mass(head, shift)       results of disjoint ranges of keys merge by their log-sum-exp, the statistic; this
@@ -83,19 +83,19 @@ SPLASH_HD auto kept_none(Value statistic) {
 /// What the backward of one sweep needs to know of a row: weights come from shift, and dS from delta. A shift of +inf
 /// and no delta are those of a row that kept nothing.
 template <class Value>
-struct RowNumbers {
+struct RowStats {
   Value shift, delta;
 };
 
-/// n.row_numbers() of any row.
+/// n.row_stats() of any row.
 template <class N, class Real>
-SPLASH_HD RowNumbers<Real> row_numbers(const N& n, Real statistic, Real output_dot, Real dstatistic) {
+SPLASH_HD RowStats<Real> row_stats(const N& n, Real statistic, Real output_dot, Real dstatistic) {
   if (kept_none<N>(statistic)) return {math::kInfinity<Real>, Real(0)};
-  return n.row_numbers(statistic, output_dot, dstatistic);
+  return n.row_stats(statistic, output_dot, dstatistic);
 }
 
 template <class N>
-inline constexpr bool kOneSweepGradient = !N::kScoreSweeps && requires(const N& n) { n.row_numbers(0.0f, 0.0f, 0.0f); };
+inline constexpr bool kOneSweepGradient = !N::kScoreSweeps && requires(const N& n) { n.row_stats(0.0f, 0.0f, 0.0f); };
 
 template <class N>
 SPLASH_HD N of_head(const N& n, int head) {

@@ -20,9 +20,9 @@ struct ForwardHooks {
 
 /// Of the backward.
 struct BackwardHooks {
-  bool sweeps = false;           ///< Gradient's observe(), close() and apply(), instead of the RowNumbers of one sweep
+  bool sweeps = false;           ///< Gradient's observe(), close() and apply(), instead of the RowStats of one sweep
   bool saved = false;            ///< what load() reads of the forward
-  bool head = false;             ///< of_head() before P and dS are formed, not only before row_numbers()
+  bool head = false;             ///< of_head() before P and dS are formed, not only before row_stats()
   bool position = false;         ///< Gradient::place()
   bool column = false;           ///< column() of a fragment
   bool bias = false;             ///< bias(), and its gradient
@@ -88,14 +88,14 @@ consteval bool hooks_are_spelled_right() {
       !requires { &N::extra_mass; } || requires(const N& n) { n.extra_mass(0, 0.0f); },
       "extra_mass must be: Real extra_mass(int head, Real shift) const");
   static_assert(
-      !requires { &N::row_numbers; } || requires(const N& n) { n.row_numbers(0.0f, 0.0f, 0.0f); },
-      "row_numbers must be: RowNumbers<Real> row_numbers(Real statistic, Real output_dot, Real dstatistic) "
+      !requires { &N::row_stats; } || requires(const N& n) { n.row_stats(0.0f, 0.0f, 0.0f); },
+      "row_stats must be: RowStats<Real> row_stats(Real statistic, Real output_dot, Real dstatistic) "
       "const");
   static_assert(
       !kOneSweepGradient<N> || requires(const N& n) {
         n.weight_of(0.0f, 0.0f);
         n.dscore_of(0.0f, 0.0f, 0.0f);
-      }, "a normalizer with row_numbers() must have weight_of(score, shift) and dscore_of(weight, dp, delta), const");
+      }, "a normalizer with row_stats() must have weight_of(score, shift) and dscore_of(weight, dp, delta), const");
   static_assert(
       !requires { &Gradient::row_gradient; } || kRowGradientsOf<N> > 0,
       "a normalizer with Gradient::row_gradient() says by kRowGradients how many there are");
@@ -129,12 +129,12 @@ template <class N, BackwardHooks Called>
 consteval bool backward_calls_all_hooks() {
   constexpr BackwardHooks kOwn = kBackwardHooks<N>;
   static_assert(!kOwn.sweeps || Called.sweeps,
-                "the gradients of the normalizer take sweeps of their own (no row_numbers()); this backward has one");
+                "the gradients of the normalizer take sweeps of their own (no row_stats()); this backward has one");
   static_assert(!kOwn.saved || Called.saved,
                 "the backward of the normalizer reads what the forward saved (kSaved); this one never loads it");
   static_assert(!kOwn.head || Called.head,
                 "the weights of the normalizer depend on the head (of_head(), and no kHeadInWeights = false); this "
-                "backward asks of_head() before row_numbers() only");
+                "backward asks of_head() before row_stats() only");
   static_assert(!kOwn.position || Called.position,
                 "the normalizer wants the position of a row (Gradient::place()); this backward never tells it");
   static_assert(!kOwn.column || Called.column,

@@ -19,7 +19,7 @@ struct Softmax {
   static SPLASH_HD Softmax from(const NormalizerSpec&, double scale) { return {Real(scale * math::kLog2E)}; }
 
   /// Backward on a GPU, which keeps of a row two numbers alone: `shift`, an exponent of 2, and `delta`.
-  SPLASH_HD RowNumbers<Real> row_numbers(Real statistic, Real output_dot, Real dstatistic) const {
+  SPLASH_HD RowStats<Real> row_stats(Real statistic, Real output_dot, Real dstatistic) const {
     return {statistic * Real(math::kLog2E), output_dot - dstatistic};
   }
   SPLASH_HD Real weight_of(Real score, Real shift) const { return math::exp2(math::fma(score, factor, -shift)); }

@@ -38,8 +38,8 @@ struct SoftmaxSink : Softmax<Real> {
   /// With the sink in the denominator P = exp(s - lse) share, so log(share) goes into the shift. A share that is next
   /// to nothing is held at 2^-60: P is no number that matters then, and what the statistic's gradient asks for comes
   /// back from P / share.
-  SPLASH_HD RowNumbers<Real> row_numbers(Real statistic, Real output_dot, Real dstatistic) const {
-    RowNumbers<Real> numbers = Softmax<Real>::row_numbers(statistic, output_dot, dstatistic);
+  SPLASH_HD RowStats<Real> row_stats(Real statistic, Real output_dot, Real dstatistic) const {
+    RowStats<Real> numbers = Softmax<Real>::row_stats(statistic, output_dot, dstatistic);
     const Real share = math::max(Real(1) / (Real(1) + math::exp2(sink - numbers.shift)), Real(0x1p-60));
     return {numbers.shift - math::log2(share), output_dot - dstatistic / share};
   }

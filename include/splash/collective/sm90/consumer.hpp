@@ -23,9 +23,9 @@ struct ConsumerSm90 {
   SharedStorage& shared;
   int group, thread;
 
-  Ring<Config::kKeyStages> k_{};
-  Ring<Config::kValueStages> v_{};
-  Ring<Config::kWordSlots> words_{};
+  Ring<Config::kFirstStages> first_{};
+  Ring<Config::kSecondStages> second_{};
+  Ring<Config::kMaskSlots> mask_{};
 
   __device__ __forceinline__ ConsumerSm90(SharedStorage& shared, int group, int thread)
       : shared(shared), group(group), thread(thread) {}
@@ -45,17 +45,17 @@ struct ConsumerSm90 {
   /// A TileNote as this group sees it.
   struct Note {
     int state = 0;
-    bool words = false, last = false;
+    bool masked = false, last = false;
   };
 
   /// Waits for the tile in a K stage, the current one; whether it has scores for this group.
-  __device__ __forceinline__ bool read_note(Note& note) const { return read_note(note, k_); }
-  __device__ __forceinline__ bool read_note(Note& note, const Ring<Config::kKeyStages>& k) const {
-    wait(shared.k_full[k.slot()], k.phase());
+  __device__ __forceinline__ bool read_note(Note& note) const { return read_note(note, first_); }
+  __device__ __forceinline__ bool read_note(Note& note, const Ring<Config::kFirstStages>& k) const {
+    wait(shared.first_full[k.slot()], k.phase());
     const typename Config::TileNote& sent = shared.note[k.slot()];
     const int first = sent.state[2 * group], second = sent.state[2 * group + 1];
     note.state = first == second ? first : int(Config::kPartial);
-    note.words = sent.words;
+    note.masked = sent.masked;
     note.last = sent.last;
     return note.state != Config::kEmpty;
   }
@@ -65,12 +65,12 @@ struct ConsumerSm90 {
   /// the producers may need it.
   __device__ __forceinline__ bool next_live(Note& note, bool values) {
     while (!read_note(note)) {
-      release(shared.k_empty[k_.slot()]);
-      k_.advance();
-      if (note.words) release_words();
+      release(shared.first_empty[first_.slot()]);
+      first_.advance();
+      if (note.masked) release_mask();
       if (values) {
         // Its load must have landed before the stage takes another one.
-        wait(shared.v_full[v_.slot()], v_.phase());
+        wait(shared.second_full[second_.slot()], second_.phase());
         release_value();
         take_turn();
         pass_turn();
@@ -80,13 +80,13 @@ struct ConsumerSm90 {
     return true;
   }
 
-  __device__ __forceinline__ void release_words() {
-    release(shared.words_empty[words_.slot()]);
-    words_.advance();
+  __device__ __forceinline__ void release_mask() {
+    release(shared.mask_empty[mask_.slot()]);
+    mask_.advance();
   }
   __device__ __forceinline__ void release_value() {
-    release(shared.v_empty[v_.slot()]);
-    v_.advance();
+    release(shared.second_empty[second_.slot()]);
+    second_.advance();
   }
 
   /// Consumer groups issue their products in a ring, tile by tile, so that one group forms weights while another
@@ -120,8 +120,8 @@ struct ConsumerSm90 {
     CUTE_UNROLL
     for (int r = 0; r < kFragmentRows; ++r) {
       CUTE_UNROLL
-      for (int w = 0; w < Config::kWords; ++w) {
-        const uint64_t& word = shared.words[words_.slot()][w][64 * group + accumulator_row(thread, r)];
+      for (int w = 0; w < Config::kMaskWords; ++w) {
+        const uint64_t& word = shared.mask_bits[mask_.slot()][w][64 * group + accumulator_row(thread, r)];
         CUTE_UNROLL
         for (int half = 0; half < 2 && w * 16 + half * 8 < kColumns; ++half) {
           // Bit 8 n + e is now that of this lane's column 8 n + 2 (lane % 4) + e.

@@ -4,9 +4,10 @@
 // All producer warps make the same walk, each for itself: it is cheaper than telling each other. Warp 0 loads Q and K,
 // the next one V. With each K tile travels a TileNote: which rows see all, some or none of it; tile_masks.hpp has
 // the mask words of partial tiles, and what becomes of values that nobody keeps.
-// Barriers. q_full / q_empty: a Q tile and the Work it belongs to; a Work with `end` set is the last. k_full / k_empty
-// and v_full / v_empty: rings of tiles. words_empty: ring of mask words, published by the k_full of their tile. After a
-// score sweep the consumers vote whether another one is needed, and `swept` tells.
+// Barriers. rows_full / rows_empty: a Q tile and the WorkTile it belongs to; a WorkTile with `end` set is the last.
+// first_full / first_empty and second_full / second_empty: rings of tiles. mask_empty: ring of mask words, published by
+// the first_full of their tile. After a score sweep the consumers vote whether another one is needed, and `swept`
+// tells.
 #pragma once
 
 #include <cute/arch/copy_sm90_tma.hpp>
@@ -29,10 +30,10 @@ struct ProducerSm90 : TileMasksSm90<Config> {
   static constexpr int kValueWarp = kWarps > 1 ? 1 : 0;  ///< loads V, so that K need not wait until V has room
 
   /// Rings of one size that move together: the value's place is then kept only while it is needed.
-  static constexpr bool kOneRing = Config::kKeyMajor && Config::kKeyStages == Config::kValueStages;
+  static constexpr bool kOneRing = Config::kKeyMajor && Config::kFirstStages == Config::kSecondStages;
 
-  Ring<Config::kKeyStages> k_{};
-  Ring<Config::kValueStages> v_{};
+  Ring<Config::kFirstStages> first_{};
+  Ring<Config::kSecondStages> second_{};
   View pattern_;
 
   __device__ __forceinline__ ProducerSm90(const Params& params, SharedStorage& shared, int warp, int lane)
@@ -44,37 +45,37 @@ struct ProducerSm90 : TileMasksSm90<Config> {
       sync_producers();
       if (warp == 0 && lane == 0) begin_next();
       sync_producers();
-      Work& work = shared.work[shared.work_slot];
+      WorkTile& work = shared.work[shared.work_slot];
       if (work.end) break;
       produce(work);
     }
     if (warp == 0 && lane == 0) {
-      const auto q = shared.query_ring;
-      wait(shared.q_empty[q.slot()], q.phase() ^ 1);
-      arrive(shared.q_full[q.slot()]);
+      const auto q = shared.row_ring;
+      wait(shared.rows_empty[q.slot()], q.phase() ^ 1);
+      arrive(shared.rows_full[q.slot()]);
     }
   }
 
  private:
-  using Masks::numbers_of, Masks::write_numbers, Masks::dead_columns, Masks::zero_columns;
-  using Masks::one_lane, Masks::query_of, Masks::sync_producers, Masks::wait_together, Masks::find_dead_rows,
+  using Masks::one_lane, Masks::query_of, Masks::sync_producers, Masks::wait_together, Masks::find_unread_rows,
       Masks::whole;
-  using Masks::work_again, Masks::expect_words, Masks::write_full, Masks::write_words;
-  using typename Masks::Numbers;
+  using Masks::stats_of, Masks::write_stats, Masks::unread_columns, Masks::zero_columns;
+  using Masks::work_again, Masks::expect_mask, Masks::write_full, Masks::write_mask;
+  using typename Masks::ColumnStats;
 
   /// By one thread: the next piece that has rows. No consumer reads the slot any more: the Q tile before last took the
   /// place of the one that came with it; or, where pieces overlap, this one is about to.
   __device__ __forceinline__ void begin_next() {
     shared.work_slot = shared.work_slot + 1 == Config::kWorkSlots ? 0 : shared.work_slot + 1;
-    Work& work = shared.work[shared.work_slot];
+    WorkTile& work = shared.work[shared.work_slot];
     const Schedule& schedule = params.schedule;
-    if constexpr (Config::kOverlaps) wait(shared.q_empty[shared.query_ring.slot()], shared.query_ring.phase() ^ 1);
-    if constexpr (Config::kScrubRows)
-      for (unsigned& rows : shared.dead_rows[&work - shared.work]) rows = 0;
+    if constexpr (Config::kOverlaps) wait(shared.rows_empty[shared.row_ring.slot()], shared.row_ring.phase() ^ 1);
+    if constexpr (Config::kZeroFillRows)
+      for (unsigned& rows : shared.unread_rows[&work - shared.work]) rows = 0;
     for (;; claim()) {
       work.end = shared.next_item >= schedule.items;
       if (work.end) return;
-      make_work(work, params.geometry, schedule, Config::kRows, shared.next_item);
+      make_work_tile(work, params.geometry, schedule, Config::kRows, shared.next_item);
       if (work.row_begin < work.row_count) break;
     }
     clip_columns(work);
@@ -98,8 +99,8 @@ struct ProducerSm90 : TileMasksSm90<Config> {
     shared.next_item = round * all + (round & 1 ? all - 1 - own : own);
   }
 
-  __device__ __forceinline__ int row_begin(const Work& work) const { return query_of(work.row_begin); }
-  __device__ __forceinline__ int row_end(const Work& work) const {
+  __device__ __forceinline__ int row_begin(const WorkTile& work) const { return query_of(work.row_begin); }
+  __device__ __forceinline__ int row_end(const WorkTile& work) const {
     return min(query_of(work.row_begin + Config::kRows), work.frame.num_queries);
   }
 
@@ -116,18 +117,18 @@ struct ProducerSm90 : TileMasksSm90<Config> {
     using Viewed = cute::remove_cvref_t<View>;
     static constexpr bool kBits = patterns::TileBitsPattern<Viewed>;
     const ProducerSm90& producer;
-    const Work& work;
+    const WorkTile& work;
 
     __device__ __forceinline__ bool has_bits() const {
-      return producer.pattern_.has_tile_bits(work.frame, Config::kKeys);
+      return producer.pattern_.has_tile_bits(work.frame, Config::kColumns);
     }
     template <WalkBy By>
     __device__ __forceinline__ WarpWalk<Viewed, Span, By> walk(int from) const {
-      return {producer.pattern_, work.frame, Span{producer}, Config::kKeys, from};
+      return {producer.pattern_, work.frame, Span{producer}, Config::kColumns, from};
     }
   };
 
-  __device__ __forceinline__ auto walk_of(const Work& work) const {
+  __device__ __forceinline__ auto walk_of(const WorkTile& work) const {
     const Walks walks{*this, work};
     if constexpr (Config::kBatchedWalk)
       return BatchedWalk(walks, work.column_begin);
@@ -137,7 +138,7 @@ struct ProducerSm90 : TileMasksSm90<Config> {
 
   /// Key-major, the query heads of a group follow each other: on to the first tile of the next one that has any.
   template <class Walk>
-  __device__ __forceinline__ void seek_member(Walk& walk, const Work& work) {
+  __device__ __forceinline__ void seek_member(Walk& walk, const WorkTile& work) {
     if constexpr (Config::kKeyMajor)
       while (walk.done() && pattern_.member + params.geometry.member_step < params.geometry.members_end) {
         pattern_.member += params.geometry.member_step;
@@ -145,16 +146,16 @@ struct ProducerSm90 : TileMasksSm90<Config> {
       }
   }
 
-  __device__ __forceinline__ void produce(Work& work) {
-    if constexpr (Config::kScrubRows) find_dead_rows(pattern_, work);
+  __device__ __forceinline__ void produce(WorkTile& work) {
+    if constexpr (Config::kZeroFillRows) find_unread_rows(pattern_, work);
     bool with_values = !Config::kScoreSweeps;
     for (bool first = true;; first = false) {
       if constexpr (Config::kKeyMajor) pattern_.member = 0;
       auto walk = walk_of(work);
       seek_member(walk, work);
       // With one Q tile, it is still in use by the piece before; the first keys need not wait for it.
-      const bool any = !walk.done(), early = first && (!any || Config::kQueryBuffers > 1);
-      if (early && warp == 0 && lane == 0) load_queries(work, any);
+      const bool any = !walk.done(), early = first && (!any || Config::kRowBuffers > 1);
+      if (early && warp == 0 && lane == 0) load_first_rows(work, any);
       if (!any) {
         claim_next();
         return;
@@ -166,21 +167,21 @@ struct ProducerSm90 : TileMasksSm90<Config> {
   }
 
   /// The part of the keys that a split looks at: as many tiles each, from the first key that the rows keep on.
-  __device__ __forceinline__ void clip_columns(Work& work) {
+  __device__ __forceinline__ void clip_columns(WorkTile& work) {
     const int split = work.column_begin, end = work.frame.num_keys;
     work.column_begin = 0;
     work.column_end = end;
     if (split < 0 || row_begin(work) >= row_end(work)) return;
-    const int first = first_column(work) / Config::kKeys;
-    const int tiles = (end + Config::kKeys - 1) / Config::kKeys - first;
+    const int first = first_column(work) / Config::kColumns;
+    const int tiles = (end + Config::kColumns - 1) / Config::kColumns - first;
     if (tiles <= 0) return;
     const int each = params.schedule.splits.quotient(tiles + params.schedule.splits.divisor - 1);
-    work.column_begin = min((first + split * each) * Config::kKeys, end);
-    work.column_end = min((first + (split + 1) * each) * Config::kKeys, end);
+    work.column_begin = min((first + split * each) * Config::kColumns, end);
+    work.column_end = min((first + (split + 1) * each) * Config::kColumns, end);
   }
 
   /// That the rows keep, of any query head that they meet.
-  __device__ __forceinline__ int first_column(const Work& work) {
+  __device__ __forceinline__ int first_column(const WorkTile& work) {
     int first = kEnd;
     const int step = Config::kKeyMajor ? params.geometry.member_step : 1;
     for (int member = 0; member < (Config::kKeyMajor ? params.geometry.members_end : 1); member += step) {
@@ -202,17 +203,17 @@ struct ProducerSm90 : TileMasksSm90<Config> {
     return again;
   }
 
-  __device__ __forceinline__ int batch_of(const Work& work) const {
+  __device__ __forceinline__ int batch_of(const WorkTile& work) const {
     return params.geometry.packed_sequences() ? 0 : work.frame.batch;
   }
 
   /// By one thread, which sends the piece along.
-  __device__ __forceinline__ void load_queries(Work& work, bool any) const {
-    const auto q = shared.query_ring;
-    shared.query_ring.advance();
+  __device__ __forceinline__ void load_first_rows(WorkTile& work, bool any) const {
+    const auto q = shared.row_ring;
+    shared.row_ring.advance();
     work.any = any;
-    wait(shared.q_empty[q.slot()], q.phase() ^ 1);
-    auto& full = shared.q_full[q.slot()];
+    wait(shared.rows_empty[q.slot()], q.phase() ^ 1);
+    auto& full = shared.rows_full[q.slot()];
     if (!any) {
       arrive(full);
       return;
@@ -221,20 +222,20 @@ struct ProducerSm90 : TileMasksSm90<Config> {
   }
 
   /// The second tensor of rows where pieces overlap, by one thread.
-  __device__ __forceinline__ void load_second(const Work& work) const {
-    const auto ring = shared.second_ring;
-    shared.second_ring.advance();
-    wait(shared.second_empty, ring.phase() ^ 1);
-    load_rows<1, 2>(work, shared.second_full, 0);
+  __device__ __forceinline__ void load_late_rows(const WorkTile& work) const {
+    const auto ring = shared.late_rows_ring;
+    shared.late_rows_ring.advance();
+    wait(shared.late_rows_empty, ring.phase() ^ 1);
+    load_rows<1, 2>(work, shared.late_rows_full, 0);
   }
 
   /// Some of the tensors of rows.
   template <int First, int End>
-  __device__ __forceinline__ void load_rows(const Work& work, cutlass::arch::ClusterTransactionBarrier& full,
+  __device__ __forceinline__ void load_rows(const WorkTile& work, cutlass::arch::ClusterTransactionBarrier& full,
                                             int buffer) const {
     const auto& maps = params.maps;
     const bool later = work.queries.inner >= maps.long_query_classes;
-    full.arrive_and_expect_tx((End - First) * Config::kBytesQ);
+    full.arrive_and_expect_tx((End - First) * Config::kBytesRows);
     const Place first{work.queries.outer, work.queries.inner - (later ? maps.long_query_classes : 0)};
     for (int w = 0; w < Config::kRowGroups; ++w) {
       const int row = query_of(work.row_begin + 64 * w);
@@ -242,7 +243,7 @@ struct ProducerSm90 : TileMasksSm90<Config> {
           Config::kKeyMajor ? key_place(params.geometry, first, row) : Place{first.outer + row, first.inner};
       for (int t = First; t < End; ++t) {
         const auto rows = maps.rows(t);
-        load<64>(&rows.map[later], full, shared.q.begin() + Config::row_tile(t, buffer, w) * 64 * Config::kHeadDim,
+        load<64>(&rows.map[later], full, shared.rows.begin() + Config::row_tile(t, buffer, w) * 64 * Config::kHeadDim,
                  at.inner, at.outer, row_head(work) * rows.fold_head, batch_of(work) * rows.fold_batch,
                  TMA::CacheHintSm90::EVICT_FIRST);
       }
@@ -253,7 +254,7 @@ struct ProducerSm90 : TileMasksSm90<Config> {
     }
   }
 
-  __device__ __forceinline__ int row_head(const Work& work) const {
+  __device__ __forceinline__ int row_head(const WorkTile& work) const {
     return Config::kKeyMajor ? work.frame.head / params.geometry.group : query_of(work.frame.head);
   }
 
@@ -278,7 +279,7 @@ struct ProducerSm90 : TileMasksSm90<Config> {
     bool later;
     int inner, outer, batch;
   };
-  __device__ __forceinline__ Columns columns_of(const Work& work) const {
+  __device__ __forceinline__ Columns columns_of(const WorkTile& work) const {
     const int classes = params.maps.long_key_classes;
     const bool later = work.keys.inner >= classes;
     return {later, work.keys.inner - (later ? classes : 0), work.keys.outer, batch_of(work)};
@@ -294,107 +295,110 @@ struct ProducerSm90 : TileMasksSm90<Config> {
 
   /// One copy of the walk serves both kinds of sweeps: the patterns' code is long.
   template <class Walk>
-  __device__ __forceinline__ void sweep(bool with_values, bool with_queries, Walk& walk, Work& work) {
+  __device__ __forceinline__ void sweep(bool with_values, bool with_queries, Walk& walk, WorkTile& work) {
     const Frame& frame = work.frame;
     const auto& maps = params.maps;
-    // Shared memory is far for what each tile needs, but registers are few where columns have numbers.
+    // Shared memory is far for what each tile needs, but registers are few where columns have row statistics.
     const Columns columns_kept = columns_of(work);
     const int keys_kept = frame.num_keys;
     const auto columns = [&] {
       if constexpr (Config::kAll) return columns_again();
-      return Config::kColumnNumbers ? columns_of(work) : columns_kept;
+      return Config::kColumnStats ? columns_of(work) : columns_kept;
     };
     int head = Config::kKeyMajor ? frame.head : frame.head / params.geometry.group;
     while (!walk.done()) {
       const int begin = walk.begin();
-      const int keys = Config::kColumnNumbers ? frame.num_keys : keys_kept;
+      const int keys = Config::kColumnStats ? frame.num_keys : keys_kept;
       const bool full =
-          walk.state() == TileState::full && (Config::kAll ? whole(begin) : begin + Config::kKeys <= keys);
+          walk.state() == TileState::full && (Config::kAll ? whole(begin) : begin + Config::kColumns <= keys);
       const View pattern = pattern_;
       if constexpr (Config::kKeyMajor) head = frame.head + pattern.member;
       walk.advance();
       seek_member(walk, work);
       if (with_values && walk.done()) claim_next();
-      [[maybe_unused]] Numbers numbers;
-      if constexpr (Config::kColumnNumbers) numbers = numbers_of(work, head, begin);
-      unsigned dead = 0;
-      const auto find_dead = [&] {
-        if constexpr (Config::kColumnNumbers)
-          return dead_columns(pattern, frame, numbers, begin, work.columns_inside);
+      [[maybe_unused]] ColumnStats row_stats;
+      if constexpr (Config::kColumnStats) row_stats = stats_of(work, head, begin);
+      unsigned unread = 0;
+      const auto find_unread = [&] {
+        if constexpr (Config::kColumnStats)
+          return unread_columns(pattern, frame, row_stats, begin, work.columns_inside);
         else
-          return dead_columns(pattern, frame, begin, work.columns_inside, row_begin(work));
+          return unread_columns(pattern, frame, begin, work.columns_inside, row_begin(work));
       };
-      if constexpr (Config::kScrubFirst) dead = full ? 0 : find_dead();
+      if constexpr (Config::kZeroFillFirst) unread = full ? 0 : find_unread();
 
-      wait_together(shared.k_empty[k_.slot()], k_.phase() ^ 1);
-      auto& note = shared.note[k_.slot()];
-      auto& k_full = shared.k_full[k_.slot()];
+      wait_together(shared.first_empty[first_.slot()], first_.phase() ^ 1);
+      auto& note = shared.note[first_.slot()];
+      auto& first_full = shared.first_full[first_.slot()];
       if (warp == 0 && cute::elect_one_sync()) {
-        auto& landed = Config::kScrubFirst && dead ? shared.scrub : k_full;
+        auto& landed = Config::kZeroFillFirst && unread ? shared.zero_fill : first_full;
         landed.arrive_and_expect_tx(Config::kBytesTile);
         const Columns from = columns();
         const Place at = place_of(from, begin);
-        load<Config::kKeys>(map_of(maps.k, from.later), landed,
-                            shared.k.begin() + k_.slot() * Config::kKeys * Config::kHeadDim, at.inner, at.outer,
-                            head * maps.fold_k_head, from.batch * maps.fold_k_batch);
-        note.words = !full;
+        load<Config::kColumns>(map_of(maps.k, from.later), landed,
+                               shared.first.begin() + first_.slot() * Config::kColumns * Config::kHeadDim, at.inner,
+                               at.outer, head * maps.fold_k_head, from.batch * maps.fold_k_batch);
+        note.masked = !full;
         note.last = walk.done();
-        if constexpr (Config::kColumn) shared.first_column[k_.slot()] = begin;
+        if constexpr (Config::kColumn) shared.first_column[first_.slot()] = begin;
         if constexpr (Config::kAll)
-          shared.query_tile[k_.slot()] =
-              query_tiles(params.geometry, Config::kKeys).first(params.geometry, frame, head, work.keys) +
-              begin / Config::kKeys;
+          shared.query_tile[first_.slot()] =
+              query_tiles(params.geometry, Config::kColumns).first(params.geometry, frame, head, work.keys) +
+              begin / Config::kColumns;
       }
-      if constexpr (Config::kColumnNumbers) write_numbers(numbers, k_.slot());
+      if constexpr (Config::kColumnStats) write_stats(row_stats, first_.slot());
       if (full)
         write_full(note, work);
-      else if constexpr (Config::kLateWords)
-        expect_words(note);
+      else if constexpr (Config::kLateMask)
+        expect_mask(note);
       else
-        write_words(pattern, note, work, begin);
-      if (Config::kScrubFirst && dead) {
-        Tensor sK = make_tensor(make_smem_ptr(shared.k.begin()), typename Config::LayoutK{});  // (keys, D, stage)
-        zero_columns(dead, k_full, [&](int c, int d) { return &sK(c, d, k_.slot()); });
+        write_mask(pattern, note, work, begin);
+      if (Config::kZeroFillFirst && unread) {
+        Tensor sK =
+            make_tensor(make_smem_ptr(shared.first.begin()), typename Config::LayoutFirst{});  // (keys, D, stage)
+        zero_columns(unread, first_full, [&](int c, int d) { return &sK(c, d, first_.slot()); });
       }
       __syncwarp();
-      if (one_lane()) arrive(k_full);
-      if constexpr (kOneRing) v_ = k_;
-      k_.advance();
+      if (one_lane()) arrive(first_full);
+      if constexpr (kOneRing) second_ = first_;
+      first_.advance();
 
       const bool send_queries = with_queries && warp == 0;
       with_queries = false;
       if (!with_values) {
-        if (send_queries && one_lane()) load_queries(work, true);
+        if (send_queries && one_lane()) load_first_rows(work, true);
         continue;
       }
-      if constexpr (Config::kScrubSecond && !Config::kScrubFirst) dead = full ? 0 : find_dead();
-      const bool scrub = Config::kScrubSecond && dead;
+      if constexpr (Config::kZeroFillSecond && !Config::kZeroFillFirst) unread = full ? 0 : find_unread();
+      const bool zero_fill = Config::kZeroFillSecond && unread;
       if (warp == kValueWarp) {
-        wait_together(shared.v_empty[v_.slot()], v_.phase() ^ 1);
+        wait_together(shared.second_empty[second_.slot()], second_.phase() ^ 1);
         if (cute::elect_one_sync()) {
-          auto& landed = scrub ? shared.scrub : shared.v_full[v_.slot()];
+          auto& landed = zero_fill ? shared.zero_fill : shared.second_full[second_.slot()];
           landed.arrive_and_expect_tx(Config::kBytesTile);
           const Columns from = columns();
           const Place at = place_of(from, begin);
-          load<Config::kKeys>(map_of(maps.v, from.later), landed,
-                              shared.v.begin() + v_.slot() * Config::kKeys * Config::kHeadDim, at.inner, at.outer,
-                              head * maps.fold_v_head, from.batch * maps.fold_v_batch);
+          load<Config::kColumns>(map_of(maps.v, from.later), landed,
+                                 shared.second.begin() + second_.slot() * Config::kColumns * Config::kHeadDim, at.inner,
+                                 at.outer, head * maps.fold_v_head, from.batch * maps.fold_v_batch);
         }
         __syncwarp();
       }
       if (send_queries && one_lane()) {
         if constexpr (Config::kOverlaps)
-          load_second(work);
+          load_late_rows(work);
         else
-          load_queries(work, true);
+          load_first_rows(work, true);
       }
-      if (scrub) {
-        Tensor sV = make_tensor(make_smem_ptr(shared.v.begin()), typename Config::LayoutV{});  // (D, keys, stage)
-        zero_columns(dead, shared.v_full[v_.slot()], [&](int c, int d) { return &sV(d, c, v_.slot()); });
+      if (zero_fill) {
+        Tensor sV =
+            make_tensor(make_smem_ptr(shared.second.begin()), typename Config::LayoutSecond{});  // (D, keys, stage)
+        zero_columns(unread, shared.second_full[second_.slot()],
+                     [&](int c, int d) { return &sV(d, c, second_.slot()); });
       }
-      if constexpr (Config::kLateWords)
-        if (!full) write_words(pattern, note, work_again(), begin);
-      v_.advance();
+      if constexpr (Config::kLateMask)
+        if (!full) write_mask(pattern, note, work_again(), begin);
+      second_.advance();
     }
   }
 };

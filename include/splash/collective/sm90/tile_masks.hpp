@@ -24,9 +24,9 @@ struct ParamsProducerSm90 {
   typename Config::Pattern pattern;
   Geometry geometry;
   Schedule schedule;
-  const float2* numbers;  ///< (B, Hq, Nq) where Config::kColumnNumbers
-  float shift_factor;     ///< from shifts to raw scores where Config::kPreset
-  bool accumulate;        ///< the consumers read the output of an earlier call
+  const float2* row_stats;  ///< (B, Hq, Nq) where Config::kColumnStats
+  float shift_factor;       ///< from shifts to raw scores where Config::kPreset
+  bool accumulate;          ///< the consumers read the output of an earlier call
 };
 
 template <class Config>
@@ -42,8 +42,8 @@ struct TileMasksSm90 {
   SharedStorage& shared;
   int warp, lane;
 
-  Ring<Config::kWordSlots> words_{};
-  unsigned scrub_phase_ = 0;
+  Ring<Config::kMaskSlots> mask_{};
+  unsigned zero_fill_phase_ = 0;
 
   __device__ __forceinline__ TileMasksSm90(const Params& params, SharedStorage& shared, int warp, int lane)
       : params(params), shared(shared), warp(warp), lane(lane) {}
@@ -91,7 +91,7 @@ struct TileMasksSm90 {
   }
 
   /// The piece at hand, looked for anew: registers are fewer than what is known of it.
-  __device__ __forceinline__ const Work& work_again() const {
+  __device__ __forceinline__ const WorkTile& work_again() const {
     int slot = shared.work_slot;
     asm volatile("" : "+r"(slot));
     return shared.work[slot];
@@ -101,12 +101,12 @@ struct TileMasksSm90 {
 
   /// Whether no row or column of the tile is padding: what rows of padding give must not reach dQ, either.
   __device__ __forceinline__ bool whole(int begin) const {
-    const Work& work = work_again();
-    return begin + Config::kKeys <= work.frame.num_keys && work.row_begin + Config::kRows <= work.frame.num_queries;
+    const WorkTile& work = work_again();
+    return begin + Config::kColumns <= work.frame.num_keys && work.row_begin + Config::kRows <= work.frame.num_queries;
   }
 
   /// Chunks of padding alone let the tile pass.
-  __device__ __forceinline__ void write_full(typename Config::TileNote& note, const Work& work) const {
+  __device__ __forceinline__ void write_full(typename Config::TileNote& note, const WorkTile& work) const {
     const int real = work.frame.num_queries << params.geometry.log2_pack;
     if (one_lane())
       for (int chunk = warp; chunk < Config::kChunks; chunk += kWarps)
@@ -114,47 +114,47 @@ struct TileMasksSm90 {
   }
 
   /// Where words come late their tile is sent as one whose chunks all need them.
-  __device__ __forceinline__ void expect_words(typename Config::TileNote& note) const {
+  __device__ __forceinline__ void expect_mask(typename Config::TileNote& note) const {
     if (one_lane())
       for (int chunk = warp; chunk < Config::kChunks; chunk += kWarps) note.state[chunk] = Config::kPartial;
   }
 
   /// Rows that are padding keep nothing, but do not count against a full chunk.
-  __device__ __forceinline__ void write_words(const View& pattern, typename Config::TileNote& note, const Work& work,
-                                              int begin) {
+  __device__ __forceinline__ void write_mask(const View& pattern, typename Config::TileNote& note, const WorkTile& work,
+                                             int begin) {
     const Frame& frame = work.frame;
-    wait_together(shared.words_empty[words_.slot()], words_.phase() ^ 1);
+    wait_together(shared.mask_empty[mask_.slot()], mask_.phase() ^ 1);
 #pragma unroll 1
     for (int chunk = warp; chunk < Config::kChunks; chunk += kWarps) {
       const int first = query_of(work.row_begin + 32 * chunk), row = query_of(work.row_begin + 32 * chunk + lane);
       const bool real = row < frame.num_queries;
       bool all = true, some = false;
 #pragma unroll 1
-      for (int w = 0; w < Config::kWords; ++w) {
+      for (int w = 0; w < Config::kMaskWords; ++w) {
         const int column = begin + 64 * w;
-        constexpr int kLast = Config::kKeys - 64 * (Config::kWords - 1);
+        constexpr int kLast = Config::kColumns - 64 * (Config::kMaskWords - 1);
         const uint64_t valid =
-            patterns::bits_between(0, min(w + 1 < Config::kWords ? 64 : kLast, frame.num_keys - column) - 1);
+            patterns::bits_between(0, min(w + 1 < Config::kMaskWords ? 64 : kLast, frame.num_keys - column) - 1);
         uint64_t kept = 0;
         if constexpr (Config::kKeyMajor)
           kept = word_of_columns(pattern, frame, first, column) & (real ? valid : 0);
         else if (real && valid)
           kept = patterns::kept_bits(pattern, frame, row, column) & valid;
         const uint64_t wanted =
-            w + 1 < Config::kWords || kLast == 64 ? ~uint64_t(0) : patterns::bits_between(0, kLast - 1);
-        shared.words[words_.slot()][w][32 * chunk + lane] = kept;
+            w + 1 < Config::kMaskWords || kLast == 64 ? ~uint64_t(0) : patterns::bits_between(0, kLast - 1);
+        shared.mask_bits[mask_.slot()][w][32 * chunk + lane] = kept;
         all &= (!real && !Config::kAll) || kept == wanted;
         some |= kept != 0;
       }
-      if constexpr (Config::kLateWords) continue;
+      if constexpr (Config::kLateMask) continue;
       const bool keeps_all = __all_sync(~0u, all), keeps_some = __any_sync(~0u, some);
       if (lane == 0) note.state[chunk] = !keeps_some ? Config::kEmpty : (keeps_all ? Config::kFull : Config::kPartial);
     }
-    if constexpr (Config::kLateWords) {
+    if constexpr (Config::kLateMask) {
       __syncwarp();
-      if (one_lane()) arrive(shared.words_full[words_.slot()]);
+      if (one_lane()) arrive(shared.mask_full[mask_.slot()]);
     }
-    words_.advance();
+    mask_.advance();
   }
 
   /// Of a warp's 32 x 32 bits: bit c of lane r was bit r of lane c. Blocks of 16 off the diagonal change places, then
@@ -187,32 +187,32 @@ struct TileMasksSm90 {
 
   /// Of the lanes of all warps together each column has one.
   __device__ __forceinline__ static bool in_tile(int column) {
-    return Config::kKeys % (32 * kWarps) == 0 || column < Config::kKeys;
+    return Config::kColumns % (32 * kWarps) == 0 || column < Config::kColumns;
   }
 
   /// Of the columns 32 (n kWarps + warp) + lane.
-  struct Numbers {
-    float2 of[(Config::kKeys + 32 * kWarps - 1) / (32 * kWarps)];
+  struct ColumnStats {
+    float2 of[(Config::kColumns + 32 * kWarps - 1) / (32 * kWarps)];
   };
 
   /// Key-major: what the forward left of this lane's columns, which are queries. Asked for early, since it takes a
   /// while.
-  __device__ __forceinline__ Numbers numbers_of(const Work& work, int head, int begin) const {
-    Numbers numbers;
+  __device__ __forceinline__ ColumnStats stats_of(const WorkTile& work, int head, int begin) const {
+    ColumnStats row_stats;
     int column = 32 * warp + lane;
     CUTE_UNROLL
-    for (float2& own : numbers.of) {
-      own = Config::kNoNumbers;
+    for (float2& own : row_stats.of) {
+      own = Config::kNoStats;
       if (in_tile(column) && begin + column < work.frame.num_keys)
-        own = params.numbers[query_at(params.geometry, work.frame, head, work.keys, begin + column)];
+        own = params.row_stats[query_at(params.geometry, work.frame, head, work.keys, begin + column)];
       column += 32 * kWarps;
     }
-    return numbers;
+    return row_stats;
   }
-  __device__ __forceinline__ void write_numbers(const Numbers& numbers, int slot) const {
+  __device__ __forceinline__ void write_stats(const ColumnStats& row_stats, int slot) const {
     int column = 32 * warp + lane;
     CUTE_UNROLL
-    for (const float2& own : numbers.of) {
+    for (const float2& own : row_stats.of) {
       if (!in_tile(column)) break;
       shared.shift[slot][column] = Config::kPreset ? own.x * params.shift_factor : own.x;
       shared.delta[slot][column] = Config::kPreset ? -own.y : own.y;
@@ -222,7 +222,7 @@ struct TileMasksSm90 {
 
   /// Notes the rows of the piece that nobody keeps, which the consumers zero. TMA zeroes what lies outside of the
   /// tensor.
-  __device__ __forceinline__ void find_dead_rows(const View& view, const Work& work) {
+  __device__ __forceinline__ void find_unread_rows(const View& view, const WorkTile& work) {
     static_assert(Config::kRows == 32 * kWarps, "a row a lane");
     const Frame& frame = work.frame;
     const int end = min(work.row_begin + Config::kRows, work.row_count);
@@ -230,12 +230,12 @@ struct TileMasksSm90 {
       const int first = frame.i(work.row_begin) - frame.k_start, last = frame.i(end - 1) - frame.k_start;
       if (first >= 0 && last < frame.num_keys) return;
     }
-    const unsigned dead = __ballot_sync(~0u, nobody_keeps(view, work, work.row_begin + 32 * warp + lane));
-    if (lane == 0) shared.dead_rows[&work - shared.work][warp] = dead;
+    const unsigned unread = __ballot_sync(~0u, nobody_keeps(view, work, work.row_begin + 32 * warp + lane));
+    if (lane == 0) shared.unread_rows[&work - shared.work][warp] = unread;
     sync_producers();
   }
 
-  __device__ __forceinline__ bool nobody_keeps(const View& view, const Work& work, int row) const {
+  __device__ __forceinline__ bool nobody_keeps(const View& view, const WorkTile& work, int row) const {
     const Frame& frame = work.frame;
     if (row >= frame.num_queries) return params.geometry.packed_sequences() || row < work.row_count;
     View pattern = view;
@@ -253,8 +253,8 @@ struct TileMasksSm90 {
 
   /// Whether each column of the tile is kept by its own row.
   __device__ __forceinline__ static bool all_alive(const View& pattern, const Frame& frame, int begin, int inside) {
-    const int end = min(begin + Config::kKeys, frame.num_keys);
-    if (end < min(begin + Config::kKeys, inside) || !patterns::keeps_self(pattern, frame)) return false;
+    const int end = min(begin + Config::kColumns, frame.num_keys);
+    if (end < min(begin + Config::kColumns, inside) || !patterns::keeps_self(pattern, frame)) return false;
     const int first = frame.j(begin) - frame.q_start, last = frame.j(end - 1) - frame.q_start;
     return first >= 0 && last < frame.num_queries;
   }
@@ -262,25 +262,25 @@ struct TileMasksSm90 {
   /// The columns of the tile before `inside`, where the tensor ends, that no row of the problem keeps: bit n of a lane
   /// is column 32 (n kWarps + warp) + lane. TMA zeroes what lies outside of the tensor. Where any producer has one,
   /// none gets 0: bit 31 then. row: the first of the tile at hand.
-  __device__ __forceinline__ unsigned dead_columns(const View& pattern, const Frame& frame, int begin, int inside,
-                                                   int row) const {
+  __device__ __forceinline__ unsigned unread_columns(const View& pattern, const Frame& frame, int begin, int inside,
+                                                     int row) const {
     if (all_alive(pattern, frame, begin, inside)) return 0;
     unsigned found = 0, bit = 1;
 #pragma unroll 1
-    for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps, bit <<= 1)
-      if (dead(pattern, frame, begin + c, inside, row)) found |= bit;
+    for (int c = 32 * warp + lane; c < Config::kColumns; c += 32 * kWarps, bit <<= 1)
+      if (unread(pattern, frame, begin + c, inside, row)) found |= bit;
     return any_producer(found != 0) ? found | 1u << 31 : 0;
   }
 
   /// The same of queries: the forward's results tell which of them keep nothing, but take a while to come.
-  __device__ __forceinline__ unsigned dead_columns(const View& pattern, const Frame& frame, const Numbers& numbers,
-                                                   int begin, int inside) const {
+  __device__ __forceinline__ unsigned unread_columns(const View& pattern, const Frame& frame,
+                                                     const ColumnStats& row_stats, int begin, int inside) const {
     if (all_alive(pattern, frame, begin, inside)) return 0;
     unsigned found = 0, bit = 1;
     int column = 32 * warp + lane;
     CUTE_UNROLL
-    for (const float2& own : numbers.of) {
-      if (in_tile(column) && begin + column < inside && own.x == Config::kNoNumbers.x) found |= bit;
+    for (const float2& own : row_stats.of) {
+      if (in_tile(column) && begin + column < inside && own.x == Config::kNoStats.x) found |= bit;
       column += 32 * kWarps;
       bit <<= 1;
     }
@@ -288,8 +288,8 @@ struct TileMasksSm90 {
   }
 
   /// Asks the rows from `first` on before the others: those of the tile at hand are likely to keep its columns.
-  __device__ __forceinline__ static bool dead(const View& pattern, const Frame& frame, int column, int inside,
-                                              int first) {
+  __device__ __forceinline__ static bool unread(const View& pattern, const Frame& frame, int column, int inside,
+                                                int first) {
     if (column >= inside) return false;
     if (column >= frame.num_keys) return true;
 #pragma unroll 1
@@ -307,19 +307,19 @@ struct TileMasksSm90 {
 
   /// Once the tile has landed; then one thread arrives at `full`.
   template <class At>
-  __device__ __forceinline__ void zero_columns(unsigned dead, cutlass::arch::ClusterTransactionBarrier& full,
+  __device__ __forceinline__ void zero_columns(unsigned unread, cutlass::arch::ClusterTransactionBarrier& full,
                                                const At& at) {
-    if constexpr (Config::kScrubRows) {
-      const unsigned phase = shared.scrub_phase[warp];
-      wait_together(shared.scrub, phase);
-      if (lane == 0) shared.scrub_phase[warp] = phase ^ 1;
+    if constexpr (Config::kZeroFillRows) {
+      const unsigned phase = shared.zero_fill_phase[warp];
+      wait_together(shared.zero_fill, phase);
+      if (lane == 0) shared.zero_fill_phase[warp] = phase ^ 1;
     } else {
-      wait_together(shared.scrub, scrub_phase_);
-      scrub_phase_ ^= 1;
+      wait_together(shared.zero_fill, zero_fill_phase_);
+      zero_fill_phase_ ^= 1;
     }
 #pragma unroll 1
-    for (int c = 32 * warp + lane; c < Config::kKeys; c += 32 * kWarps, dead >>= 1)
-      if (dead & 1)
+    for (int c = 32 * warp + lane; c < Config::kColumns; c += 32 * kWarps, unread >>= 1)
+      if (unread & 1)
         for (int d = 0; d < Config::kHeadDim; d += 8) *reinterpret_cast<uint4*>(at(c, d)) = make_uint4(0, 0, 0, 0);
     cutlass::arch::fence_view_async_shared();
     sync_producers();

@@ -67,11 +67,11 @@ struct TilesSm90 {
   static constexpr int kConsumers = kTuning.tile.consumers;
   static constexpr int kRowGroups = RowGroups;
   static constexpr int kRows = 64 * kRowGroups;
-  static constexpr int kKeys = kTuning.tile.columns;
-  static constexpr int kKeyStages = kTuning.pipeline.first_stages, kValueStages = kTuning.pipeline.second_stages;
-  static constexpr int kQueryBuffers = kTuning.pipeline.row_buffers;
+  static constexpr int kColumns = kTuning.tile.columns;
+  static constexpr int kFirstStages = kTuning.pipeline.first_stages, kSecondStages = kTuning.pipeline.second_stages;
+  static constexpr int kRowBuffers = kTuning.pipeline.row_buffers;
   static constexpr bool kOverlaps = Overlaps;
-  static constexpr int kWorkSlots = kQueryBuffers + !Overlaps;
+  static constexpr int kWorkSlots = kRowBuffers + !Overlaps;
   static constexpr int kProducerWarps = kTuning.warps.producers;
   static constexpr int kThreads = kTuning.threads();
   static constexpr int kRowTensors = RowTensors;
@@ -80,50 +80,52 @@ struct TilesSm90 {
 
   /// Where a tile of 64 rows lies. Results leave through the same memory.
   static SPLASH_HD constexpr int row_tile(int tensor, int buffer, int group) {
-    return (tensor * kQueryBuffers + (Overlaps && tensor > 0 ? 0 : buffer)) * kRowGroups + group;
+    return (tensor * kRowBuffers + (Overlaps && tensor > 0 ? 0 : buffer)) * kRowGroups + group;
   }
-  static constexpr int kRowTiles =
-      kRowGroups * (Overlaps ? kQueryBuffers + RowTensors - 1 : kQueryBuffers * RowTensors);
+  static constexpr int kRowTiles = kRowGroups * (Overlaps ? kRowBuffers + RowTensors - 1 : kRowBuffers * RowTensors);
 
   // (64, D, tile), D contiguous, 128-byte swizzle where D allows
   using AtomRows = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::K, Element,
                                                                                 cute::Int<64>, cute::Int<HeadDim>>());
   using LayoutRows = decltype(cute::tile_to_shape(AtomRows{}, cute::Shape<cute::_64, cute::Int<HeadDim>>{}));
-  using LayoutQ =
+  using LayoutRowTiles =
       decltype(cute::tile_to_shape(AtomRows{}, cute::Shape<cute::_64, cute::Int<HeadDim>, cute::Int<kRowTiles>>{}));
   // (columns, D, stage), D contiguous: columns where they meet rows
-  using AtomK = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::K, Element,
-                                                                             cute::Int<kKeys>, cute::Int<HeadDim>>());
+  using AtomColumns =
+      decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::K, Element, cute::Int<kColumns>,
+                                                                   cute::Int<HeadDim>>());
   template <int Stages>
-  using LayoutColumns =
-      decltype(cute::tile_to_shape(AtomK{}, cute::Shape<cute::Int<kKeys>, cute::Int<HeadDim>, cute::Int<Stages>>{}));
+  using LayoutColumns = decltype(cute::tile_to_shape(
+      AtomColumns{}, cute::Shape<cute::Int<kColumns>, cute::Int<HeadDim>, cute::Int<Stages>>{}));
   // (D, columns, stage), D contiguous: the same bytes where weights meet them. Columns first, so that one TMA box holds
   // all of them.
-  using AtomV = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::MN, Element,
-                                                                             cute::Int<HeadDim>, cute::Int<kKeys>>());
+  using AtomTransposed =
+      decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::MN, Element, cute::Int<HeadDim>,
+                                                                   cute::Int<kColumns>>());
   template <int Stages>
-  using LayoutTransposed =
-      decltype(cute::tile_to_shape(AtomV{}, cute::Shape<cute::Int<HeadDim>, cute::Int<kKeys>, cute::Int<Stages>>{},
-                                   cute::Step<cute::_2, cute::_1, cute::_3>{}));
-  using LayoutK = LayoutColumns<kKeyStages>;
-  using LayoutV = LayoutTransposed<kValueStages>;
+  using LayoutTransposed = decltype(cute::tile_to_shape(
+      AtomTransposed{}, cute::Shape<cute::Int<HeadDim>, cute::Int<kColumns>, cute::Int<Stages>>{},
+      cute::Step<cute::_2, cute::_1, cute::_3>{}));
+  using LayoutFirst = LayoutColumns<kFirstStages>;
+  using LayoutSecond = LayoutTransposed<kSecondStages>;
   /// A TMA box is a swizzle atom wide: all rows of so many columns lie together in each of the layouts.
   static constexpr int kBoxColumns = HeadDim % 64 == 0 ? 64 : 32;
   static_assert(HeadDim % kBoxColumns == 0);
-  static constexpr int kBytesQ = kRows * HeadDim * int(sizeof(Element));
-  static constexpr int kBytesTile = kKeys * HeadDim * int(sizeof(Element));
+  static constexpr int kBytesRows = kRows * HeadDim * int(sizeof(Element));
+  static constexpr int kBytesTile = kColumns * HeadDim * int(sizeof(Element));
 
   // Scores (64, columns), both operands from shared memory; results (64, D), the weights from registers.
   using MmaScores = decltype(cute::make_tiled_mma(
       cute::GMMA::ss_op_selector<Element, Element, float,
-                                 cute::Shape<cute::_64, cute::Int<kKeys>, cute::Int<HeadDim>>>()));
+                                 cute::Shape<cute::_64, cute::Int<kColumns>, cute::Int<HeadDim>>>()));
   using MmaOutput = decltype(cute::make_tiled_mma(
-      cute::GMMA::rs_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<HeadDim>, cute::Int<kKeys>>,
-                                 cute::GMMA::Major::K, cute::GMMA::Major::MN>()));
+      cute::GMMA::rs_op_selector<Element, Element, float,
+                                 cute::Shape<cute::_64, cute::Int<HeadDim>, cute::Int<kColumns>>, cute::GMMA::Major::K,
+                                 cute::GMMA::Major::MN>()));
 
   /// Mask words: word w of a row holds the columns 64 w to 64 w + 63 of the tile.
-  static constexpr int kWords = (kKeys + 63) / 64;
-  static constexpr int kWordSlots = kTuning.pipeline.mask_slots;
+  static constexpr int kMaskWords = (kColumns + 63) / 64;
+  static constexpr int kMaskSlots = kTuning.pipeline.mask_slots;
 
   /// Of 32 rows against a tile of columns.
   enum ChunkState : unsigned char { kEmpty = 0, kPartial = 1, kFull = 2 };
@@ -132,45 +134,46 @@ struct TilesSm90 {
   /// What the producers tell the consumers about the tile in a K stage.
   struct TileNote {
     unsigned char state[kChunks];
-    bool words;  ///< the tile has mask words, in the next slot of their ring
-    bool last;   ///< of the sweep
+    bool masked;  ///< the tile has mask words, in the next slot of their ring
+    bool last;    ///< of the sweep
   };
 
   struct Stages {
-    alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutQ>> q;
-    alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutK>> k;
-    alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutV>> v;
+    alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutRowTiles>> rows;
+    alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutFirst>> first;
+    alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<LayoutSecond>> second;
   };
 
   /// Under: what lies before it, which has 1024-byte alignments. Storage is one line of bases, since the compiler asks
   /// whether an address is null before it adds the offset of a second base.
   template <class Under>
   struct Control : Under {
-    uint64_t words[kWordSlots][kWords][kRows];
-    cutlass::arch::ClusterTransactionBarrier q_full[kQueryBuffers], k_full[kKeyStages], v_full[kValueStages], scrub;
-    cutlass::arch::ClusterBarrier q_empty[kQueryBuffers], k_empty[kKeyStages], v_empty[kValueStages],
-        words_empty[kWordSlots];
-    Work work[kWorkSlots];  ///< of the consumers, and the one that the producers work on
-    int work_slot;          ///< the latter
+    uint64_t mask_bits[kMaskSlots][kMaskWords][kRows];
+    cutlass::arch::ClusterTransactionBarrier rows_full[kRowBuffers], first_full[kFirstStages],
+        second_full[kSecondStages], zero_fill;
+    cutlass::arch::ClusterBarrier rows_empty[kRowBuffers], first_empty[kFirstStages], second_empty[kSecondStages],
+        mask_empty[kMaskSlots];
+    WorkTile work[kWorkSlots];  ///< of the consumers, and the one that the producers work on
+    int work_slot;              ///< the latter
     // Of the producers, whose registers are few.
     int first_item, next_item;  ///< pieces: of this team the first one, and the one that it claimed last
     int rounds;                 ///< dealt out so far
-    Ring<kQueryBuffers> query_ring;
-    TileNote note[kKeyStages];
+    Ring<kRowBuffers> row_ring;
+    TileNote note[kFirstStages];
 
     static constexpr int kReaders = 4 * kConsumers;  ///< warps that give a stage back
 
     /// By one thread before all others begin; the barriers are known to them after a fence.
     __device__ __forceinline__ void start(int team) {
-      for (auto& full : q_full) full.init(1);
-      for (auto& full : k_full) full.init(1 + kProducerWarps);
-      for (auto& full : v_full) full.init(1);
-      for (auto& empty : q_empty) empty.init(kReaders);
-      for (auto& empty : k_empty) empty.init(kReaders);
-      for (auto& empty : v_empty) empty.init(kReaders);
-      for (auto& empty : words_empty) empty.init(kReaders);
-      scrub.init(1);
-      query_ring = {};
+      for (auto& full : rows_full) full.init(1);
+      for (auto& full : first_full) full.init(1 + kProducerWarps);
+      for (auto& full : second_full) full.init(1);
+      for (auto& empty : rows_empty) empty.init(kReaders);
+      for (auto& empty : first_empty) empty.init(kReaders);
+      for (auto& empty : second_empty) empty.init(kReaders);
+      for (auto& empty : mask_empty) empty.init(kReaders);
+      zero_fill.init(1);
+      row_ring = {};
       work_slot = kWorkSlots - 1;
       first_item = next_item = int(blockIdx.x) * kTeams + team;
       rounds = 0;

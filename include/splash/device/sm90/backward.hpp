@@ -26,11 +26,13 @@ struct FloatQueries {
   FloatQueries() = default;
   explicit FloatQueries(const BackwardArguments& args)
       : geometry(make_geometry(args.in, args.layout, false, false)),
-        schedule(make_schedule(args.in, args.layout, args.hints, geometry, {Config::kKeys, Config::kKeys, 1}, false)) {}
+        schedule(make_schedule(args.in, args.layout, args.hints, geometry, {Config::kColumns, Config::kColumns, 1},
+                               false)) {}
 
   int64_t bytes() const {
     if (schedule.items == 0) return 0;
-    return collective::query_tiles(geometry, Config::kKeys).count(geometry) * Config::kKeys * Config::kHeadDim * 4;
+    return collective::query_tiles(geometry, Config::kColumns).count(geometry) * Config::kColumns * Config::kHeadDim *
+           4;
   }
 
   cudaError_t store(const BackwardCall& call) const {
@@ -99,7 +101,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   // A kernel of its own for each Block: stubs of kernels are a translation unit's own, functions of theirs are not.
   using Closed = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
                                                 kCloses ? Gradients::closed : Keys::kPass, Block>;
-  static_assert(Keys::kByOutput == kKernels.by_output && (!kFuses || All::kKeys == kKernels.fused_columns) &&
+  static_assert(Keys::kByOutput == kKernels.by_output && (!kFuses || All::kColumns == kKernels.fused_columns) &&
                 (!kCloses || Closed::kRows == kKernels.closed_rows));
   const TensorView& q = args.in.q;
   const Operand operands[] = {{"q", &q},
@@ -156,8 +158,8 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   const int64_t partial = std::max(
       {queries.workspace_floats(), keys.workspace_floats(), all.workspace_floats(), closed_all.workspace_floats()});
   constexpr int64_t kCounters = 256;  // bytes
-  const int64_t sums = float_queries.bytes(), own_numbers = args.join.numbers ? 0 : rows * 8;
-  const Workspace workspace(exec, kCounters + sums + own_numbers + (learns ? rows * 4 : 0) + partial * 4 + 16);
+  const int64_t sums = float_queries.bytes(), own_stats = args.join.row_stats ? 0 : rows * 8;
+  const Workspace workspace(exec, kCounters + sums + own_stats + (learns ? rows * 4 : 0) + partial * 4 + 16);
   if (workspace.missing()) return {StatusCode::cuda_error, "out of memory for the workspace of a call"};
   char* next = workspace.data();
   const auto take = [&](int64_t bytes) {
@@ -171,16 +173,16 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   BackwardCall call{.args = args,
                     .stream = stream,
                     .beside = false,
-                    .numbers = static_cast<float2*>(args.join.numbers),
+                    .row_stats = static_cast<float2*>(args.join.row_stats),
                     .dots = nullptr,
                     .counters = counters,
                     .partial = partials,
                     .queries = sums_of_queries};
-  if (!call.numbers) call.numbers = reinterpret_cast<float2*>(take(own_numbers));
+  if (!call.row_stats) call.row_stats = reinterpret_cast<float2*>(take(own_stats));
   if (learns) call.dots = reinterpret_cast<float*>(take(rows * 4));
 
   const bool counted = queries.counted || keys.counted || all.counted || closed_all.counted;
-  const bool prepares = rows > 0 && (args.join.first || !args.join.numbers);
+  const bool prepares = rows > 0 && (args.join.first || !args.join.row_stats);
   const int64_t zeros = counted || sums > 0 ? kCounters + sums : 0;
   if (zeros > 0 && !prepares) error = cudaMemsetAsync(counters, 0, size_t(zeros), stream);
   if (args.in.positions.cu_queries) {
@@ -199,7 +201,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
       .grad_out = rows_of(args.grad_out),
       .statistic = static_cast<const float*>(args.statistic.data),
       .grad_statistic = static_cast<const float*>(args.grad_statistic.data),
-      .numbers = call.numbers,
+      .row_stats = call.row_stats,
       .normalizer = normalizer,
       .heads = int(q.shape[1]),
       .num_queries = int(q.shape[2]),
@@ -218,7 +220,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   }
   // Sweeps fill each other's tails where neither reads or adds to what the other writes: never results of its own call,
   // nor, with a workspace that is not shared, those of a call about other rows.
-  call.beside = !args.join.first && args.join.numbers && !args.join.adds_queries;
+  call.beside = !args.join.first && args.join.row_stats && !args.join.adds_queries;
   if (Status status = launch_sweep<Queries>(pattern, call, queries, counters); !status.ok()) return status;
   call.beside = queries.runs_alone() && !(args.join.adds_keys && call.beside);
   if (Status status = launch_sweep<Keys>(pattern, call, keys, counters + 16); !status.ok()) return status;

@@ -41,8 +41,8 @@ bool encode_maps(collective::MapsForwardSm90& maps, const ForwardArguments& args
   };
   const KeyRuns& runs = args.layout.key_runs;
   const auto encode_keys = [&](CUtensorMap(&map)[2], const MapView& view) {
-    return runs.length > 0 ? encode_run_map(map[1], type, view, runs, kColumns, Config::kKeys)
-                           : encode_class_maps(map, type, view, classes, kColumns, Config::kKeys);
+    return runs.length > 0 ? encode_run_map(map[1], type, view, runs, kColumns, Config::kColumns)
+                           : encode_class_maps(map, type, view, classes, kColumns, Config::kColumns);
   };
   return encode_rows(maps.q, view_q) && encode_rows(maps.out, map_view(args.out, q.data)) &&
          encode_keys(maps.k, view_k) && encode_keys(maps.v, view_v);
@@ -100,7 +100,7 @@ Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const 
   Params params{};
   collective::Geometry& geometry = params.producer.geometry;
   geometry = make_geometry(args.in, args.layout);
-  const Blocks blocks{Config::kRows, Config::kKeys, multiprocessors * Config::kTuning.warps.blocks_per_sm,
+  const Blocks blocks{Config::kRows, Config::kColumns, multiprocessors * Config::kTuning.warps.blocks_per_sm,
                       kLastEach<Pattern>};
   params.producer.pattern = pattern;
   // Rows that go on from earlier results do so once: their keys are not split.

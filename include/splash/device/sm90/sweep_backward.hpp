@@ -18,12 +18,12 @@ namespace device {
 struct BackwardCall {
   const BackwardArguments& args;
   cudaStream_t stream;
-  bool beside;      ///< the next sweep may run beside the kernel before it on the stream
-  float2* numbers;  ///< (B, Hq, Nq)
-  float* dots;      ///< (B, Hq, Nq), or nullptr
-  int* counters;    ///< of zeros, one for each sweep
-  float* partial;   ///< of the sweep that runs
-  float4* queries;  ///< dQ in float32 where the sweeps are one, of zeros
+  bool beside;        ///< the next sweep may run beside the kernel before it on the stream
+  float2* row_stats;  ///< (B, Hq, Nq)
+  float* dots;        ///< (B, Hq, Nq), or nullptr
+  int* counters;      ///< of zeros, one for each sweep
+  float* partial;     ///< of the sweep that runs
+  float4* queries;    ///< dQ in float32 where the sweeps are one, of zeros
 };
 
 /// One kernel of the backward: its pieces of work, and how much workspace their splits take.
@@ -38,7 +38,7 @@ struct Sweep {
   Sweep(const BackwardArguments& args, int multiprocessors)
       : geometry(make_geometry(args.in, args.layout, Config::kKeyMajor, false)) {
     const int most = multiprocessors * Config::kTuning.warps.blocks_per_sm;
-    const Blocks blocks{Config::kRows, Config::kKeys, most * Config::kTeams, kLastEach<typename Config::Pattern>};
+    const Blocks blocks{Config::kRows, Config::kColumns, most * Config::kTeams, kLastEach<typename Config::Pattern>};
     schedule = make_schedule(args.in, args.layout, args.hints, geometry, blocks, true);
     grid = std::min((schedule.items + Config::kTeams - 1) / Config::kTeams, most);
     counted = wants_counter(args.in, args.hints, schedule, grid * Config::kTeams);
@@ -73,8 +73,8 @@ bool encode_maps(collective::MapsBackwardSm90& maps, const BackwardArguments& ar
                                    : encode(map, tensor, 64);
   };
   const auto encode_columns = [&](CUtensorMap(&map)[2], const MapView& tensor) {
-    return !keys && runs.length > 0 ? encode_run_map(map[1], type, tensor, runs, Config::kBoxColumns, Config::kKeys)
-                                    : encode(map, tensor, Config::kKeys);
+    return !keys && runs.length > 0 ? encode_run_map(map[1], type, tensor, runs, Config::kBoxColumns, Config::kColumns)
+                                    : encode(map, tensor, Config::kColumns);
   };
   return encode_rows(maps.a[0], a[0]) && encode_rows(maps.a[1], a[1]) && encode_columns(maps.k, k) &&
          encode_columns(maps.v, v) && encode_rows(maps.out[0], out[0]) && encode_rows(maps.out[1], out[1]);
@@ -101,7 +101,7 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
   params.producer.pattern = pattern;
   params.producer.geometry = sweep.geometry;
   params.producer.schedule = sweep.schedule;
-  params.producer.numbers = call.numbers;
+  params.producer.row_stats = call.row_stats;
   if (sweep.counted) params.producer.schedule.counter = counter;
   params.consumer = {.normalizer = Normalizer::from(args.in.normalizer, scale.magnitude),
                      .sign = float(scale.sign),
@@ -118,7 +118,7 @@ Status launch_sweep(const typename Config::Pattern& pattern, const BackwardCall&
                               .row_stride = to.row_stride,
                               .head_stride = to.head_stride,
                               .batch_stride = to.batch_stride,
-                              .tiles = collective::query_tiles(sweep.geometry, Config::kKeys).each,
+                              .tiles = collective::query_tiles(sweep.geometry, Config::kColumns).each,
                               .heads = int(args.in.q.shape[1]),
                               .num_queries = int(args.in.q.shape[2]),
                               .head_dim = int(args.in.q.shape[3]),

@@ -26,47 +26,47 @@ struct BackwardSm90 {
   };
 
   /// What the forward left of this thread's rows, where rows are queries.
-  static __device__ __forceinline__ float2 numbers_of(const Params& params, const collective::Work& work, int group,
-                                                      int thread, int r) {
+  static __device__ __forceinline__ float2 stats_of(const Params& params, const collective::WorkTile& work, int group,
+                                                    int thread, int r) {
     const int index = work.row_begin + 64 * group + collective::accumulator_row(thread, r);
-    if (Config::kKeyMajor || index >= work.frame.num_queries) return Config::kNoNumbers;
+    if (Config::kKeyMajor || index >= work.frame.num_queries) return Config::kNoStats;
     return params.producer
-        .numbers[collective::query_at(params.producer.geometry, work.frame, work.frame.head, work.queries, index)];
+        .row_stats[collective::query_at(params.producer.geometry, work.frame, work.frame.head, work.queries, index)];
   }
 
   static __device__ __forceinline__ void consume(const Params& params, typename Config::SharedStorage& shared,
                                                  int group, int thread) {
     Consumer consumer{params.consumer, shared, group, thread};
     consumer.start_turns();
-    collective::Ring<Config::kQueryBuffers> q;
+    collective::Ring<Config::kRowBuffers> q;
     // With two tiles of rows, that of the last piece is given back when its results have left, under the first product
     // of the next one.
-    constexpr bool kTwo = Config::kQueryBuffers > 1;
+    constexpr bool kTwo = Config::kRowBuffers > 1;
     bool stored = false;
     for (collective::Ring<Config::kWorkSlots> slots;; slots.advance()) {
-      collective::wait(shared.q_full[q.slot()], q.phase());
+      collective::wait(shared.rows_full[q.slot()], q.phase());
       const int slot = kTwo ? slots.slot() : int(q.phase());  // with one tile of rows they are the same
-      const collective::Work& work = shared.work[slot];
+      const collective::WorkTile& work = shared.work[slot];
       if (work.end) break;
       auto out1 = cute::partition_fragment_C(typename Config::MmaOutput{},
                                              cute::Shape<cute::_64, cute::Int<Config::kHeadDim>>{});
       auto out2 = cute::make_fragment_like(out1);
       float dots[collective::kFragmentRows] = {};
-      typename Consumer::RowNumbers own;
+      typename Consumer::RowStats own;
       for (int r = 0; r < collective::kFragmentRows; ++r) {
-        const float2 numbers = numbers_of(params, work, group, thread, r);
-        own.shift[r] = numbers.x;
-        own.delta[r] = numbers.y;
+        const float2 row_stats = stats_of(params, work, group, thread, r);
+        own.shift[r] = row_stats.x;
+        own.delta[r] = row_stats.y;
       }
       const auto begin = [&] {
         if (kTwo && stored) {
           Epilogue::finish(thread);
           if constexpr (Config::kOverlaps) Epilogue::sync();
-          consumer.release(shared.q_empty[q.slot() ^ 1]);
+          consumer.release(shared.rows_empty[q.slot() ^ 1]);
         }
       };
       if (work.any) {
-        if constexpr (Config::kScrubRows) consumer.zero_dead_rows(slot, q.slot());
+        if constexpr (Config::kZeroFillRows) consumer.zero_unread_rows(slot, q.slot());
         consumer.consume(q.slot(), own, out1, out2, dots, begin);
       } else {
         cute::clear(out1);
@@ -78,7 +78,7 @@ struct BackwardSm90 {
       stored = true;
       if constexpr (!kTwo) {
         Epilogue::finish(thread);
-        consumer.release(shared.q_empty[q.slot()]);
+        consumer.release(shared.rows_empty[q.slot()]);
       }
       q.advance();
     }
@@ -89,11 +89,11 @@ struct BackwardSm90 {
   template <int Output>
   static __device__ __forceinline__ void consume_one(const Params& params, typename Config::SharedStorage& shared,
                                                      int thread) {
-    static_assert(Config::kQueryBuffers == 1);
+    static_assert(Config::kRowBuffers == 1);
     collective::ConsumerByOutputSm90<Config, Output> consumer{params.consumer, shared, thread};
     for (collective::Ring<1> q;; q.advance()) {
-      collective::wait(shared.q_full[0], q.phase());
-      const collective::Work& work = shared.work[q.phase()];
+      collective::wait(shared.rows_full[0], q.phase());
+      const collective::WorkTile& work = shared.work[q.phase()];
       if (work.end) break;
       auto out = cute::partition_fragment_C(typename Config::MmaOutput{},
                                             cute::Shape<cute::_64, cute::Int<Config::kHeadDim>>{});
@@ -105,7 +105,7 @@ struct BackwardSm90 {
       Epilogue::template store_one<Output>(params.output, params.producer.maps, shared, params.producer.geometry, work,
                                            thread, out);
       Epilogue::finish(thread);
-      consumer.release(shared.q_empty[0]);
+      consumer.release(shared.rows_empty[0]);
     }
     Epilogue::finish(thread);
   }

@@ -36,19 +36,19 @@ struct ForwardSm90 {
                                                  int group, int thread) {
     Consumer consumer{params.consumer, shared, group, thread};
     consumer.start_turns();
-    collective::Ring<Config::kQueryBuffers> q;
+    collective::Ring<Config::kRowBuffers> q;
     const bool packed = params.producer.geometry.packed_sequences();
-    const auto store_statistics = [&](const collective::Work& work, const typename Consumer::Rows& rows) {
+    const auto store_statistics = [&](const collective::WorkTile& work, const typename Consumer::Rows& rows) {
       Epilogue::store_statistics(params.output, params.consumer.normalizer, work, packed, group, thread, rows);
     };
-    // With two Q tiles, that of the last piece and its Work are given back when its output has left, under the first
-    // product of the next one; its statistics are formed there, too, where a normalizer holds few of them.
-    constexpr bool kTwo = Config::kQueryBuffers > 1, kLater = kTwo && !Config::Normalizer::kScoreSweeps;
-    const collective::Work* last = nullptr;
+    // With two Q tiles, that of the last piece and its WorkTile are given back when its output has left, under the
+    // first product of the next one; its statistics are formed there, too, where a normalizer holds few of them.
+    constexpr bool kTwo = Config::kRowBuffers > 1, kLater = kTwo && !Config::Normalizer::kScoreSweeps;
+    const collective::WorkTile* last = nullptr;
     typename Consumer::Rows last_rows;
     for (collective::Ring<Config::kWorkSlots> slot;; slot.advance()) {
-      collective::wait(shared.q_full[q.slot()], q.phase());
-      const collective::Work& work = shared.work[slot.slot()];
+      collective::wait(shared.rows_full[q.slot()], q.phase());
+      const collective::WorkTile& work = shared.work[slot.slot()];
       if (work.end) break;
       auto output = cute::partition_fragment_C(typename Config::MmaOutput{},
                                                cute::Shape<cute::_64, cute::Int<Config::kHeadDim>>{});
@@ -60,7 +60,7 @@ struct ForwardSm90 {
         if (kTwo && last) {
           if constexpr (kLater) store_statistics(*last, last_rows);
           Epilogue::finish(thread);
-          consumer.release(shared.q_empty[q.slot() ^ 1]);
+          consumer.release(shared.rows_empty[q.slot() ^ 1]);
         }
         if constexpr (Resumes) {
           if constexpr (!kFetchesEarly) fetch();
@@ -83,7 +83,7 @@ struct ForwardSm90 {
         store_statistics(work, rows);
       if constexpr (!kTwo) {
         Epilogue::finish(thread);
-        consumer.release(shared.q_empty[q.slot()]);
+        consumer.release(shared.rows_empty[q.slot()]);
       }
       q.advance();
     }

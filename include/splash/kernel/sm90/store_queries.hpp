@@ -26,13 +26,13 @@ __global__ void __launch_bounds__(kStoreQueriesThreads)
   constexpr int kQuads = Config::kPartDim / 8, kChunks = Config::kPartDim / 8;
   __shared__ __align__(16) Element staged[64][Config::kPartDim + 8];
   const int thread = int(threadIdx.x), part = int(blockIdx.y);
-  Work work;
-  make_work(work, params.geometry, params.schedule, Config::kKeys, int(blockIdx.x));
+  WorkTile work;
+  make_work_tile(work, params.geometry, params.schedule, Config::kColumns, int(blockIdx.x));
   const int first = work.row_begin + (Config::kQueryParts > 1 ? 64 * part : 0);
   if (first >= work.row_count) return;
   const int64_t tile =
-      query_tiles(params.geometry, Config::kKeys).first(params.geometry, work.frame, work.frame.head, work.queries) +
-      work.row_begin / Config::kKeys;
+      query_tiles(params.geometry, Config::kColumns).first(params.geometry, work.frame, work.frame.head, work.queries) +
+      work.row_begin / Config::kColumns;
 
   const float4* from = params.from + (tile * Config::kConsumers + part) * kQuads * 128 + thread;
   float4 quads[kQuads];

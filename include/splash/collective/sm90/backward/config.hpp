@@ -6,7 +6,7 @@
 //   rows are queries: A1 = Q, A2 = dO, B1 = K, B2 = V, out1 = dQ
 //   rows are keys:    A1 = K, A2 = V, B1 = Q, B2 = dO, out1 = dK, out2 = dV
 // The kernels of an instance, and what each has of the flags below:
-//   kPass        rows     finds             kKeyMajor  kAll  kCloses  kPreset       kLateWords  kScrubRows
+//   kPass        rows     finds             kKeyMajor  kAll  kCloses  kPreset       kLateMask  kZeroFillRows
 //   queries      queries  dQ                -          -     -        -             -           -
 //   keys_values  keys     dK and dV         yes        -     -        of two teams  -           -
 //   all          keys     dK, dV, adds dQ   yes        yes   -        -             yes         yes
@@ -47,7 +47,7 @@ struct ConfigBackwardSm90
   using Normalizer = Normalizer_;
   using Element = Element_;
   using Tiles = BackwardTilesSm90<Element, HeadDim, tuning::kBackwardSm90<Pattern, HeadDim, Pass, Block>>;
-  using Tiles::kConsumers, Tiles::kKeys, Tiles::kKeyStages, Tiles::kProducerWarps, Tiles::kQueryBuffers,
+  using Tiles::kConsumers, Tiles::kColumns, Tiles::kFirstStages, Tiles::kProducerWarps, Tiles::kRowBuffers,
       Tiles::kRowGroups, Tiles::kRows, Tiles::kWorkSlots;
 
   static constexpr tuning::Gradients kPass = Pass;
@@ -64,15 +64,15 @@ struct ConfigBackwardSm90
   static constexpr bool kBatchedWalk =
       Tiles::kTeams > 1 || (tuning::kWideBlocks<Pattern, Block> && Tiles::kTuning.registers.producer < 64);
   /// 0 * NaN. Where kCloses each row and column keeps its own.
-  static constexpr bool kScrubFirst = !kCloses, kScrubSecond = kKeyMajor && !kCloses;
-  static constexpr bool kScrubRows = kAll && !kCloses;
-  static constexpr bool kColumnNumbers = kKeyMajor;
+  static constexpr bool kZeroFillFirst = !kCloses, kZeroFillSecond = kKeyMajor && !kCloses;
+  static constexpr bool kZeroFillRows = kAll && !kCloses;
+  static constexpr bool kColumnStats = kKeyMajor;
   static constexpr bool kColumn = false;
-  /// S and dP begin as the numbers of their columns instead of 0, so that these take no registers of their own.
+  /// S and dP begin as the row statistics of their columns instead of 0, so that these take no registers of their own.
   static constexpr bool kPreset = kKeyMajor && Tiles::kTeams > 1 && normalizers::kHasShiftFactor<Normalizer>;
   /// Mask words come after their tile, while its products run: no group lets a tile pass because of them.
-  static constexpr bool kLateWords = kAll;
-  static constexpr float2 kNoNumbers = {math::kInfinity<float>, 0.0f};  ///< of a query that is not there
+  static constexpr bool kLateMask = kAll;
+  static constexpr float2 kNoStats = {math::kInfinity<float>, 0.0f};  ///< of a query that is not there
 
   /// One group finds P and dV, the other one dS and dK, of the same rows.
   static constexpr bool kByOutput = Tiles::kTuning.schedule.by_output;
@@ -80,11 +80,11 @@ struct ConfigBackwardSm90
   // dQ of a tile is dS^T K, (queries, D) in halves, one a group: of 64 queries by columns of D, of 128 by queries.
   // dS (64 queries, 64 keys, half tile, buffer and group), queries contiguous; K (columns of D, 64 keys, tile of rows
   // and part).
-  static constexpr int kQueryParts = kAll ? kKeys / 64 : 1, kDimParts = kAll ? kConsumers / kQueryParts : 1;
+  static constexpr int kQueryParts = kAll ? kColumns / 64 : 1, kDimParts = kAll ? kConsumers / kQueryParts : 1;
   static constexpr int kPartDim = HeadDim / kDimParts;
   static constexpr int kScoreBuffers = 2;
   static_assert(!kAll ||
-                (kKeys % 64 == 0 && kQueryParts * kDimParts == kConsumers && kPartDim % Tiles::kBoxColumns == 0));
+                (kColumns % 64 == 0 && kQueryParts * kDimParts == kConsumers && kPartDim % Tiles::kBoxColumns == 0));
   using AtomS = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::MN, Element, cute::_64,
                                                                              cute::_64>());
   using LayoutS = decltype(cute::tile_to_shape(
@@ -95,7 +95,7 @@ struct ConfigBackwardSm90
   using AtomPart = decltype(cutlass::gemm::collective::detail::ss_smem_selector<cute::GMMA::Major::MN, Element,
                                                                                 cute::Int<kPartDim>, cute::_64>());
   using LayoutPart = decltype(cute::tile_to_shape(
-      AtomPart{}, cute::Shape<cute::Int<kPartDim>, cute::_64, cute::Int<kConsumers * kQueryBuffers * kDimParts>>{},
+      AtomPart{}, cute::Shape<cute::Int<kPartDim>, cute::_64, cute::Int<kConsumers * kRowBuffers * kDimParts>>{},
       cute::Step<cute::_2, cute::_1, cute::_3>{}));
   using MmaQueries = decltype(cute::make_tiled_mma(
       cute::GMMA::ss_op_selector<Element, Element, float, cute::Shape<cute::_64, cute::Int<kPartDim>, cute::Int<kRows>>,
@@ -108,28 +108,28 @@ struct ConfigBackwardSm90
   struct Fused : Tiles::template Control<Scores> {
     cutlass::arch::ClusterBarrier ds_full[kScoreBuffers], ds_empty[kScoreBuffers];
     // Of the second tensor of rows where pieces overlap.
-    cutlass::arch::ClusterTransactionBarrier second_full;
-    cutlass::arch::ClusterBarrier second_empty;
-    Ring<1> second_ring;         ///< of the producers
-    int query_tile[kKeyStages];  ///< of the float32 dQ
+    cutlass::arch::ClusterTransactionBarrier late_rows_full;
+    cutlass::arch::ClusterBarrier late_rows_empty;
+    Ring<1> late_rows_ring;        ///< of the producers
+    int query_tile[kFirstStages];  ///< of the float32 dQ
     // Of the producers: registers are few.
-    unsigned dead_rows[kWorkSlots][kProducerWarps];  ///< of a piece: a bit a row
-    unsigned scrub_phase[kProducerWarps];
+    unsigned unread_rows[kWorkSlots][kProducerWarps];  ///< of a piece: a bit a row
+    unsigned zero_fill_phase[kProducerWarps];
 
     __device__ __forceinline__ void start(int team) {
       Tiles::template Control<Scores>::start(team);
       for (auto& full : ds_full) full.init(4 * kConsumers);
       for (auto& empty : ds_empty) empty.init(4 * kConsumers);
-      second_full.init(1);
-      second_empty.init(4 * kConsumers);
-      second_ring = {};
-      for (unsigned& phase : scrub_phase) phase = 0;
+      late_rows_full.init(1);
+      late_rows_empty.init(4 * kConsumers);
+      late_rows_ring = {};
+      for (unsigned& phase : zero_fill_phase) phase = 0;
     }
   };
 
   /// Of groups that have one output each.
   struct Weights : Tiles::Stages {
-    float4 p[kKeys / 8][128];  ///< P on its way from one to the other: 4 registers of each thread at a time
+    float4 p[kColumns / 8][128];  ///< P on its way from one to the other: 4 registers of each thread at a time
   };
   struct ByOutput : Tiles::template Control<Weights> {
     cutlass::arch::ClusterBarrier p_full, p_empty;
@@ -145,14 +145,14 @@ struct ConfigBackwardSm90
       kAll, Fused, cute::conditional_t<kByOutput, ByOutput, typename Tiles::template Control<typename Tiles::Stages>>>;
 
   struct SharedStorage : Pipeline {
-    alignas(16) float shift[kColumnNumbers ? kKeyStages : 1][kKeys];  ///< RowNumbers of the columns
-    alignas(16) float delta[kColumnNumbers ? kKeyStages : 1][kKeys];
-    cutlass::arch::ClusterBarrier words_full[Tiles::kWordSlots];  ///< where words come late
-    int producer_barrier;                                         ///< of this team
+    alignas(16) float shift[kColumnStats ? kFirstStages : 1][kColumns];  ///< RowStats of the columns
+    alignas(16) float delta[kColumnStats ? kFirstStages : 1][kColumns];
+    cutlass::arch::ClusterBarrier mask_full[Tiles::kMaskSlots];  ///< where words come late
+    int producer_barrier;                                        ///< of this team
 
     __device__ __forceinline__ void start(int team) {
       Pipeline::start(team);
-      for (auto& full : words_full) full.init(kProducerWarps);
+      for (auto& full : mask_full) full.init(kProducerWarps);
       // A second team takes a barrier of consumers who take turns, which teams do not.
       producer_barrier = team ? kTurn : kProducers;
       cutlass::arch::fence_barrier_init();

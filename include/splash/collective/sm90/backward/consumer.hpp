@@ -1,6 +1,6 @@
 // Hopper backward consumers: S and dP, P and dS, and what they add to the gradients, tile after tile.
 //
-// One or two consumer warp groups own 64 rows each of a Work (config.hpp has the equations).
+// One or two consumer warp groups own 64 rows each of a WorkTile (config.hpp has the equations).
 // Overlap. While a group forms P and dS the products of the other one run; groups may take turns for that. Where
 // registers allow it (`overlap`), S of tile n + 1 queues behind the products of tile n, and dP behind S as soon as
 // those have let go of p and ds. A group lets tiles pass of which its rows keep nothing; it holds no stage then.
@@ -22,35 +22,36 @@ struct ConsumerBackwardSm90 : FusedQueriesSm90<Config> {
   using Base = FusedQueriesSm90<Config>;
   using Base::group, Base::params, Base::release, Base::shared, Base::thread;
   using Element = typename Config::Element;
-  using typename Base::RowNumbers;
+  using typename Base::RowStats;
 
   static constexpr bool kTurns = Config::kTuning.schedule.pingpong;
 
-  Ring<1> second_{};  ///< where kOverlaps: the second tensor of rows
+  Ring<1> late_rows_{};  ///< where kOverlaps: the second tensor of rows
 
   using Base::Base;
 
   /// On return out1 and out2 hold the group's 64 rows of dS B1 and of P B2, and `dots` this thread's share of sum P dP.
   /// under_product() is called once, while the first product runs or where there is none.
   template <class Output, class UnderProduct>
-  __device__ __forceinline__ void consume(int buffer, const RowNumbers& own, Output& out1, Output& out2,
+  __device__ __forceinline__ void consume(int buffer, const RowStats& own, Output& out1, Output& out2,
                                           float (&dots)[kFragmentRows], const UnderProduct& under_product) {
-    Tensor sRows = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{});  // (64, D, tile)
-    Tensor sK = make_tensor(make_smem_ptr(shared.k.begin()),
-                            typename Config::template LayoutColumns<Config::kKeyStages>{});  // (columns, D, stage)
-    Tensor sV =
-        make_tensor(make_smem_ptr(shared.v.begin()), typename Config::template LayoutColumns<Config::kValueStages>{});
-    Tensor sKt = make_tensor(make_smem_ptr(shared.k.begin()),
-                             typename Config::template LayoutTransposed<Config::kKeyStages>{});  // (D, columns, stage)
-    Tensor sVt = make_tensor(make_smem_ptr(shared.v.begin()),
-                             typename Config::template LayoutTransposed<Config::kValueStages>{});
+    Tensor sRows = make_tensor(make_smem_ptr(shared.rows.begin()), typename Config::LayoutRowTiles{});  // (64, D, tile)
+    Tensor sK = make_tensor(make_smem_ptr(shared.first.begin()),
+                            typename Config::template LayoutColumns<Config::kFirstStages>{});  // (columns, D, stage)
+    Tensor sV = make_tensor(make_smem_ptr(shared.second.begin()),
+                            typename Config::template LayoutColumns<Config::kSecondStages>{});
+    Tensor sKt =
+        make_tensor(make_smem_ptr(shared.first.begin()),
+                    typename Config::template LayoutTransposed<Config::kFirstStages>{});  // (D, columns, stage)
+    Tensor sVt = make_tensor(make_smem_ptr(shared.second.begin()),
+                             typename Config::template LayoutTransposed<Config::kSecondStages>{});
     typename Config::MmaScores mma_scores;
     typename Config::MmaOutput mma_output;
     auto thread_scores = mma_scores.get_thread_slice(thread);
     auto thread_output = mma_output.get_thread_slice(thread);
     // Descriptors (1, 1, D / 16) of a tile of rows, made anew each time: kept, they would be a register a step.
     const auto rows_of = [&](int tensor) {
-      int tile = Config::row_tile(tensor, Config::kQueryBuffers > 1 ? buffer : 0, group);
+      int tile = Config::row_tile(tensor, Config::kRowBuffers > 1 ? buffer : 0, group);
       asm volatile("" : "+r"(tile));
       return thread_scores.partition_fragment_A(sRows(_, _, tile));
     };
@@ -59,22 +60,22 @@ struct ConsumerBackwardSm90 : FusedQueriesSm90<Config> {
     Tensor tB1t = thread_output.partition_fragment_B(sKt);  // descriptors (1, 1, columns / 16, stage)
     Tensor tB2t = thread_output.partition_fragment_B(sVt);
     CUTE_STATIC_ASSERT_V(size<2>(tB1) == Int<Config::kHeadDim / 16>{});
-    CUTE_STATIC_ASSERT_V(size<2>(tB1t) == Int<Config::kKeys / 16>{});
+    CUTE_STATIC_ASSERT_V(size<2>(tB1t) == Int<Config::kColumns / 16>{});
 
-    auto scores = partition_fragment_C(mma_scores, Shape<_64, Int<Config::kKeys>>{});  // ((2, 2, columns / 8), 1, 1)
-    auto dp = partition_fragment_C(mma_scores, Shape<_64, Int<Config::kKeys>>{});
-    CUTE_STATIC_ASSERT_V(size(scores) == Int<Config::kKeys / 2>{});
+    auto scores = partition_fragment_C(mma_scores, Shape<_64, Int<Config::kColumns>>{});  // ((2, 2, columns / 8), 1, 1)
+    auto dp = partition_fragment_C(mma_scores, Shape<_64, Int<Config::kColumns>>{});
+    CUTE_STATIC_ASSERT_V(size(scores) == Int<Config::kColumns / 2>{});
     // The accumulator registers of 16 columns are, in order, the A operand of those columns.
-    auto p = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<Config::kKeys / 16>>{});
-    auto ds = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<Config::kKeys / 16>>{});
+    auto p = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<Config::kColumns / 16>>{});
+    auto ds = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<Config::kColumns / 16>>{});
 
     auto start_scores = [&] {
-      multiply(mma_scores, rows_of(0), tB1(_, _, _, k_.slot()), scores, !Config::kPreset);
+      multiply(mma_scores, rows_of(0), tB1(_, _, _, first_.slot()), scores, !Config::kPreset);
       warpgroup_commit_batch();
     };
     auto start_dp = [&] {
-      wait(shared.v_full[v_.slot()], v_.phase());
-      multiply(mma_scores, rows_of(1), tB2(_, _, _, v_.slot()), dp, !Config::kPreset);
+      wait(shared.second_full[second_.slot()], second_.phase());
+      multiply(mma_scores, rows_of(1), tB2(_, _, _, second_.slot()), dp, !Config::kPreset);
       warpgroup_commit_batch();
     };
     // S and dP of the tile are in flight; p and ds are what becomes of them.
@@ -85,24 +86,24 @@ struct ConsumerBackwardSm90 : FusedQueriesSm90<Config> {
       if constexpr (!Config::kTuning.schedule.early) pass_turn();
       if (params.sign != 1.0f)
         for (int e = 0; e < size(scores); ++e) scores(e) *= params.sign;
-      const bool masked = note.words && note.state != Config::kFull;
-      if constexpr (Config::kLateWords)
-        if (masked) wait(shared.words_full[words_.slot()], words_.phase());
+      const bool masked = note.masked && note.state != Config::kFull;
+      if constexpr (Config::kLateMask)
+        if (masked) wait(shared.mask_full[mask_.slot()], mask_.phase());
       if (masked) mask(scores, -math::kInfinity<float>);
       each_score(own.shift, shared.shift,
                  [&](int at, float shift) { scores(at) = params.normalizer.weight_of(scores(at), shift); });
       warpgroup_wait<0>();
       warpgroup_fence_operand(dp);
-      if constexpr (!Config::kKeyMajor) release(shared.v_empty[v_.slot()]);
+      if constexpr (!Config::kKeyMajor) release(shared.second_empty[second_.slot()]);
       if constexpr (Config::kOverlaps)
-        if (note.last) release(shared.second_empty);
+        if (note.last) release(shared.late_rows_empty);
       // Where nothing is kept dP may be NaN, and so may a row's own delta.
       if (Config::kPreset && masked) mask(dp, 0.0f);
       if (!Config::kKeyMajor && params.dots) sum_dots(scores, dp, dots);
       each_score(own.delta, shared.delta,
                  [&](int at, float delta) { dp(at) = params.normalizer.dscore_of(scores(at), dp(at), delta); });
       if (!Config::kPreset && masked) mask(dp, 0.0f);
-      if (note.words) release_words();
+      if (note.masked) release_mask();
       if constexpr (Config::kKeyMajor) to_elements(scores, p);
       to_elements(dp, ds);
       if constexpr (Config::kAll) {
@@ -110,20 +111,20 @@ struct ConsumerBackwardSm90 : FusedQueriesSm90<Config> {
         // Moves that ptxas does not see through: it would place P and dS where dQ needs 32 registers in a row.
         uint32_t* pairs = reinterpret_cast<uint32_t*>(ds.data());
         uint32_t* weights = reinterpret_cast<uint32_t*>(p.data());
-        for (int n = 0; n < Config::kKeys / 4; ++n)
+        for (int n = 0; n < Config::kColumns / 4; ++n)
           asm volatile("mov.b32 %0, %0; mov.b32 %1, %1;" : "+r"(pairs[n]), "+r"(weights[n]));
       }
     };
     auto finish = [&] {
-      if constexpr (Config::kKeyMajor) multiply(mma_output, p, tB2t(_, _, _, v_.slot()), out2, false);
-      multiply(mma_output, ds, tB1t(_, _, _, k_.slot()), out1, false);
+      if constexpr (Config::kKeyMajor) multiply(mma_output, p, tB2t(_, _, _, second_.slot()), out2, false);
+      multiply(mma_output, ds, tB1t(_, _, _, first_.slot()), out1, false);
       warpgroup_commit_batch();
     };
     auto drained = [&](auto& k, auto& v) {
       warpgroup_fence_operand(out1);
       if constexpr (Config::kKeyMajor) warpgroup_fence_operand(out2);
-      release(shared.k_empty[k.slot()]);
-      if constexpr (Config::kKeyMajor) release(shared.v_empty[v.slot()]);
+      release(shared.first_empty[k.slot()]);
+      if constexpr (Config::kKeyMajor) release(shared.second_empty[v.slot()]);
     };
 
     clear(out1);
@@ -134,8 +135,8 @@ struct ConsumerBackwardSm90 : FusedQueriesSm90<Config> {
       take_turn();
       start_scores();
       if constexpr (Config::kOverlaps) {
-        wait(shared.second_full, second_.phase());
-        second_.advance();
+        wait(shared.late_rows_full, late_rows_.phase());
+        late_rows_.advance();
       }
       start_dp();
       under_product();
@@ -153,9 +154,9 @@ struct ConsumerBackwardSm90 : FusedQueriesSm90<Config> {
           add_queries(before, dq);
         }
         warpgroup_wait<0>();
-        drained(k_, v_);
-        k_.advance();
-        v_.advance();
+        drained(first_, second_);
+        first_.advance();
+        second_.advance();
         before = query_tile;
       };
       while (!note.last) {
@@ -194,10 +195,10 @@ struct ConsumerBackwardSm90 : FusedQueriesSm90<Config> {
           finish();
         }
         if constexpr (!Config::kTuning.schedule.overlap) warpgroup_wait<0>();
-        const auto k = k_;
-        const auto v = v_;
-        k_.advance();
-        v_.advance();
+        const auto k = first_;
+        const auto v = second_;
+        first_.advance();
+        second_.advance();
         preset(scores, shared.shift);
         start_scores();
         if constexpr (Config::kTuning.schedule.overlap) warpgroup_wait<1>();
@@ -210,9 +211,9 @@ struct ConsumerBackwardSm90 : FusedQueriesSm90<Config> {
       if constexpr (kTurns) finish();
       // No stage is held when tiles pass: the producers may need it for one of those.
       warpgroup_wait<0>();
-      drained(k_, v_);
-      k_.advance();
-      v_.advance();
+      drained(first_, second_);
+      first_.advance();
+      second_.advance();
       if (note.last) break;
     }
     if (waiting) under_product();
@@ -221,24 +222,24 @@ struct ConsumerBackwardSm90 : FusedQueriesSm90<Config> {
  private:
   using Base::add_queries, Base::ds_phase, Base::ds_slot, Base::each_score, Base::publish, Base::read_query_tile,
       Base::start_queries;
-  using Base::k_, Base::mask, Base::multiply, Base::next_live, Base::pass_turn, Base::read_note, Base::release_words,
-      Base::take_turn, Base::to_elements, Base::v_, Base::words_;
+  using Base::first_, Base::mask, Base::multiply, Base::next_live, Base::pass_turn, Base::read_note, Base::release_mask,
+      Base::take_turn, Base::to_elements, Base::second_, Base::mask_;
   using typename Base::Note;
 
   /// The tile after the current one.
   __device__ __forceinline__ bool peek(Note& note) const {
-    auto next = k_;
+    auto next = first_;
     next.advance();
     return read_note(note, next);
   }
 
   template <class Columns, class Scores>
   __device__ __forceinline__ void preset([[maybe_unused]] Scores& scores,
-                                         [[maybe_unused]] const Columns& numbers) const {
+                                         [[maybe_unused]] const Columns& row_stats) const {
     if constexpr (Config::kPreset) {
       CUTE_UNROLL
-      for (int n = 0; n < Config::kKeys / 8; ++n) {
-        const float2 columns = *reinterpret_cast<const float2*>(&numbers[k_.slot()][8 * n + 2 * (thread & 3)]);
+      for (int n = 0; n < Config::kColumns / 8; ++n) {
+        const float2 columns = *reinterpret_cast<const float2*>(&row_stats[first_.slot()][8 * n + 2 * (thread & 3)]);
         CUTE_UNROLL
         for (int r = 0; r < kFragmentRows; ++r)
           scores(4 * n + 2 * r) = columns.x, scores(4 * n + 2 * r + 1) = columns.y;
@@ -252,7 +253,7 @@ struct ConsumerBackwardSm90 : FusedQueriesSm90<Config> {
     CUTE_UNROLL
     for (int r = 0; r < kFragmentRows; ++r) {
       CUTE_UNROLL
-      for (int c = 0; c < Config::kKeys / 4; ++c) {
+      for (int c = 0; c < Config::kColumns / 4; ++c) {
         const int at = accumulator_register(r, c);
         dots[r] += p(at) == 0.0f ? 0.0f : p(at) * dp(at);
       }

@@ -28,11 +28,11 @@ struct ConsumerByOutputSm90 : GradientsSm90<Config> {
   /// On return out holds the 64 rows of P dO or of dS Q.
   template <class Accumulator>
   __device__ __forceinline__ void consume(Accumulator& out) {
-    Tensor sRows = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{});  // (64, D, tile)
-    static_assert(Config::kKeyStages == Config::kValueStages);
-    using LayoutIn = typename Config::template LayoutColumns<Config::kKeyStages>;
-    using LayoutOut = typename Config::template LayoutTransposed<Config::kKeyStages>;
-    Element *const q = shared.k.begin(), *const grad_out = shared.v.begin();
+    Tensor sRows = make_tensor(make_smem_ptr(shared.rows.begin()), typename Config::LayoutRowTiles{});  // (64, D, tile)
+    static_assert(Config::kFirstStages == Config::kSecondStages);
+    using LayoutIn = typename Config::template LayoutColumns<Config::kFirstStages>;
+    using LayoutOut = typename Config::template LayoutTransposed<Config::kFirstStages>;
+    Element *const q = shared.first.begin(), *const grad_out = shared.second.begin();
     Tensor sIn = make_tensor(make_smem_ptr(kValues ? q : grad_out), LayoutIn{});    // (columns, D, stage)
     Tensor sOut = make_tensor(make_smem_ptr(kValues ? grad_out : q), LayoutOut{});  // (D, columns, stage)
     typename Config::MmaScores mma_scores;
@@ -42,41 +42,41 @@ struct ConsumerByOutputSm90 : GradientsSm90<Config> {
     Tensor tIn = thread_scores.partition_fragment_B(sIn);    // descriptors (1, 1, D / 16, stage)
     Tensor tOut = thread_output.partition_fragment_B(sOut);  // descriptors (1, 1, columns / 16, stage)
 
-    auto scores = partition_fragment_C(mma_scores, Shape<_64, Int<Config::kKeys>>{});  // S or dP
-    auto weights = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<Config::kKeys / 16>>{});
+    auto scores = partition_fragment_C(mma_scores, Shape<_64, Int<Config::kColumns>>{});  // S or dP
+    auto weights = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<Config::kColumns / 16>>{});
     const auto start_scores = [&](int stage) {
       int tile = Config::row_tile(kValues ? 0 : 1, 0, 0);
       asm volatile("" : "+r"(tile));  // descriptors made anew each time: kept, they would be a register a step
       multiply(mma_scores, thread_scores.partition_fragment_A(sRows(_, _, tile)), tIn(_, _, _, stage), scores, true);
       warpgroup_commit_batch();
     };
-    const auto wait_for_columns = [&](const Ring<Config::kKeyStages>& at) {
+    const auto wait_for_columns = [&](const Ring<Config::kFirstStages>& at) {
       if constexpr (kValues)
-        wait(shared.k_full[at.slot()], at.phase());
+        wait(shared.first_full[at.slot()], at.phase());
       else
-        wait(shared.v_full[at.slot()], at.phase());
+        wait(shared.second_full[at.slot()], at.phase());
     };
 
     clear(out);
-    wait_for_columns(k_);
-    start_scores(k_.slot());
+    wait_for_columns(first_);
+    start_scores(first_.slot());
     for (Note note;;) {
       read_note(note);
       warpgroup_wait<0>();
       warpgroup_fence_operand(scores);
-      const bool masked = note.words && note.state != Config::kFull;
+      const bool masked = note.masked && note.state != Config::kFull;
       if constexpr (kValues)
         form_weights(masked, scores);
       else
         form_scores(masked, scores);
-      if (note.words) release_words();
+      if (note.masked) release_mask();
       to_elements(scores, weights);
 
-      if constexpr (kValues) wait(shared.v_full[k_.slot()], k_.phase());
-      multiply(mma_output, weights, tOut(_, _, _, k_.slot()), out, false);
+      if constexpr (kValues) wait(shared.second_full[first_.slot()], first_.phase());
+      multiply(mma_output, weights, tOut(_, _, _, first_.slot()), out, false);
       warpgroup_commit_batch();
       // After the last tile a product that nobody reads: one that only some paths ask for would serialize all.
-      auto next = k_;
+      auto next = first_;
       if (!note.last) {
         next.advance();
         wait_for_columns(next);
@@ -93,15 +93,16 @@ struct ConsumerByOutputSm90 : GradientsSm90<Config> {
   }
 
  private:
-  using Base::each_score, Base::k_, Base::mask, Base::multiply, Base::read_note, Base::release_words, Base::to_elements;
+  using Base::each_score, Base::first_, Base::mask, Base::multiply, Base::read_note, Base::release_mask,
+      Base::to_elements;
   using typename Base::Note;
 
   Ring<1> weights_{};  ///< P in shared memory
 
   __device__ __forceinline__ void release_columns() {
-    release(shared.k_empty[k_.slot()]);
-    release(shared.v_empty[k_.slot()]);
-    k_.advance();
+    release(shared.first_empty[first_.slot()]);
+    release(shared.second_empty[first_.slot()]);
+    first_.advance();
   }
 
   /// S becomes P.
@@ -114,7 +115,7 @@ struct ConsumerByOutputSm90 : GradientsSm90<Config> {
                [&](int at, float shift) { scores(at) = params.normalizer.weight_of(scores(at), shift); });
     wait(shared.p_empty, weights_.phase() ^ 1);
     CUTE_UNROLL
-    for (int n = 0; n < Config::kKeys / 8; ++n)
+    for (int n = 0; n < Config::kColumns / 8; ++n)
       shared.p[n][thread] = make_float4(scores(4 * n), scores(4 * n + 1), scores(4 * n + 2), scores(4 * n + 3));
     release(shared.p_full);
     weights_.advance();
@@ -126,7 +127,7 @@ struct ConsumerByOutputSm90 : GradientsSm90<Config> {
     float4 p{};
     each_score({}, shared.delta, [&](int at, float delta) {
       // Again and again, so that few of P are in registers at a time.
-      if (at % (Config::kKeys / 4) == 0) wait(shared.p_full, weights_.phase());
+      if (at % (Config::kColumns / 4) == 0) wait(shared.p_full, weights_.phase());
       if (at % 4 == 0) p = shared.p[at / 4][thread];
       const float weight = at % 4 == 0 ? p.x : (at % 4 == 1 ? p.y : (at % 4 == 2 ? p.z : p.w));
       scores(at) = params.normalizer.dscore_of(weight, scores(at), delta);

@@ -31,7 +31,7 @@ struct EpilogueBackwardSm90 {
   template <class Accumulator>
   __device__ __forceinline__ static void store(const Output& to, const MapsBackwardSm90& maps,
                                                typename Config::SharedStorage& shared, const Geometry& geometry,
-                                               const Work& work, int buffer, int group, int thread,
+                                               const WorkTile& work, int buffer, int group, int thread,
                                                const Accumulator& out1, const Accumulator& out2,
                                                const float (&dots)[kFragmentRows]) {
     asm volatile("" : "+r"(thread));  // where its rows go is worked out here, not kept while tiles are worked on
@@ -51,7 +51,7 @@ struct EpilogueBackwardSm90 {
   template <int Output, class Accumulator>
   __device__ __forceinline__ static void store_one(const OutputBackward<Element>& to, const MapsBackwardSm90& maps,
                                                    typename Config::SharedStorage& shared, const Geometry& geometry,
-                                                   const Work& work, int thread, const Accumulator& out) {
+                                                   const WorkTile& work, int thread, const Accumulator& out) {
     asm volatile("" : "+r"(thread));  // where its rows go is worked out here, not kept while tiles are worked on
     if (work.partial >= 0) {
       store_partial(to, work, Output, 0, thread, out);
@@ -64,7 +64,7 @@ struct EpilogueBackwardSm90 {
  private:
   /// A range of columns: float32 rows of the workspace.
   template <class Accumulator>
-  __device__ __forceinline__ static void store_partial(const Output& to, const Work& work, int output, int group,
+  __device__ __forceinline__ static void store_partial(const Output& to, const WorkTile& work, int output, int group,
                                                        int thread, const Accumulator& accumulator) {
     const int first = work.row_begin + 64 * group;
     float one[kFragmentRows];
@@ -82,7 +82,7 @@ struct EpilogueBackwardSm90 {
     if constexpr (Config::kByOutput) output = 1 - output;
     if constexpr (Config::kOverlaps)
       if (output == 1) return shared.ds.begin() + Config::score_tile(0, 0, group) * 64 * 64;
-    return shared.q.begin() + Config::row_tile(output, buffer, group) * 64 * Config::kHeadDim;
+    return shared.rows.begin() + Config::row_tile(output, buffer, group) * 64 * Config::kHeadDim;
   }
 
   __device__ __forceinline__ static auto tile_of(typename Config::SharedStorage& shared, int output, int buffer,
@@ -92,7 +92,7 @@ struct EpilogueBackwardSm90 {
 
   template <class Accumulator>
   __device__ __forceinline__ static void stage(const Output& to, typename Config::SharedStorage& shared,
-                                               const Work& work, int output, int buffer, int group, int thread,
+                                               const WorkTile& work, int output, int buffer, int group, int thread,
                                                const Accumulator& accumulator) {
     float factor[kFragmentRows];
     CUTE_UNROLL
@@ -108,7 +108,7 @@ struct EpilogueBackwardSm90 {
   template <int First, int End>
   __device__ __forceinline__ static void send(const Output& to, const MapsBackwardSm90& maps,
                                               typename Config::SharedStorage& shared, const Geometry& geometry,
-                                              const Work& work, int buffer, int group, int thread) {
+                                              const WorkTile& work, int buffer, int group, int thread) {
     const int first = work.row_begin + 64 * group;
     if (geometry.packed_sequences()) {
       sync();
@@ -142,7 +142,7 @@ struct EpilogueBackwardSm90 {
     tma_store_arrive();
   }
 
-  __device__ __forceinline__ static void store_dots(const Output& to, const Geometry& geometry, const Work& work,
+  __device__ __forceinline__ static void store_dots(const Output& to, const Geometry& geometry, const WorkTile& work,
                                                     int group, int thread, const float (&dots)[kFragmentRows]) {
     const QuadReduce reduce;
     CUTE_UNROLL

@@ -21,11 +21,11 @@ struct FusedQueriesSm90 : GradientsSm90<Config> {
 
   /// Of K, those that nobody keeps: 0 dS times NaN must not reach dQ. S of such rows is masked, so it may be under way;
   /// dQ waits for what every warp publishes afterwards.
-  __device__ __forceinline__ void zero_dead_rows(int work, int buffer) const {
-    const unsigned dead = shared.dead_rows[work][2 * group + (thread >> 5 & 1)];
-    if (dead == 0) return;
-    Tensor rows = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{});  // (64, D, tile)
-    if (dead >> (thread & 31) & 1)
+  __device__ __forceinline__ void zero_unread_rows(int work, int buffer) const {
+    const unsigned unread = shared.unread_rows[work][2 * group + (thread >> 5 & 1)];
+    if (unread == 0) return;
+    Tensor rows = make_tensor(make_smem_ptr(shared.rows.begin()), typename Config::LayoutRowTiles{});  // (64, D, tile)
+    if (unread >> (thread & 31) & 1)
 #pragma unroll 1
       for (int d = thread >> 6 << 3; d < Config::kHeadDim; d += 16)
         *reinterpret_cast<uint4*>(&rows(thread & 63, d, Config::row_tile(0, buffer, group))) = make_uint4(0, 0, 0, 0);
@@ -33,13 +33,13 @@ struct FusedQueriesSm90 : GradientsSm90<Config> {
   }
 
  protected:
-  using Base::k_, Base::read_note;
+  using Base::first_, Base::read_note;
   using typename Base::Note;
 
   /// Waits for the tile in the current K stage, of which none passes; the tile of dQ that it adds to.
   __device__ __forceinline__ int read_query_tile(Note& note) const {
     read_note(note);
-    return shared.query_tile[k_.slot()];
+    return shared.query_tile[first_.slot()];
   }
 
   /// Of the dS that was written `ahead` of the next one, 1 or 2.
@@ -60,7 +60,7 @@ struct FusedQueriesSm90 : GradientsSm90<Config> {
     asm volatile("" : "+r"(lane));
     const int key = (lane >> 5) * 16 + (lane & 15), query = (lane >> 4 & 1) * 8;
     CUTE_UNROLL
-    for (int n = 0; n < Config::kKeys / 8; n += 2)
+    for (int n = 0; n < Config::kColumns / 8; n += 2)
       SM90_U32x4_STSM_N::copy(
           pairs[2 * n], pairs[2 * n + 1], pairs[2 * n + 2], pairs[2 * n + 3],
           *reinterpret_cast<uint128_t*>(&tile(query + 8 * n % 64, key, Config::score_tile(n / 8, slot, group))));
@@ -73,11 +73,11 @@ struct FusedQueriesSm90 : GradientsSm90<Config> {
   template <class Output>
   __device__ __forceinline__ void start_queries(int buffer, int ahead, bool any, Output& dq) {
     Tensor tile = make_tensor(make_smem_ptr(shared.ds.begin()), typename Config::LayoutS{});
-    Tensor keys = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutPart{});
+    Tensor keys = make_tensor(make_smem_ptr(shared.rows.begin()), typename Config::LayoutPart{});
     typename Config::MmaQueries mma;
     auto slice = mma.get_thread_slice(thread);
     int part = Config::score_tile(Config::kQueryParts > 1 ? group : 0, ds_slot(ahead), 0);
-    int first = Config::row_tile(0, Config::kQueryBuffers > 1 ? buffer : 0, 0) * Config::kDimParts +
+    int first = Config::row_tile(0, Config::kRowBuffers > 1 ? buffer : 0, 0) * Config::kDimParts +
                 (Config::kDimParts > 1 ? group : 0);
     asm volatile("" : "+r"(part), "+r"(first));
     if (any) wait(shared.ds_full[ds_slot(ahead)], ds_phase(ahead));
@@ -119,7 +119,7 @@ struct FusedQueriesSm90 : GradientsSm90<Config> {
     const Queries& to = params.closed;
     const int line = to.tiles.quotient(query_tile), batch = to.heads.quotient(line);
     const int first =
-        (query_tile - line * to.tiles.divisor) * Config::kKeys + (Config::kQueryParts > 1 ? 64 * group : 0);
+        (query_tile - line * to.tiles.divisor) * Config::kColumns + (Config::kQueryParts > 1 ? 64 * group : 0);
     const int begin = Config::kDimParts > 1 ? Config::kPartDim * group : 0;
     Element* const head = to.data + batch * to.batch_stride + (line - batch * to.heads.divisor) * to.head_stride;
     CUTE_UNROLL

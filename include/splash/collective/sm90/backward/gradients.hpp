@@ -1,4 +1,4 @@
-// What the Hopper backward consumers share: what they are given, and the numbers of their scores.
+// What the Hopper backward consumers share: what they are given, and the row statistics that their scores meet.
 #pragma once
 
 #include "splash/collective/sm90/backward/config.hpp"
@@ -17,7 +17,7 @@ struct GradientsSm90 : ConsumerSm90<Config> {
   using Normalizer = typename Config::Normalizer;
 
   /// Of this thread's rows, where rows are queries.
-  struct RowNumbers {
+  struct RowStats {
     float shift[kFragmentRows], delta[kFragmentRows];
   };
 
@@ -45,19 +45,20 @@ struct GradientsSm90 : ConsumerSm90<Config> {
       : Base(shared, group, thread), params(params) {}
 
  protected:
-  using Base::k_;
+  using Base::first_;
 
-  /// f(register, number of its query) for all scores of this thread. `numbers`: of the columns, by stage, where these
-  /// are queries; own: of the rows otherwise. Few columns at a time, since all of their numbers are too many registers.
+  /// f(register, statistic of its query) for all scores of this thread. `row_stats`: of the columns, by stage, where
+  /// these are queries; own: of the rows otherwise. Few columns at a time, since all of their statistics are too many
+  /// registers.
   template <class Columns, class F>
-  __device__ __forceinline__ void each_score(const float (&own)[kFragmentRows], const Columns& numbers,
+  __device__ __forceinline__ void each_score(const float (&own)[kFragmentRows], const Columns& row_stats,
                                              const F& f) const {
     CUTE_UNROLL
-    for (int n = 0; n < Config::kKeys / 8; ++n) {
+    for (int n = 0; n < Config::kColumns / 8; ++n) {
       float2 columns{};
       if constexpr (Config::kKeyMajor && !Config::kPreset) {
         if (n % (Config::kAll || Config::kByOutput ? 2 : 4) == 0) asm volatile("" ::: "memory");
-        columns = *reinterpret_cast<const float2*>(&numbers[k_.slot()][8 * n + 2 * (thread & 3)]);
+        columns = *reinterpret_cast<const float2*>(&row_stats[first_.slot()][8 * n + 2 * (thread & 3)]);
       }
       CUTE_UNROLL
       for (int e = 0; e < 2; ++e) {

@@ -24,17 +24,18 @@ struct ConfigForwardSm90 : TilesSm90<Element, HeadDim, tuning::forward_sm90<Patt
   // What the producers ask.
   using View = const Pattern&;
   using Maps = MapsForwardSm90;
-  static constexpr bool kKeyMajor = false, kAll = false, kScrubRows = false, kLateWords = false, kBatchedWalk = false,
+  static constexpr bool kKeyMajor = false, kAll = false, kZeroFillRows = false, kLateMask = false, kBatchedWalk = false,
                         kScoreSweeps = Normalizer::kScoreSweeps;
-  static constexpr bool kScrubFirst = false, kScrubSecond = true;  ///< 0 * NaN: of K and V, the one that weights meet
-  static constexpr bool kColumnNumbers = false;
+  static constexpr bool kZeroFillFirst = false,
+                        kZeroFillSecond = true;  ///< 0 * NaN: of K and V, the one that weights meet
+  static constexpr bool kColumnStats = false;
   static constexpr bool kColumn = normalizers::kNeedsColumn<Normalizer>;  ///< consumers know where a tile begins
 
   struct SharedStorage : Tiles::template Control<typename Tiles::Stages> {
     cutlass::arch::ClusterBarrier swept;
     int votes[3];                       ///< of the last sweep, this one and the next
     int sweeps[Tiles::kProducerWarps];  ///< that a producer warp has heard of
-    int first_column[kColumn ? Tiles::kKeyStages : 1];
+    int first_column[kColumn ? Tiles::kFirstStages : 1];
 
     __device__ __forceinline__ void start() {
       Tiles::template Control<typename Tiles::Stages>::start(0);

@@ -1,10 +1,9 @@
 // Hopper forward consumers: S = Q K^T, W = normalizer(S), O = W V, tile after tile of what the producers send.
 //
-// One to three consumer warp groups own 64 query rows each of a Work. A sweep is one walk over the tiles: score sweeps
-// bring K alone, the output sweep K and V.
-// Overlap. Q K^T of tile n + 1 and W V of tile n are in flight together; the normalizer works on tile n + 1 while W V
-// drains. Consumer groups may take turns to issue.
-// Registers of a consumer thread (D 128, 128 keys): S 64, O 64, W 32, state and addresses about 40.
+// One to three consumer warp groups own 64 query rows each of a WorkTile. A sweep is one walk over the tiles: score
+// sweeps bring K alone, the output sweep K and V. Overlap. Q K^T of tile n + 1 and W V of tile n are in flight
+// together; the normalizer works on tile n + 1 while W V drains. Consumer groups may take turns to issue. Registers of
+// a consumer thread (D 128, 128 keys): S 64, O 64, W 32, state and addresses about 40.
 #pragma once
 
 #include "splash/collective/sm90/consumer.hpp"
@@ -50,9 +49,10 @@ struct ConsumerForwardSm90 : ConsumerSm90<Config> {
     const Normalizer& normalizer = params.normalizer;
     const QuadReduce reduce;
 
-    Tensor sQ = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{});  // (64, D, groups * buffers)
-    Tensor sK = make_tensor(make_smem_ptr(shared.k.begin()), typename Config::LayoutK{});  // (keys, D, stage)
-    Tensor sV = make_tensor(make_smem_ptr(shared.v.begin()), typename Config::LayoutV{});  // (D, keys, stage)
+    Tensor sQ = make_tensor(make_smem_ptr(shared.rows.begin()),
+                            typename Config::LayoutRowTiles{});  // (64, D, groups * buffers)
+    Tensor sK = make_tensor(make_smem_ptr(shared.first.begin()), typename Config::LayoutFirst{});    // (keys, D, stage)
+    Tensor sV = make_tensor(make_smem_ptr(shared.second.begin()), typename Config::LayoutSecond{});  // (D, keys, stage)
     typename Config::MmaScores mma_scores;
     typename Config::MmaOutput mma_output;
     auto thread_scores = mma_scores.get_thread_slice(thread);
@@ -66,32 +66,32 @@ struct ConsumerForwardSm90 : ConsumerSm90<Config> {
     Tensor tSrK = thread_scores.partition_fragment_B(sK);  // descriptors (1, 1, D / 16, stage)
     Tensor tOrV = thread_output.partition_fragment_B(sV);  // descriptors (1, 1, keys / 16, stage)
     CUTE_STATIC_ASSERT_V(size<2>(tSrK) == Int<Config::kHeadDim / 16>{});
-    CUTE_STATIC_ASSERT_V(size<2>(tOrV) == Int<Config::kKeys / 16>{});
+    CUTE_STATIC_ASSERT_V(size<2>(tOrV) == Int<Config::kColumns / 16>{});
 
-    auto scores = partition_fragment_C(mma_scores, Shape<_64, Int<Config::kKeys>>{});  // ((2, 2, keys / 8), 1, 1)
-    CUTE_STATIC_ASSERT_V(size(scores) == Int<Config::kKeys / 2>{});
+    auto scores = partition_fragment_C(mma_scores, Shape<_64, Int<Config::kColumns>>{});  // ((2, 2, keys / 8), 1, 1)
+    CUTE_STATIC_ASSERT_V(size(scores) == Int<Config::kColumns / 2>{});
     // The accumulator registers of 16 keys are, in order, the A operand of those keys.
-    auto weights = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<Config::kKeys / 16>>{});
+    auto weights = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<Config::kColumns / 16>>{});
     AccumulatorFragment<decltype(scores), Config::kColumn> fragment{scores};
 
     // The scores of the tile in the current K stage, masked; frees the stage.
     auto finish_scores = [&](const Note& note) {
       warpgroup_fence_operand(scores);
-      if constexpr (Config::kColumn) fragment.first_column = shared.first_column[k_.slot()];
-      release(shared.k_empty[k_.slot()]);
-      k_.advance();
+      if constexpr (Config::kColumn) fragment.first_column = shared.first_column[first_.slot()];
+      release(shared.first_empty[first_.slot()]);
+      first_.advance();
       if (params.sign != 1.0f)
         for (int e = 0; e < size(scores); ++e) scores(e) *= params.sign;
-      if (note.words) {
+      if (note.masked) {
         if (note.state == Config::kPartial) mask(scores, -math::kInfinity<float>);
-        release_words();
+        release_mask();
       }
     };
 
     if constexpr (Normalizer::kScoreSweeps) {
       do {
         for (Note note; next_live(note, false);) {
-          multiply(mma_scores, tSrQ(), tSrK(_, _, _, k_.slot()), scores, true);
+          multiply(mma_scores, tSrQ(), tSrK(_, _, _, first_.slot()), scores, true);
           warpgroup_wait<0>();
           finish_scores(note);
           rows.observe(normalizer, fragment);
@@ -106,7 +106,7 @@ struct ConsumerForwardSm90 : ConsumerSm90<Config> {
     if constexpr (Normalizer::kScoreSweeps) under_product();
     for (Note note; next_live(note, true);) {
       take_turn();
-      multiply(mma_scores, tSrQ(), tSrK(_, _, _, k_.slot()), scores, true);
+      multiply(mma_scores, tSrQ(), tSrK(_, _, _, first_.slot()), scores, true);
       pass_turn();
       if (waiting) under_product();
       waiting = false;
@@ -119,9 +119,9 @@ struct ConsumerForwardSm90 : ConsumerSm90<Config> {
       bool last = note.last;
       for (; Config::kTuning.schedule.overlap && !last && read_note(note); last = note.last) {
         take_turn();
-        multiply(mma_scores, tSrQ(), tSrK(_, _, _, k_.slot()), scores, true);
-        wait(shared.v_full[v_.slot()], v_.phase());
-        multiply(mma_output, weights, tOrV(_, _, _, v_.slot()), output, false);
+        multiply(mma_scores, tSrQ(), tSrK(_, _, _, first_.slot()), scores, true);
+        wait(shared.second_full[second_.slot()], second_.phase());
+        multiply(mma_output, weights, tOrV(_, _, _, second_.slot()), output, false);
         pass_turn();
         warpgroup_wait<1>();
         finish_scores(note);
@@ -135,8 +135,8 @@ struct ConsumerForwardSm90 : ConsumerSm90<Config> {
         to_elements(scores, weights);
       }
       // No stage is held when tiles pass: the producers may need it for one of those.
-      wait(shared.v_full[v_.slot()], v_.phase());
-      multiply(mma_output, weights, tOrV(_, _, _, v_.slot()), output, false);
+      wait(shared.second_full[second_.slot()], second_.phase());
+      multiply(mma_output, weights, tOrV(_, _, _, second_.slot()), output, false);
       warpgroup_wait<0>();
       warpgroup_fence_operand(output);
       release_value();
@@ -147,8 +147,8 @@ struct ConsumerForwardSm90 : ConsumerSm90<Config> {
   }
 
  private:
-  using Base::k_, Base::mask, Base::next_live, Base::pass_turn, Base::read_note, Base::release_value,
-      Base::release_words, Base::take_turn, Base::to_elements, Base::v_, Base::words_;
+  using Base::first_, Base::mask, Base::next_live, Base::pass_turn, Base::read_note, Base::release_value,
+      Base::release_mask, Base::take_turn, Base::to_elements, Base::second_, Base::mask_;
   using typename Base::Note;
 
   template <class Mma, class A, class B, class C>

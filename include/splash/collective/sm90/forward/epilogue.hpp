@@ -26,7 +26,7 @@ struct EpilogueForwardSm90 {
   template <class Accumulator, class Rows>
   __device__ __forceinline__ static void store(const Output& to, const MapsForwardSm90& maps,
                                                typename Config::SharedStorage& shared, const Normalizer& normalizer,
-                                               const Work& work, bool packed_sequences, int buffer, int group,
+                                               const WorkTile& work, bool packed_sequences, int buffer, int group,
                                                int thread, Accumulator& output, const Rows& rows) {
     const int first = work.row_begin + 64 * group;
     const int real_rows = work.frame.num_queries << to.log2_pack;
@@ -45,10 +45,10 @@ struct EpilogueForwardSm90 {
       store_rows(to, maps, shared, work, packed_sequences, buffer, group, thread, output, factor);
   }
 
-  /// What a row leaves beside its output; at any time before the Work goes.
+  /// What a row leaves beside its output; at any time before the WorkTile goes.
   template <class Rows>
   __device__ __forceinline__ static void store_statistics(const Output& to, const Normalizer& normalizer,
-                                                          const Work& work, bool packed_sequences, int group,
+                                                          const WorkTile& work, bool packed_sequences, int group,
                                                           int thread, const Rows& rows) {
     if ((thread & 3) != 0) return;
     const int first = work.row_begin + 64 * group;
@@ -73,7 +73,7 @@ struct EpilogueForwardSm90 {
 
  private:
   template <class Accumulator>
-  __device__ __forceinline__ static void store_partial(const Output& to, const Work& work, int group, int thread,
+  __device__ __forceinline__ static void store_partial(const Output& to, const WorkTile& work, int group, int thread,
                                                        const Accumulator& output,
                                                        const float (&factor)[kFragmentRows]) {
     CUTE_UNROLL
@@ -93,10 +93,10 @@ struct EpilogueForwardSm90 {
   /// end inside of it, 16 bytes a thread.
   template <class Accumulator>
   __device__ __forceinline__ static void store_rows(const Output& to, const MapsForwardSm90& maps,
-                                                    typename Config::SharedStorage& shared, const Work& work,
+                                                    typename Config::SharedStorage& shared, const WorkTile& work,
                                                     bool packed_sequences, int buffer, int group, int thread,
                                                     const Accumulator& output, const float (&factor)[kFragmentRows]) {
-    Tensor sO = make_tensor(make_smem_ptr(shared.q.begin()), typename Config::LayoutQ{})(
+    Tensor sO = make_tensor(make_smem_ptr(shared.rows.begin()), typename Config::LayoutRowTiles{})(
         _, _, buffer * Config::kConsumers + group);  // (64, D)
     CUTE_STATIC_ASSERT_V(size<0>(sO) == _64{});
     stage_rows(sO, thread, output, factor);
@@ -121,7 +121,7 @@ struct EpilogueForwardSm90 {
         for (int c = 0; c < Config::kHeadDim; c += Config::kBoxColumns)
           SM90_TMA_STORE_5D::copy(
               &maps.out[later],
-              shared.q.begin() + (buffer * Config::kConsumers + group) * 64 * Config::kHeadDim + c * 64, c,
+              shared.rows.begin() + (buffer * Config::kConsumers + group) * 64 * Config::kHeadDim + c * 64, c,
               work.queries.inner - (later ? maps.long_query_classes : 0), work.queries.outer + (first >> to.log2_pack),
               work.frame.head >> to.log2_pack, work.frame.batch);
         tma_store_arrive();

@@ -15,7 +15,7 @@ class ResumeForwardSm90 {
   static_assert(Config::kHeadDim % 32 == 0, "a quad of lanes loads 32 columns at a time");
 
   /// By one consumer warp group: asks for what put() needs, which takes a while to arrive.
-  __device__ __forceinline__ void fetch(const Output& from, const Work& work, bool packed_sequences, int group,
+  __device__ __forceinline__ void fetch(const Output& from, const WorkTile& work, bool packed_sequences, int group,
                                         int thread) {
     CUTE_UNROLL
     for (int r = 0; r < kFragmentRows; ++r) {
