@@ -89,7 +89,7 @@ void check_row(const char* name, const N& n, const Row& row, double sink) {
   }
   if constexpr (kRowGradientsOf<N> > 0) {
     if (none) return;
-    const float of_sink = n.sink_gradient(statistic, output_dot), wanted = gradient.row_gradient(n, 0, 0);
+    const float of_sink = n.row_gradient(statistic, output_dot), wanted = gradient.row_gradient(n, 0, 0);
     check::that(std::abs(of_sink - wanted) <= near * (std::abs(wanted) + share) + 1e-30,
                 "%s: sink %g: its gradient is %g, not %g", name, sink, of_sink, wanted);
   }
