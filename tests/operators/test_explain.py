@@ -82,14 +82,16 @@ def test_a_gpu_that_is_not_there():
         assert lines[0].startswith("  no compiled instance for ")
 
 
-@pytest.mark.skipif(not HAS_SM90, reason="built without kernels for sm90")
 def test_tensors_that_a_gpu_cannot_load():
     memory = torch.empty(2**20 + 1, dtype=torch.float16)
     q = memory[1:].view(1, 8, 1024, 128)
     for lines in passes(explain(q, q, q, arch="sm90")):
-        assert lines == ["  q cannot be loaded on CUDA: its address is not a multiple of 16 bytes; pass q.clone()"]
+        if HAS_SM90:
+            assert lines == ["  q cannot be loaded on CUDA: its address is not a multiple of 16 bytes; pass q.clone()"]
+        else:
+            assert lines[0].startswith("  no compiled instance for ")
     rows = memory[:1024].view(1, 8, 1, 128).expand(1, 8, 1024, 128)  # which the operator copies
-    assert "sliding_window" in explain(rows, rows, rows, arch="sm90")
+    assert "cannot be loaded" not in explain(rows, rows, rows, arch="sm90")
 
 
 def test_wrong_arguments_are_those_of_attention():
@@ -104,4 +106,4 @@ def test_wrong_arguments_are_those_of_attention():
     with pytest.raises(ValueError, match="scale: expected"):
         of_shapes(scale=float("nan"))
     with pytest.raises(ValueError, match="Causal"):
-        of_shapes("full", splash_attention.Elastic(torch.zeros(8, 4)))
+        of_shapes("full", splash_attention.Elastic(torch.zeros(8), torch.zeros(8, 4)))
