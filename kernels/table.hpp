@@ -9,6 +9,7 @@
 #include "splash/device/sm90/strategy.hpp"
 #include "splash/normalizers/concept.hpp"
 #include "splash/patterns/sliding_window.hpp"
+#include "splash/tuning/spans.hpp"
 
 namespace splash::kernels {
 
@@ -71,7 +72,8 @@ constexpr PatternInfo pattern(std::string_view name, int ints, int tensors, bool
       sides[1] = window.right == kUnlimited ? -1 : window.right;
     };
   }
-  if constexpr (requires(const PatternTerm& term) { P::block(term); }) info.block = &P::block;
+  if constexpr (requires(const PatternTerm& term) { P::block(term, tuning::kTileWidths); })
+    info.block = [](const PatternTerm& term) { return P::block(term, tuning::kTileWidths); };
   if constexpr (requires(const PatternTerm& term, const AttentionInputs& in) { P::misfit(term, in); })
     info.misfit = &P::misfit;
   if constexpr (requires(const PatternTerm& term, const AttentionInputs& in) { P::global_rows(term, in); })

@@ -14,6 +14,7 @@
 #include "splash/patterns/longformer.hpp"
 #include "splash/patterns/streaming.hpp"
 #include "splash/patterns/strided.hpp"
+#include "splash/tuning/spans.hpp"
 #include "tensor_cases.hpp"
 
 namespace {
@@ -238,30 +239,30 @@ void check_blocks() {
   const auto wants = [](const char* name, int block, int wanted) {
     check::that(block == wanted, "%s: block is %d, not %d", name, block, wanted);
   };
-  wants("SlidingWindow", SlidingWindow::block(term_of({255, 0})), 64);
-  wants("SlidingWindow", SlidingWindow::block(term_of({512, 512})), 0);
-  wants("SlidingWindow", SlidingWindow::block(term_of({-1, 0})), 0);
-  wants("Streaming", Streaming::block(term_of({4, 256})), 64);
-  wants("Streaming", Streaming::block(term_of({4, 1024})), 0);
-  wants("BlockDiagonal", BlockDiagonal::block(term_of({512, 1})), 64);
-  wants("BlockDiagonal", BlockDiagonal::block(term_of({1024, 0})), 0);
-  wants("Dilated", Dilated::block(term_of({256, 4, 1})), 64);
-  wants("Dilated", Dilated::block(term_of({512, 4, 0})), 0);
-  wants("Strided", Strided::block(term_of({128, 256})), 64);
-  wants("Strided", Strided::block(term_of({128, 64})), 0);
-  wants("Fixed", Fixed::block(term_of({128, 8})), 64);
-  wants("Fixed", Fixed::block(term_of({64, 8})), 0);
-  wants("Longformer", Longformer::block(term_of({256, 16, 1, 0})), 64);
-  wants("Longformer", Longformer::block(term_of({256, 16, 2, 0})), 0);
-  wants("Longformer", Longformer::block(term_of({256, 16, 2, 1})), 64);
-  wants("LongformerTokens", LongformerTokens::block(term_of({1024, 1, 0})), 64);
-  wants("BigBird", BigBird::block(term_of({64, 0, 1, 1})), 64);
-  wants("BigBird", BigBird::block(term_of({192, 0, 1, 1})), 64);
-  wants("BigBird", BigBird::block(term_of({256, 0, 1, 1})), 128);
-  wants("BlockMask", BlockMask::block(term_of({64, 128})), 128);
-  wants("BlockMask", BlockMask::block(term_of({64, 384})), 128);
-  wants("BlockMask", BlockMask::block(term_of({128, 192})), 64);
-  wants("BlockMask", BlockMask::block(term_of({64, 48})), 48);
+  wants("SlidingWindow", SlidingWindow::block(term_of({255, 0}), tuning::kTileWidths), 64);
+  wants("SlidingWindow", SlidingWindow::block(term_of({512, 512}), tuning::kTileWidths), 0);
+  wants("SlidingWindow", SlidingWindow::block(term_of({-1, 0}), tuning::kTileWidths), 0);
+  wants("Streaming", Streaming::block(term_of({4, 256}), tuning::kTileWidths), 64);
+  wants("Streaming", Streaming::block(term_of({4, 1024}), tuning::kTileWidths), 0);
+  wants("BlockDiagonal", BlockDiagonal::block(term_of({512, 1}), tuning::kTileWidths), 64);
+  wants("BlockDiagonal", BlockDiagonal::block(term_of({1024, 0}), tuning::kTileWidths), 0);
+  wants("Dilated", Dilated::block(term_of({256, 4, 1}), tuning::kTileWidths), 64);
+  wants("Dilated", Dilated::block(term_of({512, 4, 0}), tuning::kTileWidths), 0);
+  wants("Strided", Strided::block(term_of({128, 256}), tuning::kTileWidths), 64);
+  wants("Strided", Strided::block(term_of({128, 64}), tuning::kTileWidths), 0);
+  wants("Fixed", Fixed::block(term_of({128, 8}), tuning::kTileWidths), 64);
+  wants("Fixed", Fixed::block(term_of({64, 8}), tuning::kTileWidths), 0);
+  wants("Longformer", Longformer::block(term_of({256, 16, 1, 0}), tuning::kTileWidths), 64);
+  wants("Longformer", Longformer::block(term_of({256, 16, 2, 0}), tuning::kTileWidths), 0);
+  wants("Longformer", Longformer::block(term_of({256, 16, 2, 1}), tuning::kTileWidths), 64);
+  wants("LongformerTokens", LongformerTokens::block(term_of({1024, 1, 0}), tuning::kTileWidths), 64);
+  wants("BigBird", BigBird::block(term_of({64, 0, 1, 1}), tuning::kTileWidths), 64);
+  wants("BigBird", BigBird::block(term_of({192, 0, 1, 1}), tuning::kTileWidths), 64);
+  wants("BigBird", BigBird::block(term_of({256, 0, 1, 1}), tuning::kTileWidths), 128);
+  wants("BlockMask", BlockMask::block(term_of({64, 128}), tuning::kTileWidths), 128);
+  wants("BlockMask", BlockMask::block(term_of({64, 384}), tuning::kTileWidths), 128);
+  wants("BlockMask", BlockMask::block(term_of({128, 192}), tuning::kTileWidths), 64);
+  wants("BlockMask", BlockMask::block(term_of({64, 48}), tuning::kTileWidths), 48);
 }
 
 }  // namespace

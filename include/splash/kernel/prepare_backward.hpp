@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include "splash/normalizers/concept.hpp"
+#include "splash/tuning/rows.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace kernel {
@@ -31,12 +32,10 @@ struct PrepareParams {
   int64_t num_zeros;
 };
 
-inline constexpr int kPrepareRows = 4;  ///< of a group of lanes, so that enough bytes are on their way
-
 /// rowsum(dO * O), by `Lanes` neighbouring lanes for a few rows. One block of threads a tile of rows of one head.
 template <int Lanes, class Element, class Normalizer>
 __global__ void prepare_backward(const __grid_constant__ PrepareParams<Element, Normalizer> params) {
-  constexpr int kEach = 16 / int(sizeof(Element)), kRows = kPrepareRows;
+  constexpr int kEach = 16 / int(sizeof(Element)), kRows = tuning::kPrepareBackward.rows;
   static_assert(kRows <= Lanes, "each row has a lane that writes it");
   const int line = int(blockIdx.x) / params.row_tiles, tile = int(blockIdx.x) - line * params.row_tiles;
   const int first = (tile * int(blockDim.x) + int(threadIdx.x)) / Lanes * kRows, lane = int(threadIdx.x) % Lanes;
@@ -83,20 +82,24 @@ __global__ void prepare_backward(const __grid_constant__ PrepareParams<Element, 
 
 template <class Element, class Normalizer>
 cudaError_t launch_prepare_backward(PrepareParams<Element, Normalizer> params, int batches, cudaStream_t stream) {
-  constexpr int kThreads = 256;
+  constexpr int kThreads = tuning::kPrepareBackward.threads;
   const auto launch = [&]<int Lanes>() {
-    constexpr int kRows = kThreads / Lanes * kPrepareRows;
+    constexpr int kRows = kThreads / Lanes * tuning::kPrepareBackward.rows;
     params.row_tiles = (params.num_queries + kRows - 1) / kRows;
     const unsigned grid = unsigned(params.row_tiles) * unsigned(params.heads) * unsigned(batches);
     if (grid == 0) return;
     prepare_backward<Lanes, Element, Normalizer><<<grid, kThreads, 0, stream>>>(params);
   };
-  if (params.head_dim <= 32)
-    launch.template operator()<4>();
-  else if (params.head_dim <= 64)
-    launch.template operator()<8>();
-  else
-    launch.template operator()<16>();
+  switch (tuning::RowGroups::lanes(params.head_dim)) {
+    case 4:
+      launch.template operator()<4>();
+      break;
+    case 8:
+      launch.template operator()<8>();
+      break;
+    default:
+      launch.template operator()<16>();
+  }
   return cudaGetLastError();
 }
 

@@ -47,7 +47,9 @@ struct BigBird {
   }
 
   /// The drawn blocks lie apart from each other.
-  static int block(const PatternTerm& term) { return term.ints[0] % (2 * kNarrow) ? kNarrow : 2 * kNarrow; }
+  static int block(const PatternTerm& term, const TileWidths& widths) {
+    return term.ints[0] % (2 * widths.narrow) ? widths.narrow : 2 * widths.narrow;
+  }
 
   /// Where it is causal, the first rows see little more than themselves.
   static GlobalRows global_rows(const PatternTerm& term, const AttentionInputs& in) {

@@ -22,9 +22,10 @@ struct BlockMask {
   }
 
   /// Granularity along the keys, for the choice of an instance: blocks of several tiles have whole ones, too.
-  static int block(const PatternTerm& term) {
+  static int block(const PatternTerm& term, const TileWidths& widths) {
     const int columns = int(term.ints[1]);
-    return columns % (2 * kNarrow) == 0 ? 2 * kNarrow : (columns % kNarrow == 0 ? kNarrow : columns);
+    return columns % (2 * widths.narrow) == 0 ? 2 * widths.narrow
+                                              : (columns % widths.narrow == 0 ? widths.narrow : columns);
   }
 
   /// Why the term does not describe these inputs, or nullptr. What passes here is never read out of bounds.

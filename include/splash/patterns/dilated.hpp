@@ -37,9 +37,9 @@ struct Dilated {
   }
 
   /// Of the keys of one residue, which run as a window.
-  static int block(const PatternTerm& term) {
+  static int block(const PatternTerm& term, const TileWidths& widths) {
     const Dilated dilated = from(term);
-    return block_for(dilated.causal ? dilated.window : 2 * int64_t(dilated.window) + 1);
+    return widths.of_row(dilated.causal ? dilated.window : 2 * int64_t(dilated.window) + 1);
   }
 
   static bool residues(const PatternTerm& term, int64_t& dilation, int64_t (&sides)[2]) {

@@ -25,7 +25,9 @@ struct Fixed {
   }
 
   /// Tiles narrower than what lies between two runs of summaries miss both.
-  static int block(const PatternTerm& term) { return term.ints[0] - term.ints[1] >= kNarrow ? kNarrow : 0; }
+  static int block(const PatternTerm& term, const TileWidths& widths) {
+    return term.ints[0] - term.ints[1] >= widths.narrow ? widths.narrow : 0;
+  }
 
   /// The blocks on the diagonal, and the summaries of earlier blocks side by side.
   static int parts(const PatternTerm& term, const AttentionInputs& in, const int64_t (&band)[2],

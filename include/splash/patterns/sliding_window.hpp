@@ -19,9 +19,9 @@ struct SlidingWindow {
     return {side(term.ints[0]), term.num_ints == 3 ? -number(term.ints[2]) : side(term.ints[1])};
   }
 
-  static int block(const PatternTerm& term) {
+  static int block(const PatternTerm& term, const TileWidths& widths) {
     const SlidingWindow window = from(term);
-    return block_for(int64_t(window.left) + window.right + 1);
+    return widths.of_row(int64_t(window.left) + window.right + 1);
   }
 
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {

@@ -29,7 +29,9 @@ struct Staircase {
   }
 
   /// Tiles end where steps do.
-  static int block(const PatternTerm& term) { return term.ints[1] % kNarrow == 0 ? kNarrow : 0; }
+  static int block(const PatternTerm& term, const TileWidths& widths) {
+    return term.ints[1] % widths.narrow == 0 ? widths.narrow : 0;
+  }
 
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const { return column < end_of(frame, row); }
 

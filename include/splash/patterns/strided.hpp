@@ -24,7 +24,9 @@ struct Strided {
   }
 
   /// Tiles narrower than the stride miss teeth that wider ones meet.
-  static int block(const PatternTerm& term) { return term.ints[1] > 2 * kNarrow ? kNarrow : 0; }
+  static int block(const PatternTerm& term, const TileWidths& widths) {
+    return term.ints[1] > 2 * widths.narrow ? widths.narrow : 0;
+  }
 
   static bool residues(const PatternTerm& term, int64_t& dilation, int64_t (&sides)[2]) {
     const Strided strided = from(term);

@@ -13,6 +13,7 @@
 #include "splash/kernel/prepare_backward.hpp"
 #include "splash/kernel/sm90/store_queries.hpp"
 #include "splash/kernel/sum_row_gradients.hpp"
+#include "splash/tuning/rows.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace device {

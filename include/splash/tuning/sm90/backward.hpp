@@ -117,7 +117,4 @@ struct SampleSm90 {
 };
 inline constexpr SampleSm90 kScoreSample;
 
-/// Threads that sum the gradient of a parameter of a head.
-inline constexpr int kRowGradientThreads = 512;
-
 }  // namespace splash::tuning
