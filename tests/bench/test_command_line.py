@@ -66,6 +66,7 @@ def test_info_tells_the_tuning_of_gpu_kernels(monkeypatch, capsys):
         {**ROW, "arch": "cpu", "normalizer": "softmax", "head_dim": 0},
     ]
     monkeypatch.setattr(_library, "instances", lambda: rows)
+    monkeypatch.setenv("COLUMNS", "120")
     assert cli.main(["info", "--tuning"]) == 0
     first, second = capsys.readouterr().out.split("  tile consumers 1\n")
     assert "sm90 forward" in first
