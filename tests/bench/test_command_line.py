@@ -78,14 +78,6 @@ def test_info_tells_the_tuning_of_gpu_kernels(monkeypatch, capsys):
     assert "CPU code alone" in capsys.readouterr().out
 
 
-def test_version_is_one():
-    for name, pattern in (
-        ("pyproject.toml", r'^version = "(.*)"'),
-        ("CMakeLists.txt", r"project\(splash VERSION (\S+)"),
-    ):
-        assert re.search(pattern, (ROOT / name).read_text(), re.MULTILINE)[1] == splash_attention.__version__
-
-
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])
 def test_help_without_the_extra(arguments):
     done = run(*arguments)
