@@ -13,6 +13,7 @@ from pool import threads
 from summary import Summary, Worst
 
 SUMMARY = pytest.StashKey[Summary]()
+FOUND = pytest.StashKey[list]()
 BEGAN = pytest.StashKey[float]()
 COST = "processor seconds"
 SECONDS = {}  # of processor time that each test took
@@ -25,23 +26,25 @@ def pytest_addoption(parser):
     group.addoption("--write-slow", action="store_true", help="with --all: write the list of tests that cost much")
 
 
-def chooses(config):
-    """Whether this is the short run: nobody said which tests."""
-    if is_worker(config):
-        return config.workerinput["chooses"]
-    option = config.option
-    named = config.args_source is config.ArgsSource.ARGS
-    return not (named or option.all or option.keyword or option.markexpr)
-
-
 def is_worker(config):
     return hasattr(config, "workerinput")
+
+
+def names_files(config):
+    if is_worker(config):
+        return config.workerinput["names files"]
+    return config.args_source is config.ArgsSource.ARGS
+
+
+def is_whole(config):
+    """Whether nobody said which tests to run."""
+    return not (names_files(config) or config.option.keyword or config.option.markexpr)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
     """As many as processors and memory allow, but none for files that somebody names."""
-    if config.args_source is config.ArgsSource.ARGS:
+    if names_files(config):
         return 0
     return max(1, min(len(os.sched_getaffinity(0)), int(memory() / 2**30 / GIBIBYTES_A_WORKER)))
 
@@ -56,7 +59,7 @@ def memory():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node):
-    node.workerinput["chooses"] = chooses(node.config)
+    node.workerinput["names files"] = names_files(node.config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -106,7 +109,8 @@ def pytest_collection_modifyitems(config, items):
         kept = [item for item in items if not item.get_closest_marker("gpu")]
         counts["gpu"] = len(items) - len(kept)
     counts["found"] = len(kept)
-    if chooses(config):
+    config.stash[FOUND] = kept
+    if is_whole(config) and not config.option.all:
         kept = chosen_set.chosen(kept, chosen_set.slow())
         counts["chosen"] = len(kept)
     if left := set(items).difference(kept):
@@ -147,6 +151,14 @@ def one_thread():
 @pytest.fixture(params=[pytest.param("cpu"), pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
     return request.param
+
+
+@pytest.fixture(scope="session")
+def found_items(request):
+    """The tests that this run found, of which a short run chooses some."""
+    if not is_whole(request.config):
+        pytest.skip("only a run without names, -k and -m sees all tests")
+    return request.config.stash[FOUND]
 
 
 @pytest.fixture

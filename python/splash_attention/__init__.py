@@ -1,9 +1,9 @@
 """Sparse and dense attention with exact softmax and entmax on the CPU and on NVIDIA GPUs."""
 
 from . import _library
+from ._version import __version__ as __version__
 
 _library.load()
-__version__ = _library.build_info()["version"]
 
 from . import _vmap, ops  # noqa: E402, F401
 from ._errors import NoKernelError  # noqa: E402

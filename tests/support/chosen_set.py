@@ -1,8 +1,8 @@
-"""Which tests a short run makes: every test function, and every value of each of its parameters that costs little.
+"""Which tests a short run makes: every test function, and every value of each of its parameters.
 
 Of a function with parameters a, b, ... few combinations run: greedily, the one with most values that no chosen one has
-yet. A problem, which has `features`, counts as its pattern, normalizer, dtype, layout and so on. Calls listed in SLOW
-run where a function has no other, and then one of them.
+yet. A problem, which has `features`, counts as its pattern, normalizer, dtype, layout and so on. Calls that cost much,
+which SLOW lists, stay out; of a file that has no others one runs.
 """
 
 from collections import defaultdict
@@ -46,13 +46,15 @@ def features(item):
 
 def chosen(items, seconds):
     """These of `items`, in their order. seconds: of the slow ones, by nodeid."""
-    functions = defaultdict(list)
+    functions, files = defaultdict(list), defaultdict(list)
     for place, item in enumerate(items):
-        functions[item.nodeid.partition("[")[0]].append(place)
-    kept = set()
-    for places in functions.values():
-        quick = [(place, features(items[place])) for place in places if items[place].nodeid not in seconds]
-        kept |= cover(quick) if quick else {min(places, key=lambda place: (seconds[items[place].nodeid], place))}
+        files[item.nodeid.partition("::")[0]].append(place)
+        if item.nodeid not in seconds:
+            functions[item.nodeid.partition("[")[0]].append((place, features(item)))
+    kept = set().union(*map(cover, functions.values()))
+    for places in files.values():
+        if kept.isdisjoint(places):
+            kept.add(min(places, key=lambda place: (seconds[items[place].nodeid], place)))
     return [items[place] for place in sorted(kept)]
 
 
