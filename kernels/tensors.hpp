@@ -24,8 +24,12 @@ inline Status check_dtype(DType dtype) {
 /// Of arguments that are right.
 template <class Arguments>
 Status run_of_tensors(Op op, Pass pass, const Arguments& arguments, Arch arch, const Execution& execution) {
-  const Key key{pass, arch, "", "", arguments.dtype, 0, 0, op};
-  const Instance* instance = find(key);
+  thread_local Key key;  // of the call before this one, as most are
+  thread_local const Instance* instance = nullptr;
+  if (!instance || key.op != op || key.pass != pass || key.arch != arch || key.dtype != arguments.dtype) {
+    key = {pass, arch, "", "", arguments.dtype, 0, 0, op};
+    instance = find(key);
+  }
   return instance ? instance->run(arguments, execution) : report(StatusCode::no_kernel, explain(key));
 }
 
