@@ -34,6 +34,8 @@ def gpu_head_dims(direction, normalizer="softmax", floats=(), dtype="bfloat16"):
     wanted = {"pass": {direction}, "pattern": {"any"}, "dtype": {dtype}, "normalizer": served}
     dims = set()
     for row in TABLE["instances"]:
+        if "op" in row:  # no attention
+            continue
         listed = {field: set(value if isinstance(value, list) else [value]) for field, value in row.items()}
         if row["arch"] != "cpu" and all(listed[field] & names for field, names in wanted.items()):
             dims |= listed["head_dim"]
