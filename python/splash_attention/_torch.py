@@ -1,6 +1,7 @@
 """Torch's private names, all that this package uses, each with what is relied upon.
 
-One wheel serves every Torch from 2.10 on because these stay as they are: tests/operators/test_torch_names.py tries each of them.
+One wheel serves every Torch from 2.10 on because these stay as they are: tests/operators/test_torch_names.py tries each
+of them.
 The other modules import from here, and a test keeps it so. A name whose form differs between versions is asked for by
 feature, not by version.
 """
