@@ -1,8 +1,10 @@
 """torch.ops.splash.*: what Torch asks of an operator (opcheck, compile, export, autocast, threads, CUDA graphs)."""
 
+import ast
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from operators import BACKWARD, FORWARD, backward_arguments, forward_arguments
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import splash_attention as sa
+from splash_attention.ops import Problem
 
 SHAPE = Shape(2, 4, 2, 45, 70, 16)
 GPU_SHAPE = Shape(2, 4, 2, 80, 150, 64)
@@ -77,6 +80,24 @@ def test_schemas():
         "splash::attention_backward(Tensor grad_out, Tensor? grad_statistic, Tensor q, Tensor k, Tensor v, Tensor out, "
         f"Tensor statistic, Tensor saved, {problem}) -> (Tensor, Tensor, Tensor, Tensor[])"
     )
+
+
+def test_problems_have_the_arguments_of_the_schemas():
+    for operator in (FORWARD, BACKWARD):
+        names = [argument.name for argument in operator._schema.arguments]
+        assert names[-len(Problem._fields) :] == list(Problem._fields)
+
+
+def test_problems_are_made_by_name():
+    """An order that is written down at each call would be one more spelling of it."""
+    made = 0
+    for path in Path(sa.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = node.func if isinstance(node, ast.Call) else None
+            if (getattr(called, "attr", None) or getattr(called, "id", None)) == "make_problem":
+                assert not node.args, path
+                made += 1
+    assert made == 3
 
 
 def draw(shape, dtype=torch.float32, device="cpu", seed=0):

@@ -51,9 +51,11 @@ def _calls(parts, q, k, v, lengths, causal, scale, deterministic) -> Iterator[_C
     for part in parts:
         axis, heads = part.axis(lengths), key_heads(part, q.shape[1], k.shape[1])
         taken = [part.take(tensor, own) for tensor, own in ((q, None), (k, heads), (v, heads))]
-        problem = ops.Problem(
-            "block_diagonal", [part.per_segment, int(causal)], [], *Softmax().encode(),
-            None if lengths is None else part.lengths(lengths), None, None, None, 0, 0, 0, 0, scale, deterministic,
+        normalizer, floats, parameters = Softmax().encode()
+        problem = ops.make_problem(
+            pattern="block_diagonal", pattern_ints=[part.per_segment, int(causal)], pattern_tensors=[],
+            normalizer=normalizer, normalizer_floats=floats, normalizer_parameters=parameters,
+            lengths=None if lengths is None else part.lengths(lengths), scale=scale, deterministic=deterministic,
         )  # fmt: skip
         yield _Call(axis, taken[0].shape[axis : axis + 2], [t.flatten(axis, axis + 1) for t in taken], problem)
 

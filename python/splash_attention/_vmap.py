@@ -14,11 +14,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._torch import BATCHED, add_batch_dim, dispatch_keys, remove_batch_dim, tree_flatten, tree_unflatten
+from ._torch import (
+    BATCHED,
+    add_batch_dim,
+    argument_names,
+    dispatch_keys,
+    remove_batch_dim,
+    tree_flatten,
+    tree_unflatten,
+)
 from .ops import Problem
 
 _library = torch.library.Library("splash", "IMPL")
-_PROBLEM = len(Problem._fields)
 _BATCHED = ("full", "causal", "sliding_window", "block_mask")
 """Patterns without tensors, or with tensors whose first dimension is the batch."""
 
@@ -98,14 +105,17 @@ class _Fold:
         sizes = [*tensor.shape[:axis], self.size, self.batch, *tensor.shape[axis + 2 :]]
         return tensor.expand(sizes).flatten(axis, axis + 1).contiguous()
 
-    def all(self, arguments, dims) -> list:
-        """The arguments of an operator, with each of their tensors folded."""
-        return [self._argument(*pair) for pair in zip(arguments, dims, strict=True)]
+    def all(self, arguments, dims, axes: dict[int, int] | None = None) -> list:
+        """The arguments of an operator, with each of their tensors folded. axes: the batch's, where it is not 0, by the
+        argument's place."""
+        axes = axes or {}
+        pairs = enumerate(zip(arguments, dims, strict=True))
+        return [self._argument(*pair, axes.get(place, 0)) for place, pair in pairs]
 
-    def _argument(self, argument, dim):
+    def _argument(self, argument, dim, axis=0):
         if isinstance(argument, (list, tuple)):
             return [self._argument(item, None if dim is None else dim[n]) for n, item in enumerate(argument)]
-        return self(argument, dim) if isinstance(argument, Tensor) else argument
+        return self(argument, dim, axis) if isinstance(argument, Tensor) else argument
 
     def undo(self, tensor: Tensor, axis: int = 0) -> Tensor:
         return tensor.unflatten(axis, (self.size, self.batch))
@@ -116,7 +126,7 @@ def fold_batch(info, q: Tensor, dim: int | None) -> _Fold:
 
 
 def _one_by_one(arguments) -> bool:
-    problem = Problem(*arguments[-_PROBLEM:])
+    problem = Problem._make(arguments[-len(Problem._fields) :])
     if problem.normalizer_parameters or problem.cu_seqlens_q is not None:
         return True
     return any(name not in _BATCHED for name in problem.pattern.split("&")) and bool(problem.pattern_tensors)
@@ -146,7 +156,8 @@ def _(info, in_dims, *arguments):
     operator = torch.ops.splash.attention_forward
     if _one_by_one(arguments):
         return _loop(operator, info, in_dims, arguments)
-    fold = fold_batch(info, arguments[0], in_dims[0])
+    q = argument_names(operator.default).index("q")
+    fold = fold_batch(info, arguments[q], in_dims[q])
     out, statistic, saved = operator(*fold.all(arguments, in_dims))
     return (fold.undo(out), fold.undo(statistic), fold.undo(saved, 1)), (0, 0, 1)
 
@@ -156,8 +167,7 @@ def _(info, in_dims, *arguments):
     operator = torch.ops.splash.attention_backward
     if _one_by_one(arguments):
         return _loop(operator, info, in_dims, arguments)
-    fold = fold_batch(info, arguments[2], in_dims[2])
-    saved = fold(arguments[7], in_dims[7], axis=1)
-    others = fold.all((*arguments[:7], *arguments[8:]), (*in_dims[:7], *in_dims[8:]))
-    *gradients, of_parameters = operator(*others[:7], saved, *others[7:])
+    q, saved = map(argument_names(operator.default).index, ("q", "saved"))
+    fold = fold_batch(info, arguments[q], in_dims[q])
+    *gradients, of_parameters = operator(*fold.all(arguments, in_dims, {saved: 1}))
     return (*(fold.undo(gradient) for gradient in gradients), of_parameters), (0, 0, 0, [])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from . import _checks, _habits, ops
 from ._dtypes import autocast_dtype, cast
 from ._statistics import marked
 from .normalizers import EncodedNormalizer, Normalizer, Softmax, as_normalizer
-from .ops import Problem
+from .ops import make_problem
 from .patterns import Extent, Full, Pattern, Prepared, as_pattern
 
 _FULL = Full()
@@ -68,30 +70,57 @@ def attention(
     if unknown:
         raise _habits.unknown(attention, unknown)
     pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
-    options = (
-        pattern, normalizer, scale, lengths, kv_lengths, q_start, k_start, return_statistic, deterministic, validate,
+    options = _make_options(
+        pattern=pattern, normalizer=normalizer, scale=scale, return_statistic=return_statistic,
+        deterministic=deterministic, validate=validate, lengths=lengths, kv_lengths=kv_lengths, q_start=q_start,
+        k_start=k_start,
     )  # fmt: skip
     return _checked(_attend, _checks.check_inputs, 4, q, k, v, options)
 
 
-def _attend(
-    q, k, v, direct, pattern, normalizer, scale, lengths, kv_lengths, q_start, k_start, return_statistic, deterministic,
-    validate,
-):  # fmt: skip
+class _Options(NamedTuple):
+    """What a call asks for beside q, k and v."""
+
+    pattern: Pattern
+    normalizer: Normalizer
+    scale: float | None
+    return_statistic: bool
+    deterministic: bool | None
+    validate: bool
+    lengths: Tensor | None = None
+    kv_lengths: Tensor | None = None
+    q_start: int | None = None
+    k_start: int = 0
+    cu_seqlens_q: Tensor | None = None
+    cu_seqlens_k: Tensor | None = None
+    max_seqlen_q: int = 0
+    max_seqlen_k: int = 0
+
+
+_make_options = partial(_Options.__new__, _Options)  # as ops.make_problem
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, direct: bool, options: _Options):
     """attention(), but for what is wrong with q, k and v alone. direct: as in ops."""
     batch, heads, Nq, dim = q.shape
-    Nk = k.shape[2]
-    lengths, kv_lengths = _checks.check_lengths(lengths, kv_lengths, q, Nk, q_start, k_start, validate)
-    q_start = _checks.check_positions(Nq, Nk, q_start, k_start, kv_lengths is not None)
-    encoded = _encode_normalizer(normalizer, pattern, q, heads)
+    Nk, k_start, lengths, kv_lengths = k.shape[2], options.k_start, options.lengths, options.kv_lengths
+    if lengths is not None or kv_lengths is not None:
+        lengths, kv_lengths = _checks.check_lengths(
+            lengths, kv_lengths, q, Nk, options.q_start, k_start, options.validate
+        )
+    q_start = _checks.check_positions(Nq, Nk, options.q_start, k_start, kv_lengths is not None)
+    encoded = _encode_normalizer(options.normalizer, options.pattern, q, heads)
     backward = _needs_gradient(q, k, v, encoded)
     extent = Extent(batch, heads, Nq, Nk, q.device, k_start, None, backward, q_start, lengths, kv_lengths)
-    problem = Problem(
-        *pattern.encode(extent), *encoded, lengths, kv_lengths, None, None, 0, 0, q_start, k_start, _scale(scale, dim),
-        _deterministic(deterministic),
+    name, ints, tensors = options.pattern.encode(extent)
+    problem = make_problem(
+        pattern=name, pattern_ints=ints, pattern_tensors=tensors, normalizer=encoded.name,
+        normalizer_floats=encoded.floats, normalizer_parameters=encoded.parameters, lengths=lengths,
+        kv_lengths=kv_lengths, q_start=q_start, k_start=k_start, scale=_scale(options.scale, dim),
+        deterministic=_deterministic(options.deterministic),
     )  # fmt: skip
     out, statistic, _ = ops.forward(q, k, v, problem, direct, backward)
-    return (out, marked(statistic, normalizer, encoded)) if return_statistic else out
+    return (out, marked(statistic, options.normalizer, encoded)) if options.return_statistic else out
 
 
 def _first_refusal(error: Exception, check: Callable, q: Tensor, k: Tensor, v: Tensor) -> Exception:
@@ -136,51 +165,53 @@ def attention_varlen(
     if unknown:
         raise _habits.unknown(attention_varlen, unknown)
     pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
-    options = (
-        cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, pattern, normalizer, scale, return_statistic,
-        deterministic, validate,
+    options = _make_options(
+        pattern=pattern, normalizer=normalizer, scale=scale, return_statistic=return_statistic,
+        deterministic=deterministic, validate=validate, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k,
+        max_seqlen_q=max_seqlen_q, max_seqlen_k=max_seqlen_k,
     )  # fmt: skip
     return _checked(_attend_packed, _checks.check_packed, 3, q, k, v, options)
 
 
 def _checked(attend, check, dims, q, k, v, options):
-    """attend(q, k, v, direct, *options). check(q, k, v) says what is wrong with the tensors, at once or, where the
+    """attend(q, k, v, direct, options). check(q, k, v) says what is wrong with the tensors, at once or, where the
     operator finds it anyhow, when it has."""
     direct = ops.direct(q, k, v)
     if not (direct and _checks.left_to_operator(q, k, v, dims=dims)):
         check(q, k, v)
-        return attend(q, k, v, direct, *options)
+        return attend(q, k, v, direct, options)
     try:
-        return attend(q, k, v, direct, *options)
+        return attend(q, k, v, direct, options)
     except (TypeError, ValueError, RuntimeError) as error:
         raise _first_refusal(error, check, q, k, v) from None
 
 
-def _attend_packed(
-    q, k, v, direct, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, pattern, normalizer, scale,
-    return_statistic, deterministic, validate,
-):  # fmt: skip
+def _attend_packed(q: Tensor, k: Tensor, v: Tensor, direct: bool, options: _Options):
     """attention_varlen(), but for what is wrong with q, k and v alone. direct: as in ops."""
     tokens, heads, dim = q.shape
-    cu_seqlens_q = _checks.check_cu_seqlens("q", cu_seqlens_q, max_seqlen_q, q, tokens, validate)
-    cu_seqlens_k = _checks.check_cu_seqlens("k", cu_seqlens_k, max_seqlen_k, q, k.shape[0], validate)
+    max_seqlen_q, max_seqlen_k, validate = options.max_seqlen_q, options.max_seqlen_k, options.validate
+    cu_seqlens_q = _checks.check_cu_seqlens("q", options.cu_seqlens_q, max_seqlen_q, q, tokens, validate)
+    cu_seqlens_k = _checks.check_cu_seqlens("k", options.cu_seqlens_k, max_seqlen_k, q, k.shape[0], validate)
     if cu_seqlens_q.shape != cu_seqlens_k.shape:
         raise ValueError(
             f"cu_seqlens_k: expected cu_seqlens_q's shape {tuple(cu_seqlens_q.shape)}, got {tuple(cu_seqlens_k.shape)}"
         )
     sequences = cu_seqlens_q.shape[0] - 1
-    encoded = _encode_normalizer(normalizer, pattern, q, heads)
+    encoded = _encode_normalizer(options.normalizer, options.pattern, q, heads)
     backward = _needs_gradient(q, k, v, encoded)
     extent = Extent(
         sequences, heads, max_seqlen_q, max_seqlen_k, q.device, 0, cu_seqlens_k, backward, None, None, None,
         cu_seqlens_q, tokens, k.shape[0],
     )  # fmt: skip
-    problem = Problem(
-        *pattern.encode(extent), *encoded, None, None, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, 0, 0,
-        _scale(scale, dim), _deterministic(deterministic),
+    name, ints, tensors = options.pattern.encode(extent)
+    problem = make_problem(
+        pattern=name, pattern_ints=ints, pattern_tensors=tensors, normalizer=encoded.name,
+        normalizer_floats=encoded.floats, normalizer_parameters=encoded.parameters, cu_seqlens_q=cu_seqlens_q,
+        cu_seqlens_k=cu_seqlens_k, max_seqlen_q=max_seqlen_q, max_seqlen_k=max_seqlen_k,
+        scale=_scale(options.scale, dim), deterministic=_deterministic(options.deterministic),
     )  # fmt: skip
     out, statistic, _ = ops.forward(q, k, v, problem, direct, backward)
-    return (out, marked(statistic[0], normalizer, encoded)) if return_statistic else out
+    return (out, marked(statistic[0], options.normalizer, encoded)) if options.return_statistic else out
 
 
 def _encode_normalizer(normalizer: Normalizer, pattern: Pattern, q: Tensor, heads: int) -> EncodedNormalizer:
@@ -195,7 +226,9 @@ def _encode_normalizer(normalizer: Normalizer, pattern: Pattern, q: Tensor, head
 def _needs_gradient(q: Tensor, k: Tensor, v: Tensor, encoded: EncodedNormalizer) -> bool:
     if not torch.is_grad_enabled():
         return False
-    return q.requires_grad or k.requires_grad or v.requires_grad or any(p.requires_grad for p in encoded.parameters)
+    if q.requires_grad or k.requires_grad or v.requires_grad:
+        return True
+    return bool(encoded.parameters) and any(p.requires_grad for p in encoded.parameters)
 
 
 def _scale(scale: float | None, dim: int) -> float:

@@ -5,6 +5,7 @@ The schemas and kernels are in kernels/torch; the stable ABI that they are writt
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from ._errors import translate
 from ._torch import (
     DispatchKey,
     DispatchKeySet,
+    argument_names,
     call_below_autograd,
     in_autocast,
     in_transform,
@@ -28,11 +30,13 @@ _forward = torch.ops.splash.attention_forward.default
 _backward = torch.ops.splash.attention_backward.default
 _library = torch.library.Library("splash", "IMPL")
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
-_BACKWARD_TENSORS = 8  # of the backward's schema, before the problem
 
 
 class Problem(NamedTuple):
-    """The arguments that both operators share, in the order of their schemas: all from `pattern` on."""
+    """The arguments that both operators share, in the order of their schemas: all from `pattern` on.
+
+    Made by keyword; of what the dispatcher hands over, in that order, by `_make`. A test compares it with the schemas.
+    """
 
     pattern: str
     pattern_ints: list[int]
@@ -40,16 +44,37 @@ class Problem(NamedTuple):
     normalizer: str
     normalizer_floats: list[float]
     normalizer_parameters: list[Tensor]
-    lengths: Tensor | None
-    kv_lengths: Tensor | None
-    cu_seqlens_q: Tensor | None
-    cu_seqlens_k: Tensor | None
-    max_seqlen_q: int
-    max_seqlen_k: int
-    q_start: int
-    k_start: int
-    scale: float
-    deterministic: bool
+    lengths: Tensor | None = None
+    kv_lengths: Tensor | None = None
+    cu_seqlens_q: Tensor | None = None
+    cu_seqlens_k: Tensor | None = None
+    max_seqlen_q: int = 0
+    max_seqlen_k: int = 0
+    q_start: int = 0
+    k_start: int = 0
+    scale: float = 1.0
+    deterministic: bool = False
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All but the normalizer's parameters."""
+        return self.lengths, self.kv_lengths, self.cu_seqlens_q, self.cu_seqlens_k, *self.pattern_tensors
+
+    def restored(self, tensors: list[Tensor | None], deterministic: bool) -> Problem:
+        """The same problem of the parameters and then the tensors() that autograd kept."""
+        if deterministic is self.deterministic and all(tensor is None for tensor in tensors):
+            return self
+        count = len(self.normalizer_parameters)
+        lengths, kv_lengths, cu_seqlens_q, cu_seqlens_k, *pattern_tensors = tensors[count:]
+        return self._replace(
+            lengths=lengths, kv_lengths=kv_lengths, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k,
+            normalizer_parameters=tensors[:count], pattern_tensors=pattern_tensors, deterministic=deterministic,
+        )  # fmt: skip
+
+
+make_problem = partial(Problem.__new__, Problem)
+"""Problem(...) of keywords, in half the time: a class that is called makes a dictionary of them."""
+
+_BACKWARD_TENSORS = len(argument_names(_backward)) - len(Problem._fields)  # before the problem
 
 
 @torch.library.register_fake("splash::attention_forward")
@@ -128,22 +153,16 @@ class _Forward(Function):
         out, statistic, saved = output
         ctx.mark_non_differentiable(saved)
         ctx.set_materialize_grads(False)
-        pattern, ints, tensors, normalizer, floats, _, lengths, kv_lengths, ends_q, ends_k, *numbers = problem
-        ctx.save_for_backward(
-            q, k, v, out, statistic, saved, lengths, kv_lengths, ends_q, ends_k, *parameters, *tensors
-        )  # fmt: skip
-        ctx.numbers = len(parameters), pattern, ints, normalizer, floats, numbers
+        ctx.problem = problem
+        # Its tensors are saved beside it, as all others are, so that a change in place between the passes is noticed.
+        ctx.save_for_backward(q, k, v, out, statistic, saved, *parameters, *problem.tensors())
 
     @staticmethod
     def backward(ctx, grad_out, grad_statistic, _):
-        q, k, v, out, statistic, saved, lengths, kv_lengths, ends_q, ends_k, *lists = ctx.saved_tensors
-        count, pattern, ints, normalizer, floats, (*numbers, deterministic) = ctx.numbers
+        q, k, v, out, statistic, saved, *others = ctx.saved_tensors
         # The operator's own flag is the user's wish at the time of the forward.
-        deterministic = deterministic or torch.are_deterministic_algorithms_enabled()
-        problem = Problem(
-            pattern, ints, lists[count:], normalizer, floats, lists[:count], lengths, kv_lengths, ends_q, ends_k,
-            *numbers, deterministic,
-        )  # fmt: skip
+        deterministic = ctx.problem.deterministic or torch.are_deterministic_algorithms_enabled()
+        problem = ctx.problem.restored(others, deterministic)
         grad_out = torch.zeros_like(out) if grad_out is None else grad_out
         tensors = grad_out, grad_statistic, q, k, v, out, statistic, saved
         try:
@@ -199,7 +218,7 @@ def _backward_kernel(keyset, *args):
 
 def _problem(arguments) -> Problem:
     """AOTInductor makes None of an empty list."""
-    problem = Problem(*arguments)
+    problem = Problem._make(arguments)
     return problem if problem.normalizer_parameters is not None else problem._replace(normalizer_parameters=[])
 
 
