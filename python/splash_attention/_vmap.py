@@ -107,15 +107,14 @@ class _Fold:
     def all(self, arguments, dims, axes: dict[int, int] | None = None) -> list:
         """The arguments of an operator, with each of their tensors folded. axes: the batch's, where it is not 0, by the
         argument's place."""
-        folded = [self._argument(*pair) for pair in zip(arguments, dims, strict=True)]
-        for place, axis in (axes or {}).items():
-            folded[place] = self(arguments[place], dims[place], axis)
-        return folded
+        axes = axes or {}
+        pairs = enumerate(zip(arguments, dims, strict=True))
+        return [self._argument(*pair, axes.get(place, 0)) for place, pair in pairs]
 
-    def _argument(self, argument, dim):
+    def _argument(self, argument, dim, axis=0):
         if isinstance(argument, (list, tuple)):
             return [self._argument(item, None if dim is None else dim[n]) for n, item in enumerate(argument)]
-        return self(argument, dim) if isinstance(argument, Tensor) else argument
+        return self(argument, dim, axis) if isinstance(argument, Tensor) else argument
 
     def undo(self, tensor: Tensor, axis: int = 0) -> Tensor:
         return tensor.unflatten(axis, (self.size, self.batch))

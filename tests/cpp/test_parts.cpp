@@ -176,8 +176,8 @@ void walk(const AttentionInputs& in, const kernels::Scope& scope, Counts& counts
   const Any pattern = Any::from(scope.pattern);
   const int step = geometry.residues.divisor;
   for (int index = 0; index < schedule.items; ++index) {
-    collective::Work work;
-    collective::make_work(work, geometry, schedule, blocks.rows, index);
+    collective::WorkTile work;
+    collective::make_work_tile(work, geometry, schedule, blocks.rows, index);
     const int64_t batch = in.positions.cu_queries ? 0 : work.frame.batch;
     for (int r = work.row_begin; r < std::min(work.row_begin + blocks.rows, work.row_count); ++r) {
       Frame frame = work.frame;
@@ -204,8 +204,8 @@ void walk_keys(const AttentionInputs& in, const kernels::Scope& scope, Counts& c
   const collective::Schedule schedule = device::make_schedule(in, scope.layout, {}, geometry, blocks, false);
   const Any pattern = Any::from(scope.pattern);
   for (int index = 0; index < schedule.items; ++index) {
-    collective::Work work;
-    collective::make_work(work, geometry, schedule, blocks.rows, index);
+    collective::WorkTile work;
+    collective::make_work_tile(work, geometry, schedule, blocks.rows, index);
     const int64_t batch = in.positions.cu_queries ? 0 : work.frame.batch;
     for (int r = work.row_begin; r < std::min(work.row_begin + blocks.rows, work.row_count); ++r) {
       const int64_t key = collective::row_at(geometry, work.queries, r);
