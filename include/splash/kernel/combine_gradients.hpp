@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include "splash/collective/compiler.hpp"
 #include "splash/collective/outputs.hpp"
 
 SPLASH_NAMESPACE_BEGIN
@@ -28,7 +29,7 @@ __global__ void combine_gradients(const __grid_constant__ CombineGradientsParams
   collective::make_work_tile(work, params.geometry, params.schedule, params.tile_rows,
                              params.schedule.first_split_item + first);
   const int index = work.row_begin + row;
-  asm volatile("griddepcontrol.wait;" ::: "memory");
+  collective::wait_for_earlier_kernels();
   if (index >= work.row_count) return;
 
   const float scale = to.gradients[output].scale;

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include "splash/collective/compiler.hpp"
 #include "splash/collective/outputs.hpp"
 #include "splash/core/math.hpp"
 
@@ -30,7 +31,7 @@ __global__ void combine_splits(const __grid_constant__ CombineParams<Element, No
   collective::make_work_tile(work, params.geometry, params.schedule, params.tile_rows,
                              params.schedule.first_split_item + first);
   const int index = work.row_begin + row;
-  asm volatile("griddepcontrol.wait;" ::: "memory");
+  collective::wait_for_earlier_kernels();
   if (index >= work.row_count) return;
 
   // A lane looks after two splits, so that the answers of all of them are under way together.

@@ -260,7 +260,7 @@ struct ProducerSm90 : TileMasksSm90<Config> {
 
   /// Its address, formed where it is needed: kept, both would be registers.
   __device__ __forceinline__ static const CUtensorMap* map_of(const CUtensorMap (&maps)[2], int later) {
-    asm volatile("" : "+r"(later));
+    forget(later);
     return &maps[later];
   }
 

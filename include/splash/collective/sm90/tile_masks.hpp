@@ -93,7 +93,7 @@ struct TileMasksSm90 {
   /// The piece at hand, looked for anew: registers are fewer than what is known of it.
   __device__ __forceinline__ const WorkTile& work_again() const {
     int slot = shared.work_slot;
-    asm volatile("" : "+r"(slot));
+    forget(slot);
     return shared.work[slot];
   }
 

@@ -11,6 +11,7 @@
 #include <cute/tensor.hpp>
 #include <cutlass/gemm/collective/builders/sm90_common.inl>
 
+#include "splash/collective/compiler.hpp"
 #include "splash/collective/work.hpp"
 #include "splash/normalizers/concept.hpp"
 #include "splash/patterns/concept.hpp"
@@ -23,11 +24,11 @@ namespace collective {
 template <class Barrier>
 __device__ __forceinline__ void wait(Barrier& barrier, unsigned phase) {
   barrier.wait(phase);
-  asm volatile("" ::: "memory");
+  forget_memory();
 }
 template <class Barrier>
 __device__ __forceinline__ void arrive(Barrier& barrier) {
-  asm volatile("" ::: "memory");
+  forget_memory();
   barrier.arrive();
 }
 

@@ -126,8 +126,8 @@ __global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTun
   constexpr int kConsumerWarps = 4 * Config::kConsumers, kFirstProducer = Config::kTeams * kConsumerWarps;
   if (warp < Config::kTeams && cute::elect_one_sync()) teams[warp].start(warp);
   // From here on the kernel after this one may come onto multiprocessors that this one leaves.
-  if (!params.beside) asm volatile("griddepcontrol.wait;" ::: "memory");
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  if (!params.beside) collective::wait_for_earlier_kernels();
+  collective::let_next_kernel_begin();
   __syncthreads();
 
   if (warp >= kFirstProducer) {
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(Kernel::Config::kThreads, Kernel::Config::kTun
                                        int(threadIdx.x) & 31};
     producer.run();
     // So that the end of this kernel means the end of those before it.
-    if (params.beside) asm volatile("griddepcontrol.wait;" ::: "memory");
+    if (params.beside) collective::wait_for_earlier_kernels();
   } else {
     if constexpr (Config::kTuning.registers.consumer)
       cutlass::arch::warpgroup_reg_alloc<Config::kTuning.registers.consumer>();

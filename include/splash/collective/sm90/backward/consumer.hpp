@@ -52,7 +52,7 @@ struct ConsumerBackwardSm90 : FusedQueriesSm90<Config> {
     // Descriptors (1, 1, D / 16) of a tile of rows, made anew each time: kept, they would be a register a step.
     const auto rows_of = [&](int tensor) {
       int tile = Config::row_tile(tensor, Config::kRowBuffers > 1 ? buffer : 0, group);
-      asm volatile("" : "+r"(tile));
+      forget(tile);
       return thread_scores.partition_fragment_A(sRows(_, _, tile));
     };
     Tensor tB1 = thread_scores.partition_fragment_B(sK);  // descriptors (1, 1, D / 16, stage)

@@ -46,7 +46,7 @@ struct ConsumerByOutputSm90 : GradientsSm90<Config> {
     auto weights = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<Config::kColumns / 16>>{});
     const auto start_scores = [&](int stage) {
       int tile = Config::row_tile(kValues ? 0 : 1, 0, 0);
-      asm volatile("" : "+r"(tile));  // descriptors made anew each time: kept, they would be a register a step
+      forget(tile);  // descriptors made anew each time: kept, they would be a register a step
       multiply(mma_scores, thread_scores.partition_fragment_A(sRows(_, _, tile)), tIn(_, _, _, stage), scores, true);
       warpgroup_commit_batch();
     };

@@ -22,7 +22,7 @@ struct EpilogueBackwardSm90 {
   /// Among the threads of a group.
   __device__ __forceinline__ static void sync() {
     int thread = int(threadIdx.x);
-    asm volatile("" : "+r"(thread));  // a register less while tiles are worked on
+    forget(thread);  // a register less while tiles are worked on
     cutlass::arch::NamedBarrier::sync(128, kStore + thread / 128);
   }
 
@@ -34,7 +34,7 @@ struct EpilogueBackwardSm90 {
                                                const WorkTile& work, int buffer, int group, int thread,
                                                const Accumulator& out1, const Accumulator& out2,
                                                const float (&dots)[kFragmentRows]) {
-    asm volatile("" : "+r"(thread));  // where its rows go is worked out here, not kept while tiles are worked on
+    forget(thread);  // where its rows go is worked out here, not kept while tiles are worked on
     if (work.partial >= 0) {
       store_partial(to, work, 0, group, thread, out1);
       if constexpr (Config::kKeyMajor) store_partial(to, work, 1, group, thread, out2);
@@ -52,7 +52,7 @@ struct EpilogueBackwardSm90 {
   __device__ __forceinline__ static void store_one(const OutputBackward<Element>& to, const MapsBackwardSm90& maps,
                                                    typename Config::SharedStorage& shared, const Geometry& geometry,
                                                    const WorkTile& work, int thread, const Accumulator& out) {
-    asm volatile("" : "+r"(thread));  // where its rows go is worked out here, not kept while tiles are worked on
+    forget(thread);  // where its rows go is worked out here, not kept while tiles are worked on
     if (work.partial >= 0) {
       store_partial(to, work, Output, 0, thread, out);
     } else if (work.any || !to.adds) {

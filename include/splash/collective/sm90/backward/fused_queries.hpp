@@ -57,7 +57,7 @@ struct FusedQueriesSm90 : GradientsSm90<Config> {
     Tensor tile = make_tensor(make_smem_ptr(shared.ds.begin()), typename Config::LayoutS{});
     const uint32_t* pairs = reinterpret_cast<const uint32_t*>(ds.data());
     int lane = thread;
-    asm volatile("" : "+r"(lane));
+    forget(lane);
     const int key = (lane >> 5) * 16 + (lane & 15), query = (lane >> 4 & 1) * 8;
     CUTE_UNROLL
     for (int n = 0; n < Config::kColumns / 8; n += 2)
@@ -79,7 +79,7 @@ struct FusedQueriesSm90 : GradientsSm90<Config> {
     int part = Config::score_tile(Config::kQueryParts > 1 ? group : 0, ds_slot(ahead), 0);
     int first = Config::row_tile(0, Config::kRowBuffers > 1 ? buffer : 0, 0) * Config::kDimParts +
                 (Config::kDimParts > 1 ? group : 0);
-    asm volatile("" : "+r"(part), "+r"(first));
+    forget(part, first);
     if (any) wait(shared.ds_full[ds_slot(ahead)], ds_phase(ahead));
     warpgroup_fence_operand(dq);
     warpgroup_arrive();

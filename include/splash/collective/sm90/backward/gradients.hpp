@@ -57,7 +57,7 @@ struct GradientsSm90 : ConsumerSm90<Config> {
     for (int n = 0; n < Config::kColumns / 8; ++n) {
       float2 columns{};
       if constexpr (Config::kKeyMajor && !Config::kPreset) {
-        if (n % (Config::kAll || Config::kByOutput ? 2 : 4) == 0) asm volatile("" ::: "memory");
+        if (n % (Config::kAll || Config::kByOutput ? 2 : 4) == 0) forget_memory();
         columns = *reinterpret_cast<const float2*>(&row_stats[first_.slot()][8 * n + 2 * (thread & 3)]);
       }
       CUTE_UNROLL

@@ -60,7 +60,7 @@ struct ConsumerForwardSm90 : ConsumerSm90<Config> {
     // Descriptors (1, 1, D / 16) of the Q tile, made anew for each product: kept, they would be a register a step.
     const auto tSrQ = [&] {
       int tile = query_buffer * Config::kConsumers + group;
-      asm volatile("" : "+r"(tile));
+      forget(tile);
       return thread_scores.partition_fragment_A(sQ(_, _, tile));
     };
     Tensor tSrK = thread_scores.partition_fragment_B(sK);  // descriptors (1, 1, D / 16, stage)
