@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import splash_attention as sa
@@ -249,6 +249,7 @@ def test_values_that_look_odd_are_legal():
 any_int = st.integers(-(2**40), 2**40)
 
 
+@settings(deadline=None)
 @given(any_int, any_int)
 def test_windows_are_checked(left, right):
     if left >= 0 and right >= 0:
@@ -258,6 +259,7 @@ def test_windows_are_checked(left, right):
             sa.SlidingWindow(left, right)
 
 
+@settings(deadline=None)
 @given(st.floats())
 def test_alphas_are_checked(alpha):
     if alpha == 1 or 1.01 <= alpha <= 2:
@@ -267,6 +269,7 @@ def test_alphas_are_checked(alpha):
             sa.Entmax(alpha)
 
 
+@settings(deadline=None)
 @given(any_int, any_int)
 def test_positions_are_checked(q_start, k_start):
     legal = all(abs(start) < 2**29 - 20 for start in (q_start, k_start))
@@ -276,6 +279,7 @@ def test_positions_are_checked(q_start, k_start):
         assert not legal and "position" in str(error)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 3), max_size=5),
     st.lists(st.integers(0, 3), max_size=5),
@@ -300,6 +304,7 @@ def test_shapes_are_checked(q, k, v):
             sa.attention(*inputs)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-5, 12), min_size=2, max_size=2), st.booleans())
 def test_lengths_are_checked(values, wide):
     lengths = ints(*values, dtype=torch.int64 if wide else torch.int32)

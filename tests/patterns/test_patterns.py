@@ -152,6 +152,7 @@ def test_conjunctions_are_flat_and_short():
         sa.Causal() & "full"
 
 
+@settings(deadline=None)
 @given(
     st.tuples(st.none() | st.integers(0, 40), st.none() | st.integers(0, 40)),
     st.tuples(st.none() | st.integers(0, 40), st.none() | st.integers(0, 40)),
@@ -169,7 +170,7 @@ def test_conjunctions_keep_what_both_keep(a, b, Nq, Nk, q_start, k_start):
 
 
 @given(st.integers(0, 3), st.integers(0, 5), st.integers(0, 130), st.integers(0, 2**31))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_packed_bits_come_back(batch, lines, length, seed):
     mask = torch.rand(batch, lines, length, generator=torch.Generator().manual_seed(seed)) < 0.5
     words = pack_bits(mask)

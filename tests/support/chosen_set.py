@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 SLOW = Path(__file__).resolve().parents[1] / "slow.txt"
-SECONDS = 2.0  # of processor time, from which on `pytest --all --write-slow` lists a test
+SECONDS = 1.0  # of processor time, from which on `pytest --all --write-slow` lists a test
 PLAIN = (str, bytes, bool, int, float, type(None), torch.dtype, type)
 
 
@@ -24,7 +24,7 @@ def slow():
 def write_slow(seconds):
     """seconds: {test: seconds} of all tests."""
     kept = sorted((test, cost) for test, cost in seconds.items() if cost >= SECONDS)
-    SLOW.write_text("".join(f"{cost:.0f} {test}\n" for test, cost in kept))
+    SLOW.write_text("".join(f"{cost:.1f} {test}\n" for test, cost in kept))
 
 
 def plain(value):
