@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 SLOW = Path(__file__).resolve().parents[1] / "slow.txt"
-SECONDS = 1.0  # of processor time, from which on `pytest --all --write-slow` lists a test
+SECONDS = 0.7  # of processor time, from which on `pytest --all --write-slow` lists a test
 PLAIN = (str, bytes, bool, int, float, type(None), torch.dtype, type)
 
 
