@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import _checks, _library
+from ._constants import MAX_RANK
 from ._values import readable
 from .attention import _FULL, _SOFTMAX, _deterministic, _scale
 from .normalizers import Normalizer, as_normalizer
@@ -18,7 +19,6 @@ from .patterns import Extent, Pattern, as_pattern
 _DTYPES = (
     torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.bool,
 )  # fmt: skip
-_MAX_RANK = 4
 _ARCH = re.compile(r"cpu|cuda|sm[1-9]\d+")
 
 
@@ -95,8 +95,8 @@ class _View(ctypes.Structure):
         ("data", ctypes.c_void_p),
         ("dtype", ctypes.c_int),
         ("rank", ctypes.c_int),
-        ("shape", ctypes.c_int64 * _MAX_RANK),
-        ("stride", ctypes.c_int64 * _MAX_RANK),
+        ("shape", ctypes.c_int64 * MAX_RANK),
+        ("stride", ctypes.c_int64 * MAX_RANK),
     ]
 
 
@@ -163,7 +163,7 @@ def _view(tensor: Tensor, dtype: torch.dtype | None = None, loaded: bool = False
     data = tensor.data_ptr() if readable(tensor) else 0
     if loaded and shape[2] > 1 and stride[2] == 0:
         stride, data = torch.empty(shape, device="meta").stride(), 0
-    pad = _MAX_RANK - len(shape)
+    pad = MAX_RANK - len(shape)
     return _View(
         data, _DTYPES.index(dtype or tensor.dtype), len(shape), (*shape, *[1] * pad), (*stride, *[0] * pad)
     )  # fmt: skip

@@ -49,19 +49,6 @@ inline constexpr BackwardHooks kBackwardHooks{.sweeps = !kOneSweepGradient<N>,
                                               .row_gradients = kRowGradientsOf<N>,
                                               .row_gradient_of = kSumsRowGradients<N>};
 
-/// Whether a mainloop that calls these hooks computes what a normalizer with those means.
-constexpr bool serves(const ForwardHooks& called, const ForwardHooks& own) {
-  return own.score_sweeps <= called.score_sweeps && own.rescales <= called.rescales && own.saved <= called.saved &&
-         own.head <= called.head && own.position <= called.position && own.column <= called.column &&
-         own.bias <= called.bias;
-}
-
-constexpr bool serves(const BackwardHooks& called, const BackwardHooks& own) {
-  return own.sweeps <= called.sweeps && own.saved <= called.saved && own.head <= called.head &&
-         own.position <= called.position && own.column <= called.column && own.bias <= called.bias &&
-         own.row_gradients <= called.row_gradients && (own.row_gradients == 0 || called.sweeps || own.row_gradient_of);
-}
-
 /// A member of this name that cannot be called as concept.hpp says would never be called, in silence.
 template <class N>
 consteval bool hooks_are_spelled_right() {
