@@ -54,7 +54,7 @@ std::string constants_json() {
   const char* separator = "";
   for (const NormalizerInfo& row : normalizers()) {
     if (row.serves != row.name) continue;
-    text += join(separator, '"', row.name, "\": ", row.saved);
+    text += join(separator, '"', row.name, "\": {\"cpu\": ", row.saved, ", \"cuda\": ", row.saved_on_gpu, "}");
     separator = ", ";
   }
   return text + "}}";

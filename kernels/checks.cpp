@@ -196,15 +196,15 @@ Fault check_inputs(const AttentionInputs& in, const NormalizerInfo& normalizer) 
   return check_pattern(in);
 }
 
-Fault check_forward(const ForwardArguments& arguments, const NormalizerInfo& normalizer) {
+Fault check_forward(const ForwardArguments& arguments, const NormalizerInfo& normalizer, Arch arch) {
   const AttentionInputs& in = arguments.in;
   if (Fault fault = check_inputs(in, normalizer)) return fault;
   const auto& shape = in.q.shape;
   if (Fault fault = check_like("out", arguments.out, in.q, {shape[0], shape[1], shape[2], shape[3]})) return fault;
-  return check_statistics(in, arguments.statistic, arguments.saved, normalizer.saved);
+  return check_statistics(in, arguments.statistic, arguments.saved, normalizer.saved_on(arch));
 }
 
-Fault check_backward(const BackwardArguments& arguments, const NormalizerInfo& normalizer) {
+Fault check_backward(const BackwardArguments& arguments, const NormalizerInfo& normalizer, Arch arch) {
   const AttentionInputs& in = arguments.in;
   if (Fault fault = check_inputs(in, normalizer)) return fault;
   const auto &q = in.q.shape, &k = in.k.shape;
@@ -223,7 +223,7 @@ Fault check_backward(const BackwardArguments& arguments, const NormalizerInfo& n
   for (int p = 0; p < normalizer.parameters; ++p)
     if (Fault fault = check_shape("grad_parameters", arguments.grad_parameters[p], in.normalizer.parameters[p]))
       return fault;
-  return check_statistics(in, arguments.statistic, arguments.saved, normalizer.saved);
+  return check_statistics(in, arguments.statistic, arguments.saved, normalizer.saved_on(arch));
 }
 
 }  // namespace splash::kernels

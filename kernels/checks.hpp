@@ -6,7 +6,7 @@
 namespace splash::kernels {
 
 Fault check_inputs(const AttentionInputs& in, const NormalizerInfo& normalizer);
-Fault check_forward(const ForwardArguments& arguments, const NormalizerInfo& normalizer);
-Fault check_backward(const BackwardArguments& arguments, const NormalizerInfo& normalizer);
+Fault check_forward(const ForwardArguments& arguments, const NormalizerInfo& normalizer, Arch arch);
+Fault check_backward(const BackwardArguments& arguments, const NormalizerInfo& normalizer, Arch arch);
 
 }  // namespace splash::kernels

@@ -50,7 +50,7 @@ Status plan_and_run(Pass pass, const Arguments& arguments, const Operand (&opera
                     const Execution& execution, Check check) {
   const NormalizerInfo* normalizer = general_normalizer(name);
   if (!normalizer) return report(StatusCode::invalid_value, join("unknown normalizer ", name));
-  if (Fault fault = check(arguments, *normalizer)) return report(std::move(fault));
+  if (Fault fault = check(arguments, *normalizer, arch)) return report(std::move(fault));
   Plan plan = plan_attention({pass, arch, arguments.in, *normalizer, operands});
   if (plan.refusal) return report(std::move(plan.refusal));
   return run(arguments, plan, execution);
@@ -58,9 +58,9 @@ Status plan_and_run(Pass pass, const Arguments& arguments, const Operand (&opera
 
 }  // namespace
 
-int saved_statistics(const char* normalizer) {
+int saved_statistics(const char* normalizer, Arch arch) {
   const NormalizerInfo* info = general_normalizer(normalizer);
-  return info ? info->saved : 0;
+  return info ? info->saved_on(arch) : 0;
 }
 
 Status attention_forward(const ForwardArguments& arguments, const char* normalizer, Arch arch,

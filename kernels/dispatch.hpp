@@ -13,8 +13,8 @@ SPLASH_API Status attention_forward(const ForwardArguments& arguments, const cha
 SPLASH_API Status attention_backward(const BackwardArguments& arguments, const char* normalizer, Arch arch,
                                      const Execution& execution);
 
-/// How many statistics beside the first one the forward saves for the backward; 0 for an unknown name,
-/// which the two calls refuse.
-SPLASH_API int saved_statistics(const char* normalizer);
+/// How many numbers a row beside the statistic the forward saves for the backward; 0 for an unknown name, which the two
+/// calls refuse.
+SPLASH_API int saved_statistics(const char* normalizer, Arch arch);
 
 }  // namespace splash::kernels

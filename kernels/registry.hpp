@@ -111,10 +111,13 @@ struct NormalizerInfo {
   double at[4] = {};
   double above[4] = {};  ///< numbers must be greater than these
   double up_to[4] = {};  ///< and no greater than these; 0 here and in `above` means any number
-  int saved = 0;         ///< statistics beside the first one that the forward keeps for the backward
+  int saved = 0;         ///< numbers a row beside the statistic that the forward keeps for the backward
+  int saved_on_gpu = 0;  ///< the same where a GPU runs it
   int parameters = 0;    ///< learned tensors: (Hq,) each
   bool bias = false;     ///< the last of them is a bias by distance, (Hq, any)
   bool merges = false;   ///< results for parts of the keys merge by the statistic
+
+  int saved_on(Arch arch) const { return arch == Arch::cpu ? saved : saved_on_gpu; }
 };
 
 SPLASH_API std::span<const Instance> instances();

@@ -5,6 +5,7 @@
 
 #include "kernels/registry.hpp"
 #include "kernels/tuning_text.hpp"
+#include "splash/core/row_lists.hpp"
 #include "splash/device/sm90/fits.hpp"
 #include "splash/device/sm90/strategy.hpp"
 #include "splash/normalizers/concept.hpp"
@@ -100,6 +101,7 @@ constexpr PatternInfo pattern(std::string_view name, int ints, int tensors, bool
 template <splash::normalizers::Normalizer N>
 constexpr NormalizerInfo normalizer(NormalizerInfo info) {
   info.saved = N::kSaved;
+  info.saved_on_gpu = splash::normalizers::kListsCandidates<N> ? kListPlanes : N::kSaved;
   info.merges = splash::normalizers::kMerges<N>;
   info.bias = splash::normalizers::kHasBias<N>;
   static_assert(splash::normalizers::kRowGradientsOf<N> + splash::normalizers::kHasBias<N> <= kMaxParameters,

@@ -55,7 +55,7 @@ ForwardResult attention_forward(const Tensor& q, const Tensor& k, const Tensor& 
   const std::vector<Tensor> copies = separate_rows(forward.in, {q, k, v}, problem, device);
 
   const DType real = view.dtype == DType::float64 ? DType::float64 : DType::float32;
-  const int64_t saved = kernels::saved_statistics(problem.normalizer.c_str());
+  const int64_t saved = kernels::saved_statistics(problem.normalizer.c_str(), scope.arch());
   ForwardResult result{
       allocate_like(q, input_view(q, "q", device), device),
       allocate({view.shape[0], view.shape[1], view.shape[2]}, real, device),

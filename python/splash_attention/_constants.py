@@ -30,5 +30,11 @@ INDEX_GROUP: int = _given["index_group"]
 MAX_CUDA_HEAD_DIM: int = _given["cuda_head_dim"]
 """The largest one that this build has CUDA kernels for; 0 where it has none."""
 
-SAVED: dict[str, int] = _given["saved"]
-"""By the operators' name of a normalizer: rows of statistics that the forward keeps beside the public one."""
+SAVED: dict[str, dict[str, int]] = _given["saved"]
+"""By the operators' name of a normalizer, on "cpu" and on "cuda": numbers a row that the forward keeps beside the
+public statistic."""
+
+
+def saved_numbers(normalizer: str, device_type: str) -> int:
+    """How many of them; a device that is neither keeps as many as the CPU."""
+    return SAVED[normalizer]["cuda" if device_type == "cuda" else "cpu"]

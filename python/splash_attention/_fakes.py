@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import has_static_value
 
-from ._constants import MAX_RANK, MAX_TERMS, POSITIONS, SAVED
+from ._constants import MAX_RANK, MAX_TERMS, POSITIONS, SAVED, saved_numbers
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _KNOWN = (*_FLOATS, torch.int32, torch.int64, torch.bool)
@@ -108,7 +108,7 @@ def check_results(problem, q: Tensor, shape: tuple, out: Tensor, statistic: Tens
         check_tensor(name, tensor, q.device)
     check_like("out", out, _heads_first(out, problem.cu_seqlens_q is not None), shape, q.dtype)
     rows = [("statistic", statistic, shape[:3])]
-    if count := SAVED[problem.normalizer]:
+    if count := saved_numbers(problem.normalizer, q.device.type):
         rows.append(("saved", saved, (count, *shape[:3])))
     for name, tensor, own in rows:
         check_dtype(name, tensor, statistic_dtype(q))

@@ -228,7 +228,7 @@ def _needs_gradient(q: Tensor, k: Tensor, v: Tensor, encoded: EncodedNormalizer)
         return False
     if q.requires_grad or k.requires_grad or v.requires_grad:
         return True
-    return bool(encoded.parameters) and any(p.requires_grad for p in encoded.parameters)
+    return any(p.requires_grad for p in encoded.parameters)
 
 
 def _scale(scale: float | None, dim: int) -> float:

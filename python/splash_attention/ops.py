@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import _fakes
 from ._autograd import Function, as_kernel, observed
-from ._constants import SAVED
+from ._constants import saved_numbers
 from ._errors import translate
 from ._torch import (
     DispatchKey,
@@ -82,7 +82,7 @@ def _(q, k, v, *problem):
     problem = _problem(problem)
     shape, _ = _fakes.check_problem(q, k, v, problem)
     statistic = q.new_empty(shape[:3], dtype=_fakes.statistic_dtype(q))
-    saved = statistic.new_empty((SAVED[problem.normalizer], *statistic.shape))
+    saved = statistic.new_empty((saved_numbers(problem.normalizer, q.device.type), *statistic.shape))
     return _allocate_like(q), statistic, saved
 
 

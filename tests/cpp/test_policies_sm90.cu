@@ -152,9 +152,11 @@ struct Tensor {
     values.resize(size_t(heads) * rows * width, -7.0f);
     if (seed)
       for (size_t n = 0; n < values.size(); ++n) values[n] = float(int((n * 2654435761u * seed >> 7) % 17) - 8) / 8;
-    cudaMallocManaged(&elements, values.size() * sizeof(Element));
-    cudaMallocManaged(&floats, values.size() * sizeof(float));
-    for (size_t n = 0; n < values.size(); ++n) elements[n] = Element(values[n]), floats[n] = values[n];
+    cudaMalloc(&elements, values.size() * sizeof(Element));
+    cudaMalloc(&floats, values.size() * sizeof(float));
+    std::vector<Element> rounded(values.begin(), values.end());
+    cudaMemcpy(elements, rounded.data(), values.size() * sizeof(Element), cudaMemcpyHostToDevice);
+    cudaMemcpy(floats, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice);
   }
   Tensor(const Tensor&) = delete;
   ~Tensor() { cudaFree(elements), cudaFree(floats); }
@@ -169,8 +171,12 @@ struct Tensor {
 
   void compare(const char* name, bool in_float, double bound) const {
     double most = 0, worst = 0;
+    std::vector<Element> rounded(values.size());
+    std::vector<float> exact(values.size());
+    cudaMemcpy(rounded.data(), elements, values.size() * sizeof(Element), cudaMemcpyDeviceToHost);
+    cudaMemcpy(exact.data(), floats, values.size() * sizeof(float), cudaMemcpyDeviceToHost);
     for (size_t n = 0; n < values.size(); ++n) {
-      const float found = in_float ? floats[n] : float(elements[n]);
+      const float found = in_float ? exact[n] : float(rounded[n]);
       if (std::isinf(values[n]) && values[n] == found) continue;
       most = std::max(most, double(std::abs(values[n])));
       worst = std::max(worst, std::isnan(found) ? INFINITY : double(std::abs(found - values[n])));
@@ -203,7 +209,7 @@ void check_normalizer(const char* name, std::initializer_list<double> numbers, b
                       std::initializer_list<Hook> forward_hooks, std::initializer_list<Hook> backward_hooks) {
   const patterns::SlidingWindow window{70, 5};
   Tensor q(kHeads, kRows, kDim, 3), k(1, kColumns, kDim, 5), v(1, kColumns, kDim, 11), grad_out(kHeads, kRows, kDim, 7);
-  Tensor out(kHeads, kRows, kDim), statistic(kHeads, kRows, 1), saved(4 * kHeads, kRows, 1);
+  Tensor out(kHeads, kRows, kDim), statistic(kHeads, kRows, 1), saved(kListPlanes * kHeads, kRows, 1);
   Tensor sinks(1, 1, kHeads, 13), grad_sinks(1, 1, kHeads), no_gradient(kHeads, kRows, 1);
   Tensor grad_q(kHeads, kRows, kDim), grad_k(1, kColumns, kDim), grad_v(1, kColumns, kDim);
 
@@ -228,6 +234,7 @@ void check_normalizer(const char* name, std::initializer_list<double> numbers, b
     arguments.saved = saved.numbers(device);
     return arguments;
   };
+  std::printf("%s\n", name), std::fflush(stdout);
   clear_counts();
   succeed(name, expected_forward(name, window, forward_of(false)));
   succeed(name, device::forward_sm90<CountingWindow, Counting<Inner>, Element, kDim, 0>(CountingWindow{window},

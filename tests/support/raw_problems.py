@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from splash_attention._constants import SAVED
+from splash_attention._constants import saved_numbers
 
 INSTANCES = json.loads((Path(__file__).parents[2] / "kernels" / "instances.json").read_text())
 PATTERN_NAMES = [entry["name"] for entry in INSTANCES["patterns"]]
@@ -252,7 +252,7 @@ class Draw:
             "out": self.tensor(like_q, dtype),
             "grad_out": self.tensor(like_q, dtype),
             "statistic": self.tensor(row, statistic),
-            "saved": self.tensor((SAVED[normalizer], *row), statistic),
+            "saved": self.tensor((saved_numbers(normalizer, "cpu"), *row), statistic),
             "grad_statistic": self.tensor(row, statistic) if self.maybe() else None,
             "pattern": "&".join(names) + ("&x" if self.mistake() else ""),
             "pattern_ints": ints,

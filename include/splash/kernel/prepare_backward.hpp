@@ -4,26 +4,16 @@
 
 #include <cuda_runtime.h>
 
+#include "splash/kernel/row_lanes.hpp"
 #include "splash/normalizers/concept.hpp"
 #include "splash/tuning/rows.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace kernel {
 
-/// Rows of (B, Hq, Nq, D) tensors, 16 bytes aligned; strides in elements: row, head, batch.
-template <class Element>
-struct RowsOf {
-  const Element* data;
-  int64_t stride[3];
-
-  SPLASH_HD const Element* at(int batch, int head, int row) const {
-    return data + batch * stride[2] + head * stride[1] + row * stride[0];
-  }
-};
-
 template <class Element, class Normalizer>
 struct PrepareParams {
-  RowsOf<Element> out, grad_out;
+  RowsOf<const Element> out, grad_out;
   const float *statistic, *grad_statistic;  ///< (B, Hq, Nq); grad_statistic may be nullptr
   float2* row_stats;                        ///< (B, Hq, Nq)
   Normalizer normalizer;

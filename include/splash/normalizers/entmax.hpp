@@ -53,6 +53,7 @@ struct Entmax {
   static constexpr bool kScoreSweeps = true;
   static constexpr bool kRescales = false;
   static constexpr bool kDeltaSweep = true;
+  static constexpr bool kCandidates = true;
   static constexpr int kSaved = 2;
   static constexpr int kMaxSteps = 64;  ///< Newton converges in about 5; this only bounds rows with NaN or inf
 
@@ -169,6 +170,9 @@ struct Entmax {
 
     template <class Reduce>
     SPLASH_HD void finish(const Entmax&, const Reduce&) {}
+
+    /// tau of some keys is at most that of all, as is every step on the way to it.
+    SPLASH_HD Value cut(const Entmax& n, int r) const { return max[r] - gap[r] / Value(n.factor); }
 
     SPLASH_HD Value output_factor(const Entmax&, int) const { return Value(1); }
     SPLASH_HD Value statistic(const Entmax& n, int r) const {

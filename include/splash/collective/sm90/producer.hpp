@@ -35,6 +35,7 @@ struct ProducerSm90 : TileMasksSm90<Config> {
   Ring<Config::kFirstStages> first_{};
   Ring<Config::kSecondStages> second_{};
   View pattern_;
+  bool marked_ = false;  ///< this sweep is about marked tiles alone
 
   __device__ __forceinline__ ProducerSm90(const Params& params, SharedStorage& shared, int warp, int lane)
       : Masks(params, shared, warp, lane), pattern_{params.pattern} {}
@@ -73,12 +74,35 @@ struct ProducerSm90 : TileMasksSm90<Config> {
     if constexpr (Config::kZeroFillRows)
       for (unsigned& rows : shared.unread_rows[&work - shared.work]) rows = 0;
     for (;; claim()) {
-      work.end = shared.next_item >= schedule.items;
+      work.end = shared.next_item >= schedule.items || none_selected();
       if (work.end) return;
       make_work_tile(work, params.geometry, schedule, Config::kRows, shared.next_item);
-      if (work.row_begin < work.row_count) break;
+      if (work.row_begin < work.row_count && selected(work)) break;
     }
     clip_columns(work);
+  }
+
+  __device__ __forceinline__ bool none_selected() const {
+    if constexpr (Config::kSelects) return params.selected.flags && !*params.selected.any_flag;
+    return false;
+  }
+  /// Where rows have flags: whether any of the piece, or of those between its rows, has one.
+  __device__ __forceinline__ bool selected(const WorkTile& work) const {
+    if constexpr (Config::kSelects) {
+      if (!params.selected.flags) return true;
+      const Geometry& geometry = params.geometry;
+      const int chunks = CandidateLists::chunks(geometry.num_queries);
+      const int last = min(work.row_begin + Config::kRows, work.row_count) - 1;
+      const int from = int(row_at(geometry, work.queries, query_of(work.row_begin))) / kFlaggedRows,
+                to = int(row_at(geometry, work.queries, query_of(last))) / kFlaggedRows;
+      const unsigned char* line =
+          params.selected.flags + (int64_t(batch_of(work)) * geometry.heads + work.frame.head) * chunks;
+      for (int head = 0; head < geometry.pack(); ++head, line += chunks)
+        for (int chunk = from; chunk <= to; ++chunk)
+          if (line[chunk]) return true;
+      return false;
+    }
+    return true;
   }
 
   /// With the last tile of a piece: earlier, a block of threads would keep a piece from others that end before it; and
@@ -146,7 +170,16 @@ struct ProducerSm90 : TileMasksSm90<Config> {
       }
   }
 
+  /// A sweep over marked tiles leaves out the others; a piece that has one has marks.
+  template <class Walk>
+  __device__ __forceinline__ void pass_unmarked(Walk& walk) const {
+    if constexpr (Config::kMarks)
+      if (marked_)
+        while (!walk.done() && !shared.marked(walk.begin() / Config::kColumns >> params.log2_marked)) walk.advance();
+  }
+
   __device__ __forceinline__ void produce(WorkTile& work) {
+    marked_ = false;
     if constexpr (Config::kZeroFillRows) find_unread_rows(pattern_, work);
     bool with_values = !Config::kScoreSweeps;
     for (bool first = true;; first = false) {
@@ -162,7 +195,14 @@ struct ProducerSm90 : TileMasksSm90<Config> {
       }
       sweep(with_values, first && (Config::kOverlaps || !early), walk, work);
       if (with_values) return;
-      if constexpr (Config::kScoreSweeps) with_values = !hear();
+      if constexpr (Config::kMarks) {
+        if (marked_) return;
+        const int again = hear();
+        marked_ = again == kMarkedTiles;
+        if (!again) return claim_next();
+      } else if constexpr (Config::kScoreSweeps) {
+        with_values = !hear();
+      }
     }
   }
 
@@ -193,10 +233,10 @@ struct ProducerSm90 : TileMasksSm90<Config> {
 
   /// After a score sweep: whether the consumers want another one. Slots of three sweeps rotate, so that one is cleared
   /// while nobody reads or writes it.
-  __device__ __forceinline__ bool hear() {
+  __device__ __forceinline__ int hear() {
     const int sweep = shared.sweeps[warp];
     wait_together(shared.swept, sweep & 1);
-    const bool again = __shfl_sync(~0u, lane == 0 ? shared.votes[sweep % 3] : 0, 0);
+    const int again = __shfl_sync(~0u, lane == 0 ? shared.votes[sweep % 3] : 0, 0);
     if (warp == 0 && lane == 0) shared.votes[(sweep + 2) % 3] = 0;
     if (lane == 0) shared.sweeps[warp] = sweep + 1;
     __syncwarp();
@@ -306,6 +346,7 @@ struct ProducerSm90 : TileMasksSm90<Config> {
       return Config::kColumnStats ? columns_of(work) : columns_kept;
     };
     int head = Config::kKeyMajor ? frame.head : frame.head / params.geometry.group;
+    pass_unmarked(walk);
     while (!walk.done()) {
       const int begin = walk.begin();
       const int keys = Config::kColumnStats ? frame.num_keys : keys_kept;
@@ -315,7 +356,8 @@ struct ProducerSm90 : TileMasksSm90<Config> {
       if constexpr (Config::kKeyMajor) head = frame.head + pattern.member;
       walk.advance();
       seek_member(walk, work);
-      if (with_values && walk.done()) claim_next();
+      pass_unmarked(walk);
+      if ((with_values || (Config::kMarks && marked_)) && walk.done()) claim_next();
       [[maybe_unused]] ColumnStats row_stats;
       if constexpr (Config::kColumnStats) row_stats = stats_of(work, head, begin);
       unsigned unread = 0;

@@ -10,6 +10,7 @@
 #include <cute/arch/cluster_sm90.hpp>
 
 #include "splash/collective/sm90/tiles.hpp"
+#include "splash/core/candidates.hpp"
 #include "splash/patterns/bits.hpp"
 
 SPLASH_NAMESPACE_BEGIN
@@ -27,6 +28,8 @@ struct ParamsProducerSm90 {
   const float2* row_stats;  ///< (B, Hq, Nq) where Config::kColumnStats
   float shift_factor;       ///< from shifts to raw scores where Config::kPreset
   bool accumulate;          ///< the consumers read the output of an earlier call
+  int log2_marked;          ///< tiles that share a mark, where Config::kMarks
+  CandidateLists selected;  ///< where Config::kSelects: its flags say which rows a call is about; nullptr: all
 };
 
 template <class Config>

@@ -35,6 +35,9 @@ __device__ __forceinline__ void arrive(Barrier& barrier) {
 /// Named barriers of a thread block; 0 is __syncthreads, of which consumers know once they have begun.
 enum NamedBarrier : int { kConsumersOnly = 0, kProducers = 1, kStore = 2, kTurn = 5 };  // of 8
 
+/// What the consumers want of whoever sends tiles after a sweep, as bits.
+enum Again : int { kAllTiles = 1, kMarkedTiles = 2 };
+
 /// Position in a ring of stages: slot, and the parity that its barrier must have passed. One register.
 template <int Stages>
 class Ring {

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "splash/core/report.hpp"
-#include "splash/tuning/sm90/forward.hpp"
+#include "splash/tuning/sm90/candidates.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace device {
@@ -55,7 +55,10 @@ inline constexpr bool kResumes = normalizers::kMerges<Normalizer> && patterns::k
 template <class Pattern, class Normalizer, int HeadDim, int Block>
 Fault fits_forward_sm90(std::span<const Operand> operands, const Layout& layout, bool accumulate) {
   constexpr int kBox = tuning::forward_sm90<Pattern, Normalizer>(HeadDim, Block).tile.columns;
-  if (Fault fault = fits_sm90(operands, layout, HeadDim, {kBox})) return fault;
+  constexpr int kOther = normalizers::kListsCandidates<Normalizer>
+                             ? tuning::candidates_sm90<Pattern, Normalizer>(HeadDim, Block).tile.columns
+                             : kBox;
+  if (Fault fault = fits_sm90(operands, layout, HeadDim, {kBox, kOther})) return fault;
   if (accumulate && !kResumes<Pattern, Normalizer>)
     return {StatusCode::no_kernel, "this pattern cannot go on from an earlier call's output"};
   return {};

@@ -59,7 +59,7 @@ struct ConfigBackwardSm90
   // What the producers ask.
   using View = cute::conditional_t<kKeyMajor, patterns::KeyMajor<Pattern>, const Pattern&>;
   using Maps = MapsBackwardSm90;
-  static constexpr bool kScoreSweeps = false;
+  static constexpr bool kScoreSweeps = false, kMarks = false, kSelects = false;
   /// Producers with few registers collect the tiles of patterns whose walks take many.
   static constexpr bool kBatchedWalk =
       Tiles::kTeams > 1 || (tuning::kWideBlocks<Pattern, Block> && Tiles::kTuning.registers.producer < 64);

@@ -25,7 +25,8 @@ struct ConfigForwardSm90 : TilesSm90<Element, HeadDim, tuning::forward_sm90<Patt
   using View = const Pattern&;
   using Maps = MapsForwardSm90;
   static constexpr bool kKeyMajor = false, kAll = false, kZeroFillRows = false, kLateMask = false, kBatchedWalk = false,
-                        kScoreSweeps = Normalizer::kScoreSweeps;
+                        kScoreSweeps = Normalizer::kScoreSweeps, kMarks = false,
+                        kSelects = normalizers::kListsCandidates<Normalizer>;
   static constexpr bool kZeroFillFirst = false,
                         kZeroFillSecond = true;  ///< 0 * NaN: of K and V, the one that weights meet
   static constexpr bool kColumnStats = false;
