@@ -194,7 +194,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
 
   const auto rows_of = [](const TensorView& view) {
     const auto stride = [&](int d) { return view.shape[d] > 1 ? view.stride[d] : 0; };
-    return kernel::RowsOf<Element>{static_cast<const Element*>(view.data), {stride(2), stride(1), stride(0)}};
+    return kernel::RowsOf<const Element>{static_cast<const Element*>(view.data), {stride(2), stride(1), stride(0)}};
   };
   const Normalizer normalizer = Normalizer::from(args.in.normalizer, math::split_scale(args.in.scale).magnitude);
   const kernel::PrepareParams<Element, Normalizer> prepared{
