@@ -52,6 +52,9 @@ Pattern pattern_from(const PatternSpec& spec) {
 
 template <class Pattern, class Normalizer, int HeadDim, int Block>
 Instance sm90_row(Key key, Backward backward) {
+  if constexpr (splash::normalizers::kListsCandidates<Normalizer>)
+    return {std::move(key), backward, device::fits_backward_sm90<Pattern, Normalizer, HeadDim, Block>, nullptr,
+            nullptr};
   const TellStrategy strategy = [](const AttentionInputs& in, const PatternSpec& pattern, const Layout& layout,
                                    const BackwardJoin& join, bool deterministic, bool learns) {
     return device::words(device::strategy_backward_sm90<Pattern, HeadDim, Block>(pattern_from<Pattern>(pattern), in,

@@ -7,7 +7,7 @@
 
 #include "kernels/text.hpp"
 #include "splash/tuning/sm90/backward.hpp"
-#include "splash/tuning/sm90/forward.hpp"
+#include "splash/tuning/sm90/candidates.hpp"
 
 namespace splash::kernels {
 
@@ -40,7 +40,12 @@ inline std::string to_json(const tuning::KernelSm90& kernel) {
 
 template <class Pattern, class Normalizer, int HeadDim, int Block>
 std::string forward_tuning_sm90() {
-  return json_object({{"forward", to_json(tuning::forward_sm90<Pattern, Normalizer>(HeadDim, Block))}});
+  std::string text = json_object({{"forward", to_json(tuning::forward_sm90<Pattern, Normalizer>(HeadDim, Block))}});
+  if constexpr (normalizers::kListsCandidates<Normalizer>) {
+    text.pop_back();
+    text += join(", \"candidates\": ", to_json(tuning::candidates_sm90<Pattern, Normalizer>(HeadDim, Block)), "}");
+  }
+  return text;
 }
 
 template <class Pattern, int HeadDim, int Block>

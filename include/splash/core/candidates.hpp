@@ -7,16 +7,22 @@
 
 SPLASH_NAMESPACE_BEGIN
 
-/// Of every row of a (B, Hq, Nq) tensor: up to kCandidates rows of k, in kCandidateParts lists, each ascending, that a
-/// thread of a quad wrote. One that found more says kTooMany, and the row is left to kernels that need no lists.
-inline constexpr int kCandidateParts = 4, kCandidatesAPart = 32, kCandidates = kCandidateParts * kCandidatesAPart;
+/// Of every row of a (B, Hq, Nq) tensor: rows of k in kCandidateParts lists, each ascending, that a thread of a quad
+/// wrote. Two lists share kCandidatesAPair places, the second one from their end. Where these are too few both say
+/// kTooMany, and the row is left to kernels that need no lists.
+inline constexpr int kCandidateParts = 4, kCandidatesAPair = 64, kCandidates = kCandidateParts / 2 * kCandidatesAPair;
 inline constexpr unsigned kTooMany = 255;
+
+/// Place of entry n of a list among those of its row.
+SPLASH_HD constexpr int candidate_place(int part, int n) {
+  return part / 2 * kCandidatesAPair + (part % 2 ? kCandidatesAPair - 1 - n : n);
+}
 
 /// Rows that a flag speaks for.
 inline constexpr int kFlaggedRows = 64;
 
 struct CandidateLists {
-  uint32_t* keys;         ///< (B * Hq * Nq, kCandidateParts, kCandidatesAPart)
+  uint32_t* keys;         ///< (B * Hq * Nq, kCandidates)
   unsigned char* counts;  ///< (B * Hq * Nq, kCandidateParts)
   unsigned char* flags;   ///< (B * Hq, ceil(Nq / kFlaggedRows)): a row among these had too many
   int* any_flag;

@@ -15,7 +15,7 @@ inline constexpr int kListBlock = 32;
 inline constexpr uint32_t kUnlisted = ~0u;
 
 /// Planes of (B, Hq, Nq) numbers of 4 bytes: two of the normalizer, where a row's list begins in that of its block, how
-/// long it is; then pairs of planes, keys and bases of weights.
+/// long it is; then pairs of planes, keys and their raw scores.
 inline constexpr int kListPlanes = 4 + 2 * kListedKeys;
 
 /// Lists in the tensor of planes. A list's entry n is `begin + n` of its block: block after block has its rows' columns
@@ -27,7 +27,7 @@ struct RowLists {
   SPLASH_HD uint32_t& begin(int64_t row) const { return planes[2 * rows + row]; }
   SPLASH_HD uint32_t& length(int64_t row) const { return planes[3 * rows + row]; }
 
-  /// first, count: rows of the block. Of the key; the base of its weight lies `rows` behind it.
+  /// first, count: rows of the block. Of the key; its raw score lies `rows` behind it.
   SPLASH_HD uint32_t* entry(int64_t first, int count, uint32_t n) const {
     const uint32_t plane = count == kListBlock ? n / kListBlock : n / uint32_t(count);
     return planes + (4 + 2 * plane) * rows + first + (n - plane * count);

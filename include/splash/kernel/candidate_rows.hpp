@@ -27,23 +27,13 @@ struct CandidateRowsParams {
   int first_head, head_step;
 };
 
-/// A lane's share of scores in shared memory.
-template <int Lanes>
-struct ListFragment {
-  const float* scores;
-  int count, lane;
-
-  __device__ __forceinline__ int columns() const { return (count - lane + Lanes - 1) / Lanes; }
-  __device__ __forceinline__ float get(int, int c) const { return scores[lane + c * Lanes]; }
-};
-
 /// blockIdx: rows of a head, head, batch entry.
 template <class Element, class Normalizer, int HeadDim>
 __global__ void __launch_bounds__(RowLanes<Element, HeadDim>::kLanes* kListBlock)
     candidate_rows(const __grid_constant__ CandidateRowsParams<Element, Normalizer> params) {
   using Lanes = RowLanes<Element, HeadDim>;
   constexpr int kLanes = Lanes::kLanes, kRows = kListBlock, kAhead = 4;
-  extern __shared__ float memory[];  // scores, later weights; bases; keys: (kRows, kCandidates) each
+  extern __shared__ float memory[];  // scores, weights, keys: (kRows, kCandidates) each
   __shared__ uint32_t kept_counts[kRows];
   const int own = int(threadIdx.x) / kLanes, lane = Lanes::lane();
   const int row = int(blockIdx.x) * kRows + own, batch = int(blockIdx.z);
@@ -51,8 +41,8 @@ __global__ void __launch_bounds__(RowLanes<Element, HeadDim>::kLanes* kListBlock
   const bool inside = row < params.num_queries;
   const int64_t at = (int64_t(batch) * params.heads + head) * params.num_queries + row;
   float* scores = memory + own * kCandidates;
-  float* bases = scores + kRows * kCandidates;
-  uint32_t* keys = reinterpret_cast<uint32_t*>(bases + kRows * kCandidates);
+  float* weights = scores + kRows * kCandidates;
+  uint32_t* keys = reinterpret_cast<uint32_t*>(weights + kRows * kCandidates);
   const Normalizer normalizer = normalizers::of_head(params.normalizer, head);
 
   uint32_t parts = 0;
@@ -80,7 +70,7 @@ __global__ void __launch_bounds__(RowLanes<Element, HeadDim>::kLanes* kListBlock
         const int of_part = int(parts >> (8 * p) & 255);
         if (part == p && in_part >= of_part) ++part, in_part -= of_part;
       }
-      keys[e] = from[part * kCandidatesAPart + in_part];
+      keys[e] = from[candidate_place(part, in_part)];
     }
     __syncwarp(Lanes::mask());
     const Element* base = params.k.at(batch, key_head, 0);
@@ -106,19 +96,23 @@ __global__ void __launch_bounds__(RowLanes<Element, HeadDim>::kLanes* kListBlock
       state.observe(normalizer, fragment);
     } while (state.refine(normalizer, reduce));
   }
+  for (int e = lane; e < count; e += kLanes) weights[e] = scores[e];
+  if (count > 0) {
+    ListFragment<kLanes> fragment{weights, count, lane};
+    state.weigh(normalizer, fragment);
+  }
+  __syncwarp(Lanes::mask());
   // What has weight moves to the front, in its order.
   int kept = 0;
-  const float max = count > 0 ? state.saved(0, 0) : 0, gap = count > 0 ? state.saved(0, 1) : 0;
   for (int e = 0; e < count; e += kLanes) {
     const bool mine = e + lane < count;
-    const float base = mine ? normalizer.base(scores[e + lane], max, gap) : 0.0f;
+    const float weight = mine ? weights[e + lane] : 0.0f, score = mine ? scores[e + lane] : 0.0f;
     const uint32_t key = mine ? keys[e + lane] : 0;
-    const unsigned votes = Lanes::ballot(mine && !(base <= 0));
-    __syncwarp(Lanes::mask());
+    const unsigned votes = Lanes::ballot(mine && !(weight <= 0));
     if (votes >> lane & 1) {
       const int to = kept + __popc(votes & ((1u << lane) - 1));
-      scores[to] = normalizer.weight(base);
-      bases[to] = base;
+      weights[to] = weight;
+      scores[to] = score;
       keys[to] = key;
     }
     kept += __popc(votes);
@@ -135,7 +129,7 @@ __global__ void __launch_bounds__(RowLanes<Element, HeadDim>::kLanes* kListBlock
         if (e + i < kept) vectors[i] = Lanes::load(base + int64_t(keys[e + i]) * params.v.stride[0], params.head_dim);
       SPLASH_UNROLL
       for (int i = 0; i < kAhead; ++i)
-        if (e + i < kept) Lanes::add(sum, scores[e + i], vectors[i]);
+        if (e + i < kept) Lanes::add(sum, weights[e + i], vectors[i]);
     }
   }
   if (listed) Lanes::store(params.out.at(batch, head, row), params.head_dim, sum);
@@ -152,15 +146,16 @@ __global__ void __launch_bounds__(RowLanes<Element, HeadDim>::kLanes* kListBlock
     for (int e = lane; e < kept; e += kLanes) {
       uint32_t* entry = lists.entry(at - own, in_block, begin + e);
       entry[0] = keys[e];
-      entry[params.rows] = __float_as_uint(bases[e]);
+      entry[params.rows] = __float_as_uint(scores[e]);
     }
   if (lane == 0) {
     lists.begin(at) = begin;
     lists.length(at) = fits ? uint32_t(kept) : kUnlisted;
     if (listed) {
       params.statistic[at] = count > 0 ? state.statistic(normalizer, 0) : Normalizer::template empty_statistic<float>();
-      params.saved[at] = max;
-      params.saved[params.rows + at] = gap;
+      SPLASH_UNROLL
+      for (int n = 0; n < Normalizer::kSaved; ++n)
+        params.saved[n * params.rows + at] = count > 0 ? state.saved(0, n) : 0.0f;
     }
   }
 }
@@ -172,7 +167,8 @@ cudaError_t launch_candidate_rows(const CandidateRowsParams<Element, Normalizer>
   int multiprocessors = 0;
   constexpr auto kFunction = candidate_rows<Element, Normalizer, HeadDim>;
   if (heads == 0 || batches == 0 || params.num_queries == 0) return cudaSuccess;
-  if (cudaError_t error = device::prepare_launch<kFunction>(kBytes, multiprocessors); error != cudaSuccess) return error;
+  if (cudaError_t error = device::prepare_launch<kFunction>(kBytes, multiprocessors); error != cudaSuccess)
+    return error;
   const dim3 grid(unsigned((params.num_queries + kListBlock - 1) / kListBlock), unsigned(heads), unsigned(batches));
   kFunction<<<grid, kThreads, kBytes, stream>>>(params);
   return cudaGetLastError();

@@ -21,6 +21,17 @@ struct RowsOf {
   }
 };
 
+/// A lane's share of a row's numbers in shared memory, as a normalizer sees them.
+template <int Lanes>
+struct ListFragment {
+  float* values;
+  int count, lane;
+
+  __device__ __forceinline__ int columns() const { return (count - lane + Lanes - 1) / Lanes; }
+  __device__ __forceinline__ float get(int, int c) const { return values[lane + c * Lanes]; }
+  __device__ __forceinline__ void set(int, int c, float value) { values[lane + c * Lanes] = value; }
+};
+
 /// 4, 8, 16 or 32 neighbouring lanes of a warp, as many as a row of `HeadDim` elements takes.
 template <class Element, int HeadDim>
 struct RowLanes {

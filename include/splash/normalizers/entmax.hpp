@@ -21,14 +21,21 @@ struct SquareExponent {
   }
 };
 
-/// Any alpha in (1, 2].
+/// Any alpha in (1, 2]. Where beta is 2, 3 or 4 a power is a product or two.
 struct GeneralExponent {
   double alpha_;
-  static SPLASH_HD GeneralExponent from(double alpha) { return {alpha}; }
+  int whole_;  ///< beta - 1 where it is 1, 2 or 3; else 0
+  static SPLASH_HD GeneralExponent from(double alpha) {
+    int whole = 0;
+    for (int n = 1; n <= 3; ++n)
+      if (alpha == 1.0 + 1.0 / (n + 1)) whole = n;
+    return {alpha, whole};
+  }
   SPLASH_HD double alpha() const { return alpha_; }
   /// base^(beta - 1) = p^(2 - alpha), 0 off the support
   template <class Value>
   SPLASH_HD Value slope(Value base) const {
+    if (whole_) return whole_ == 1 ? base : whole_ == 2 ? base * base : base * base * base;
     return alpha_ == 2.0 ? math::select(base == Value(0), Value(0), Value(1))
                          : math::power(base, exponent<Value>(2.0 - alpha_));
   }

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "splash/collective/sm90/hooks.hpp"
+#include "splash/device/list_backward.hpp"
 #include "splash/device/sm90/fits.hpp"
 #include "splash/device/sm90/strategy.hpp"
 #include "splash/device/sm90/sweep_backward.hpp"
@@ -89,7 +90,7 @@ inline cudaError_t clear_gradients(const BackwardArguments& args, cudaStream_t s
 /// of rows that are split over their columns, and for the fused sweep dQ in float32. Block: as the forward's; but for
 /// wide blocks it means pieces of 64 rows, for lists of blocks and for short rows, and nothing is fused.
 template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
-Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, const Execution& exec) {
+Status sweep_backward_sm90(const Pattern& pattern, const BackwardArguments& args, const Execution& exec) {
   static_assert(normalizers::backward_calls_all_hooks<Normalizer, collective::kBackwardHooksSm90>());
   static_assert(patterns::hooks_are_spelled_right<Pattern>());
   using tuning::Gradients;
@@ -192,14 +193,10 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
   }
   if (error != cudaSuccess) return failure(error);
 
-  const auto rows_of = [](const TensorView& view) {
-    const auto stride = [&](int d) { return view.shape[d] > 1 ? view.stride[d] : 0; };
-    return kernel::RowsOf<const Element>{static_cast<const Element*>(view.data), {stride(2), stride(1), stride(0)}};
-  };
   const Normalizer normalizer = Normalizer::from(args.in.normalizer, math::split_scale(args.in.scale).magnitude);
   const kernel::PrepareParams<Element, Normalizer> prepared{
-      .out = rows_of(args.out),
-      .grad_out = rows_of(args.grad_out),
+      .out = rows_of<const Element>(args.out),
+      .grad_out = rows_of<const Element>(args.grad_out),
       .statistic = static_cast<const float*>(args.statistic.data),
       .grad_statistic = static_cast<const float*>(args.grad_statistic.data),
       .row_stats = call.row_stats,
@@ -246,6 +243,33 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
       error = cudaGetLastError();
     }
   return error == cudaSuccess ? Status{} : failure(error);
+}
+
+/// Which kernels run a call: lists where the forward left them, sweeps over tiles of scores otherwise.
+template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
+Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, const Execution& exec) {
+  if constexpr (normalizers::kListsCandidates<Normalizer>) {
+    const TensorView& q = args.in.q;
+    const Operand operands[] = {{"q", &q},
+                                {"k", &args.in.k},
+                                {"v", &args.in.v},
+                                {"out", &args.out},
+                                {"grad_out", &args.grad_out},
+                                {"grad_q", &args.grad_q},
+                                {"grad_k", &args.grad_k},
+                                {"grad_v", &args.grad_v}};
+    if (Fault fault = fits_backward_sm90<Pattern, Normalizer, HeadDim, Block>(operands, args.layout, false))
+      return report(std::move(fault));
+    if (q.shape[0] == 0 || q.shape[1] == 0) return {};
+    if (q.shape[2] == 0 || args.in.k.shape[2] == 0) {
+      const cudaError_t cleared =
+          args.join.first ? clear_gradients(args, static_cast<cudaStream_t>(exec.stream)) : cudaSuccess;
+      return cleared == cudaSuccess ? Status{} : failure(cleared);
+    }
+    return list_backward<Pattern, Normalizer, Element, HeadDim>(pattern, args, exec);
+  } else {
+    return sweep_backward_sm90<Pattern, Normalizer, Element, HeadDim, Block>(pattern, args, exec);
+  }
 }
 
 }  // namespace device

@@ -1,18 +1,13 @@
 // The forward by lists of candidates on the host: find them, weigh them, and sweep over what has too many.
 #pragma once
 
+#include "splash/device/rows_of.hpp"
 #include "splash/device/sm90/sweep_forward.hpp"
 #include "splash/kernel/candidate_rows.hpp"
 #include "splash/kernel/sm90/candidates.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace device {
-
-template <class Element>
-kernel::RowsOf<Element> rows_of(const TensorView& view) {
-  const auto stride = [&](int d) { return view.shape[d] > 1 ? view.stride[d] : 0; };
-  return {static_cast<Element*>(view.data), {stride(2), stride(1), stride(0)}};
-}
 
 /// Workspace: 516 bytes a row and head, and 512 bytes for each tile of columns and consumer group of a multiprocessor.
 template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
@@ -77,23 +72,22 @@ Status list_forward_sm90(const Pattern& pattern, const ForwardArguments& args, c
   if (grid > 0) error = launch_after(false, +kFunction, dim3(unsigned(grid)), Config::kThreads, kBytes, stream, params);
 
   const HeadRange& heads = args.layout.heads;
-  const kernel::CandidateRowsParams<Element, Normalizer> finish{
-      .q = rows_of<const Element>(q),
-      .k = rows_of<const Element>(args.in.k),
-      .v = rows_of<const Element>(args.in.v),
-      .out = rows_of<Element>(args.out),
-      .candidates = lists,
-      .statistic = static_cast<float*>(args.statistic.data),
-      .saved = static_cast<float*>(args.saved.data),
-      .rows = rows,
-      .normalizer = normalizer,
-      .sign = float(scale.sign),
-      .heads = int(q.shape[1]),
-      .group = geometry.group,
-      .num_queries = int(q.shape[2]),
-      .head_dim = int(q.shape[3]),
-      .first_head = int(heads.first),
-      .head_step = int(heads.step)};
+  const kernel::CandidateRowsParams<Element, Normalizer> finish{.q = rows_of<const Element>(q),
+                                                                .k = rows_of<const Element>(args.in.k),
+                                                                .v = rows_of<const Element>(args.in.v),
+                                                                .out = rows_of<Element>(args.out),
+                                                                .candidates = lists,
+                                                                .statistic = static_cast<float*>(args.statistic.data),
+                                                                .saved = static_cast<float*>(args.saved.data),
+                                                                .rows = rows,
+                                                                .normalizer = normalizer,
+                                                                .sign = float(scale.sign),
+                                                                .heads = int(q.shape[1]),
+                                                                .group = geometry.group,
+                                                                .num_queries = int(q.shape[2]),
+                                                                .head_dim = int(q.shape[3]),
+                                                                .first_head = int(heads.first),
+                                                                .head_step = int(heads.step)};
   if (error == cudaSuccess)
     error = kernel::launch_candidate_rows<HeadDim>(finish, int(heads.count > 0 ? heads.count : q.shape[1]),
                                                    int(q.shape[0]), stream);

@@ -5,38 +5,39 @@
 
 namespace splash::tuning {
 
-/// Q K^T alone, with an observer of as many instructions: three consumer groups hide it best. The value stage is there
-/// since the producers have one; nothing is loaded into it.
+/// Two blocks of threads share a multiprocessor: one forms its cuts, or waits for its next piece, while the other one
+/// multiplies. A stage of values is counted, and takes no memory.
 constexpr KernelSm90 candidates_sm90(int head_dim, int block, ForwardTraits traits) {
-  if (traits.lists && block == 64) {
-    KernelSm90 kernel = forward_lists_sm90(head_dim, true);
-    kernel.pipeline.second_stages = 1;
-    return kernel;
+#ifdef SPLASH_TRY_WIDE
+  if (!(traits.lists && block == 64) && head_dim <= 128) {
+    return {.tile = {.consumers = 3, .columns = block == 64 ? 64 : 128},
+            .pipeline = {.first_stages = head_dim <= 64 ? 6 : 4,
+                         .second_stages = 1,
+                         .row_buffers = head_dim <= 64 ? 2 : 1,
+                         .mask_slots = 2},
+            .registers = {.consumer = traits.simple ? 152 : 144, .producer = traits.simple ? 56 : 80}};
   }
-  const RegistersSm90 registers = {.consumer = traits.simple ? 152 : 144, .producer = traits.simple ? 56 : 80};
-  KernelSm90 kernel{.tile = {.consumers = 3, .columns = 128},
-                    .pipeline = {.first_stages = 6, .second_stages = 1, .row_buffers = 2, .mask_slots = 2},
-                    .registers = registers};
-  if (head_dim == 96) kernel.pipeline.first_stages = 4;
-  if (head_dim == 128) kernel.pipeline.first_stages = 4, kernel.pipeline.row_buffers = 1;
+#endif
+  KernelSm90 kernel{.tile = {.consumers = 2, .columns = 128},
+                    .pipeline = {.first_stages = 4, .second_stages = 1, .row_buffers = 2, .mask_slots = 2},
+                    .warps = {.producers = 1, .blocks_per_sm = 2}};
+  if (traits.lists && block == 64) kernel.tile.consumers = 1;
+  if (block == 64 || head_dim > 96) kernel.tile.columns = 64;
+  if (block == 64 && head_dim <= 64) kernel.pipeline.first_stages = 8;
+  if (head_dim == 96) kernel.pipeline.first_stages = 2;
+  if (head_dim == 128) kernel.pipeline.row_buffers = 1;
   if (head_dim > 128) {
-    kernel.tile.columns = 64;
-    kernel.pipeline.first_stages = head_dim > 192 ? 2 : 4;
-    kernel.pipeline.row_buffers = 1;
-  }
-  if (block == 64 && head_dim <= 128) {
-    kernel.tile.columns = 64;
-    kernel.pipeline.first_stages = head_dim <= 64 ? 8 : 6;
+    kernel.pipeline = {.first_stages = 4, .second_stages = 1, .row_buffers = 1, .mask_slots = 2};
+    kernel.warps.blocks_per_sm = 1;
   }
   return kernel;
 }
 
 template <patterns::Pattern Pattern, normalizers::Normalizer Normalizer>
 constexpr KernelSm90 candidates_sm90(int head_dim, int block) {
-  return candidates_sm90(head_dim, block,
-                         {.lists = patterns::BlockListPattern<Pattern>,
-                          .simple = patterns::SimplePattern<Pattern>,
-                          .sweeps = true});
+  return candidates_sm90(
+      head_dim, block,
+      {.lists = patterns::BlockListPattern<Pattern>, .simple = patterns::SimplePattern<Pattern>, .sweeps = true});
 }
 
 /// Marks of tiles of columns that a kernel keeps: so many, each of one tile or, of long rows, of 2, 4, 8...

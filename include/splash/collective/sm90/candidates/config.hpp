@@ -25,7 +25,16 @@ struct ConfigCandidatesSm90
 
   static constexpr int kMarkWords = tuning::kTileMarks / 32;
 
-  struct SharedStorage : Tiles::template Control<typename Tiles::Stages> {
+  struct NoValues {
+    __device__ __forceinline__ Element* begin() const { return nullptr; }
+  };
+  struct Stages {
+    alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<typename Tiles::LayoutRowTiles>> rows;
+    alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<typename Tiles::LayoutFirst>> first;
+    [[no_unique_address]] NoValues second;
+  };
+
+  struct SharedStorage : Tiles::template Control<Stages> {
     cutlass::arch::ClusterBarrier swept;
     int votes[3];                       ///< of the last sweep, this one and the next: bits of Again
     int sweeps[Tiles::kProducerWarps];  ///< that a producer warp has heard of
@@ -34,7 +43,7 @@ struct ConfigCandidatesSm90
     uint32_t marks[Tiles::kConsumers][kMarkWords];    ///< of these, the ones that have candidates
 
     __device__ __forceinline__ void start() {
-      Tiles::template Control<typename Tiles::Stages>::start(0);
+      Tiles::template Control<Stages>::start(0);
       swept.init(1);
       for (int& slot : votes) slot = 0;
       for (int& count : sweeps) count = 0;

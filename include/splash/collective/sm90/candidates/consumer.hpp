@@ -37,7 +37,7 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
   static_assert(patterns::hooks_are_spelled_right<typename Config::Pattern>());
 
   static constexpr int kVoters = 128 * Config::kConsumers;
-  static constexpr int kMostSteps = 10;  ///< of the cut; a step more would move it by little
+  static constexpr int kMostSteps = 6;  ///< of the cut; a step more would move it by little
 
   struct Params {
     Normalizer normalizer;
@@ -68,14 +68,13 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
     auto thread_scores = mma_scores.get_thread_slice(thread);
     Tensor tSrQ =
         thread_scores.partition_fragment_A(sQ(_, _, query_buffer * Config::kConsumers + group));  // (1, 1, D / 16)
-    Tensor tSrK = thread_scores.partition_fragment_B(sK);  // (1, 1, D / 16, stage)
+    Tensor tSrK = thread_scores.partition_fragment_B(sK);                                 // (1, 1, D / 16, stage)
     auto scores = partition_fragment_C(mma_scores, Shape<_64, Int<Config::kColumns>>{});  // ((2, 2, keys / 8), 1, 1)
 
     bool real[kFragmentRows];
     CUTE_UNROLL
     for (int r = 0; r < kFragmentRows; ++r)
-      real[r] = work.row_begin + 64 * group + accumulator_row(thread, r) < work.frame.num_queries
-                                                                               << geometry.log2_pack;
+      real[r] = work.row_begin + 64 * group + accumulator_row(thread, r) < work.frame.num_queries << geometry.log2_pack;
     MaximaSm90 maxima;
     maxima.clear();
     Found found;
@@ -119,8 +118,8 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
           mark = own;
           CUTE_UNROLL
           for (int r = 0; r < kFragmentRows; ++r)
-            waiting[r] = sweep == Sweep::integers ? max3_seen(waiting[r], top[r], top[r])
-                                                  : max_with_nan(waiting[r], top[r]);
+            waiting[r] =
+                sweep == Sweep::integers ? max3_seen(waiting[r], top[r], top[r]) : max_with_nan(waiting[r], top[r]);
         }
         if (note.last) break;
       }
@@ -211,10 +210,12 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
         if (!(visited >> first & 0xff)) continue;
         uint32_t packed[8];
         CUTE_UNROLL
-        for (int i = 0; i < 8; ++i) packed[i] = visited >> (first + i) & 1 ? tile_maxima[(32 * w + first + i) * 128] : 0;
+        for (int i = 0; i < 8; ++i)
+          packed[i] = visited >> (first + i) & 1 ? tile_maxima[(32 * w + first + i) * 128] : 0;
         CUTE_UNROLL
         for (int i = 0; i < 8; ++i)
-          if (__any_sync(~0u, !(low_of(packed[i]) <= cut[0] && high_of(packed[i]) <= cut[1]))) marks |= 1u << (first + i);
+          if (__any_sync(~0u, !(low_of(packed[i]) <= cut[0] && high_of(packed[i]) <= cut[1])))
+            marks |= 1u << (first + i);
       }
       marks &= visited;
       if (marks && (thread & 31) == 0) atomicOr(&shared.marks[group][w], marks);
@@ -261,9 +262,8 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
                                               const bool (&real)[kFragmentRows], Found& found) const {
     CUTE_UNROLL
     for (int r = 0; r < kFragmentRows; ++r) {
-      found.to[r] =
-          params.output.lists.keys + (row_of(work, r) * kCandidateParts + (thread & 3)) * kCandidatesAPart;
-      found.count[r] = real[r] && cut[r] == cut[r] ? 0 : kCandidatesAPart + 1;
+      found.to[r] = params.output.lists.keys + row_of(work, r) * kCandidates + candidate_place(thread & 3, 0);
+      found.count[r] = real[r] && cut[r] == cut[r] ? 0 : kCandidatesAPair + 1;
     }
   }
 
@@ -290,9 +290,9 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
     for (int r = 0; r < kFragmentRows; ++r) {
       bits[r] = ~bits[r];
       if constexpr (kEach < 32) bits[r] <<= 32 - kEach;
-      if (found.count[r] > kCandidatesAPart) bits[r] = 0;
+      if (found.count[r] > kCandidatesAPair) bits[r] = 0;
     }
-    const int column = begin + 2 * (thread & 3);
+    const int column = begin + 2 * (thread & 3), step = thread & 1 ? -1 : 1;
 #pragma unroll 1
     while (__any_sync(~0u, bits[0] | bits[1])) {
       CUTE_UNROLL
@@ -300,9 +300,9 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
         if (!bits[r]) continue;
         const int c = __clz(bits[r]);
         bits[r] ^= 0x80000000u >> c;
-        if (found.count[r] < kCandidatesAPart)
-          found.to[r][found.count[r]] = key_of(work, column + ((c & ~1) << 2) + (c & 1));
-        ++found.count[r];
+        if (found.count[r]++ >= kCandidatesAPair) continue;
+        *found.to[r] = key_of(work, column + ((c & ~1) << 2) + (c & 1));
+        found.to[r] += step;
       }
     }
   }
@@ -315,9 +315,9 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
     const CandidateLists& lists = params.output.lists;
     CUTE_UNROLL
     for (int r = 0; r < kFragmentRows; ++r) {
+      const bool too_many = found.count[r] + __shfl_xor_sync(~0u, found.count[r], 1) > kCandidatesAPair;
       if (!real[r]) continue;
       const int64_t row = row_of(work, r);
-      const bool too_many = found.count[r] > kCandidatesAPart;
       lists.counts[row * kCandidateParts + (thread & 3)] =
           static_cast<unsigned char>(too_many ? kTooMany : unsigned(found.count[r]));
       if (!too_many) continue;
