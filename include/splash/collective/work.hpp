@@ -165,6 +165,13 @@ SPLASH_HD Place key_place(const Geometry& geometry, const Place& place, int n) {
   return {run, n - run * geometry.run_length.divisor};
 }
 
+/// Row of k of key n of a problem whose keys lie at `place`, where keys are columns.
+SPLASH_HD int column_at(const Geometry& geometry, const Place& place, int n) {
+  const Place at = key_place(geometry, place, n);
+  if (geometry.keys_in_runs > 0) return geometry.first_run + at.outer * geometry.run_step + at.inner;
+  return at.outer * geometry.residues.divisor + at.inner;
+}
+
 /// Row of the tensor of row n of a problem whose rows lie at `place`.
 SPLASH_HD int64_t row_at(const Geometry& geometry, const Place& place, int n) {
   if (!geometry.key_major || geometry.keys_in_runs == 0)

@@ -59,7 +59,7 @@ struct BlockReduce {
 
 /// A block of threads a row: delta and dQ.
 template <class Pattern, class Element, class Normalizer, int HeadDim>
-__global__ void __launch_bounds__(kListThreads)
+__global__ void __launch_bounds__(kListThreads, 2)
     unlisted_queries(const __grid_constant__ UnlistedParams<Pattern, Element, Normalizer> params) {
   using Lanes = RowLanes<Element, HeadDim>;
   constexpr int kLanes = Lanes::kLanes, kGroups = kListThreads / kLanes;
@@ -76,6 +76,7 @@ __global__ void __launch_bounds__(kListThreads)
     const int head = frame.head, key_head = head / to.group,
               batch = params.queries.packed_sequences() ? 0 : frame.batch;
     const Normalizer normalizer = normalizers::of_head(to.normalizer, head);
+#pragma unroll 1
     for (int row = work.row_begin; row < min(work.row_begin + kListBlock, frame.num_queries); ++row) {
       const int64_t at = collective::query_at(params.queries, frame, head, work.queries, row);
       if (to.lists.length(at) != kUnlisted) continue;
@@ -88,7 +89,10 @@ __global__ void __launch_bounds__(kListThreads)
       const float statistic = to.statistic[at];
       typename Normalizer::template Gradient<float, 1> state;
       state.load(normalizer, 0, statistic, [&](int s) { return to.saved[s * to.lists.rows + at]; });
-      const auto for_keys = [&](const auto& use) {
+      // First the sums that delta is made of, then dS: one copy of the pattern's code serves both.
+#pragma unroll 1
+      for (int pass = 0; pass < 2; ++pass) {
+#pragma unroll 1
         for (int first = 0;; first += kGroups) {
           first = params.pattern.next_column(frame, row, row + 1, first);
           if (first >= frame.num_keys) break;
@@ -96,25 +100,22 @@ __global__ void __launch_bounds__(kListThreads)
           const bool kept = column < frame.num_keys && params.pattern.keep(frame, row, column);
           typename Lanes::Vector key, value;
           if (kept) {
-            const collective::Place place = collective::key_place(params.queries, work.keys, column);
-            const int64_t of_key =
-                params.queries.keys_in_runs
-                    ? params.queries.first_run + int64_t(place.outer) * params.queries.run_step + place.inner
-                    : int64_t(place.outer) * params.queries.residues.divisor + place.inner;
+            const int64_t of_key = collective::column_at(params.queries, work.keys, column);
             key = Lanes::load(to.k.at(batch, key_head, of_key), to.head_dim);
             value = Lanes::load(to.v.at(batch, key_head, of_key), to.head_dim);
           }
           Single score{Lanes::sum(Lanes::dot(x, key))}, dp{Lanes::sum(Lanes::dot(y, value))};
           if (!kept) score.value = -math::kInfinity<float>, dp.value = 0;
-          use(score, dp, key);
+          if (pass == 0) {
+            state.observe(normalizer, score, dp);
+          } else {
+            state.apply(normalizer, score, dp);
+            Lanes::add(sum, dp.value, key);
+          }
         }
-      };
-      for_keys([&](Single& score, Single& dp, const auto&) { state.observe(normalizer, score, dp); });
-      state.close(normalizer, 0, 0.0f, to.grad_statistic ? to.grad_statistic[at] : 0.0f, BlockReduce<kLanes>{room});
-      for_keys([&](Single& score, Single& dp, const auto& key) {
-        state.apply(normalizer, score, dp);
-        Lanes::add(sum, dp.value, key);
-      });
+        if (pass == 0)
+          state.close(normalizer, 0, 0.0f, to.grad_statistic ? to.grad_statistic[at] : 0.0f, BlockReduce<kLanes>{room});
+      }
       SPLASH_UNROLL
       for (int n = 0; n < 8; ++n) sums[n][threadIdx.x] = sum[n];
       __syncthreads();
@@ -135,7 +136,7 @@ __global__ void __launch_bounds__(kListThreads)
 
 /// Lanes a key: adds to dK and dV.
 template <class Pattern, class Element, class Normalizer, int HeadDim>
-__global__ void __launch_bounds__(kListThreads)
+__global__ void __launch_bounds__(kListThreads, 2)
     unlisted_keys(const __grid_constant__ UnlistedParams<Pattern, Element, Normalizer> params) {
   using Lanes = RowLanes<Element, HeadDim>;
   constexpr int kLanes = Lanes::kLanes, kGroups = kListThreads / kLanes;
@@ -162,10 +163,12 @@ __global__ void __launch_bounds__(kListThreads)
     }
     float dk[8] = {}, dv[8] = {};
     bool any = false;
+#pragma unroll 1
     for (int member = 0; member < geometry.members_end; member += geometry.member_step) {
       const patterns::KeyMajor<Pattern> view{params.pattern, member};
       const int head = frame.head + member;
       const Normalizer normalizer = normalizers::of_head(to.normalizer, head);
+#pragma unroll 1
       for (int first = 0; first < frame.num_keys; first += kListThreads) {
         __syncthreads();
         if (threadIdx.x == 0) count = 0;
@@ -184,6 +187,7 @@ __global__ void __launch_bounds__(kListThreads)
           }
           __syncthreads();
         }
+#pragma unroll 1
         for (int n = 0; n < count; ++n) {
           const int query = found[n];
           if (!real || !view.keep(frame, row, query)) continue;

@@ -48,17 +48,11 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
   const Params& params;
   const Geometry& geometry;
   const int log2_marked;
-  uint32_t* const tile_maxima;  ///< of this thread
   int sweeps_ = 0;
 
   __device__ __forceinline__ ConsumerCandidatesSm90(const Params& params, const Geometry& geometry, int log2_marked,
                                                     typename Config::SharedStorage& shared, int group, int thread)
-      : Base(shared, group, thread),
-        params(params),
-        geometry(geometry),
-        log2_marked(log2_marked),
-        tile_maxima(params.output.tile_maxima +
-                    (int64_t(blockIdx.x) * Config::kConsumers + group) * params.output.marks * 128 + thread) {}
+      : Base(shared, group, thread), params(params), geometry(geometry), log2_marked(log2_marked) {}
 
   /// Of a piece that has tiles.
   __device__ __forceinline__ void consume(int query_buffer, const WorkTile& work) {
@@ -71,10 +65,6 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
     Tensor tSrK = thread_scores.partition_fragment_B(sK);                                 // (1, 1, D / 16, stage)
     auto scores = partition_fragment_C(mma_scores, Shape<_64, Int<Config::kColumns>>{});  // ((2, 2, keys / 8), 1, 1)
 
-    bool real[kFragmentRows];
-    CUTE_UNROLL
-    for (int r = 0; r < kFragmentRows; ++r)
-      real[r] = work.row_begin + 64 * group + accumulator_row(thread, r) < work.frame.num_queries << geometry.log2_pack;
     MaximaSm90 maxima;
     maxima.clear();
     Found found;
@@ -83,9 +73,6 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
     // One loop for all sweeps: products in two places would take accumulators of their own.
 #pragma unroll 1
     for (;;) {
-      int mark = 0;
-      float waiting[kFragmentRows] = {-math::kInfinity<float>, -math::kInfinity<float>};
-      bool any = false;
 #pragma unroll 1
       for (Note note; next(note, sweep);) {
         Base::multiply(mma_scores, tSrQ, tSrK(_, _, _, first_.slot()), scores, true);
@@ -109,23 +96,12 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
             maxima.template observe<true>(scores, top);
           else
             maxima.template observe<false>(scores, top);
-          const int own = begin / Config::kColumns >> log2_marked;
-          if (any && own != mark) {
-            keep(mark, waiting);
-            waiting[0] = waiting[1] = -math::kInfinity<float>;
-          }
-          any = true;
-          mark = own;
-          CUTE_UNROLL
-          for (int r = 0; r < kFragmentRows; ++r)
-            waiting[r] =
-                sweep == Sweep::integers ? max3_seen(waiting[r], top[r], top[r]) : max_with_nan(waiting[r], top[r]);
+          keep(begin / Config::kColumns >> log2_marked, top, sweep == Sweep::integers);
         }
         if (note.last) break;
       }
       if (sweep == Sweep::list) break;
-      if (any) keep(mark, waiting);
-      const int again = between(maxima, cut, real, sweep);
+      const int again = between(work, maxima, cut, sweep);
       if (again == 0) break;
       if (again & kAllTiles) {
         sweep = Sweep::floats;
@@ -133,9 +109,9 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
         continue;
       }
       sweep = Sweep::list;
-      begin_lists(work, cut, real, found);
+      begin_lists(work, cut, found);
     }
-    end(work, found, real, sweep == Sweep::list);
+    end(work, found, sweep == Sweep::list);
   }
 
  private:
@@ -149,6 +125,18 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
     uint32_t* to[kFragmentRows];
     int count[kFragmentRows] = {0, 0};
   };
+
+  /// Whether the piece has this row.
+  __device__ __forceinline__ bool real(const WorkTile& work, int r) const {
+    return work.row_begin + 64 * group + accumulator_row(thread, r) < work.frame.num_queries << geometry.log2_pack;
+  }
+
+  __device__ __forceinline__ uint32_t& maxima_of(int mark) const {
+    int at = group;
+    forget(at);
+    const uint32_t first = (blockIdx.x * Config::kConsumers + at) * params.output.marks;
+    return params.output.tile_maxima[(first + mark) * 128 + thread];
+  }
 
   /// Lets tiles pass that have nothing for this group; false where the sweep ends with them.
   __device__ __forceinline__ bool next(Note& note, Sweep sweep) {
@@ -165,14 +153,23 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
     }
   }
 
-  __device__ __forceinline__ void keep(int mark, const float (&top)[kFragmentRows]) {
-    tile_maxima[mark * 128] = pack_upwards(top[0], top[1]);
-    if (thread == 0) shared.visited[group][mark >> 5] |= 1u << (mark & 31);
+  /// Notes the maxima of a tile, or of those before it that share its mark.
+  __device__ __forceinline__ void keep(int mark, float (&top)[kFragmentRows], bool integers) {
+    uint32_t& word = maxima_of(mark);
+    uint32_t& visited = shared.visited[group][mark >> 5];
+    if (log2_marked && visited >> (mark & 31) & 1) {
+      const uint32_t before = word;
+      top[0] = integers ? max3_seen(top[0], low_of(before), low_of(before)) : max_with_nan(top[0], low_of(before));
+      top[1] = integers ? max3_seen(top[1], high_of(before), high_of(before)) : max_with_nan(top[1], high_of(before));
+    }
+    word = pack_upwards(top[0], top[1]);
+    if (log2_marked) __syncwarp();
+    if (thread == 0) visited |= 1u << (mark & 31);
   }
 
   /// Ends a sweep of maxima: finds the cut, marks tiles, and asks all consumers and the producers what comes next.
-  __device__ __forceinline__ int between(const MaximaSm90& maxima, float (&cut)[kFragmentRows],
-                                         const bool (&real)[kFragmentRows], Sweep sweep) {
+  __device__ __forceinline__ int between(const WorkTile& work, const MaximaSm90& maxima, float (&cut)[kFragmentRows],
+                                         Sweep sweep) {
     const Normalizer& n = params.normalizer;
     const QuadReduce reduce;
     const BucketFragment fragment{maxima.buckets};
@@ -189,8 +186,8 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
       CUTE_UNROLL
       for (int b = 1; b < kBuckets; ++b) most = max_with_nan(most, maxima.buckets[r][b]);
       most = reduce.max(most);
-      const bool none = most == -math::kInfinity<float> || !real[r];
-      unseen |= none && real[r];
+      const bool none = most == -math::kInfinity<float> || !real(work, r);
+      unseen |= none && real(work, r);
       const float bound = rows.cut(n, r);
       // By what the products of two kernels may differ.
       cut[r] = none ? math::kInfinity<float> : bound - fabsf(most - bound) * 1e-5f - fabsf(most) * 1e-6f;
@@ -210,8 +207,7 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
         if (!(visited >> first & 0xff)) continue;
         uint32_t packed[8];
         CUTE_UNROLL
-        for (int i = 0; i < 8; ++i)
-          packed[i] = visited >> (first + i) & 1 ? tile_maxima[(32 * w + first + i) * 128] : 0;
+        for (int i = 0; i < 8; ++i) packed[i] = visited >> (first + i) & 1 ? maxima_of(32 * w + first + i) : 0;
         CUTE_UNROLL
         for (int i = 0; i < 8; ++i)
           if (__any_sync(~0u, !(low_of(packed[i]) <= cut[0] && high_of(packed[i]) <= cut[1])))
@@ -259,19 +255,12 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
 
   /// Rows of a NaN cut go to whoever needs no lists; those outside of the problem nowhere.
   __device__ __forceinline__ void begin_lists(const WorkTile& work, const float (&cut)[kFragmentRows],
-                                              const bool (&real)[kFragmentRows], Found& found) const {
+                                              Found& found) const {
     CUTE_UNROLL
     for (int r = 0; r < kFragmentRows; ++r) {
       found.to[r] = params.output.lists.keys + row_of(work, r) * kCandidates + candidate_place(thread & 3, 0);
-      found.count[r] = real[r] && cut[r] == cut[r] ? 0 : kCandidatesAPair + 1;
+      found.count[r] = real(work, r) && cut[r] == cut[r] ? 0 : kCandidatesAPair + 1;
     }
-  }
-
-  /// Row of k of a column of the problem.
-  __device__ __forceinline__ uint32_t key_of(const WorkTile& work, int column) const {
-    const Place at = key_place(geometry, work.keys, column);
-    if (geometry.keys_in_runs) return geometry.first_run + at.outer * geometry.run_step + at.inner;
-    return at.outer * geometry.residues.divisor + at.inner;
   }
 
   template <class Scores>
@@ -301,14 +290,13 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
         const int c = __clz(bits[r]);
         bits[r] ^= 0x80000000u >> c;
         if (found.count[r]++ >= kCandidatesAPair) continue;
-        *found.to[r] = key_of(work, column + ((c & ~1) << 2) + (c & 1));
+        *found.to[r] = uint32_t(column_at(geometry, work.keys, column + ((c & ~1) << 2) + (c & 1)));
         found.to[r] += step;
       }
     }
   }
 
-  __device__ __forceinline__ void end(const WorkTile& work, const Found& found, const bool (&real)[kFragmentRows],
-                                      bool listed) {
+  __device__ __forceinline__ void end(const WorkTile& work, const Found& found, bool listed) {
     cutlass::arch::NamedBarrier::sync(128, kStore + group);
     clear_marks();
     if (!listed) return;
@@ -316,7 +304,7 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
     CUTE_UNROLL
     for (int r = 0; r < kFragmentRows; ++r) {
       const bool too_many = found.count[r] + __shfl_xor_sync(~0u, found.count[r], 1) > kCandidatesAPair;
-      if (!real[r]) continue;
+      if (!real(work, r)) continue;
       const int64_t row = row_of(work, r);
       lists.counts[row * kCandidateParts + (thread & 3)] =
           static_cast<unsigned char>(too_many ? kTooMany : unsigned(found.count[r]));
