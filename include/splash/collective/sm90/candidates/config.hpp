@@ -31,7 +31,7 @@ struct ConfigCandidatesSm90
   struct Stages {
     alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<typename Tiles::LayoutRowTiles>> rows;
     alignas(1024) cute::ArrayEngine<Element, cute::cosize_v<typename Tiles::LayoutFirst>> first;
-    [[no_unique_address]] NoValues second;
+    NoValues second;
   };
 
   struct SharedStorage : Tiles::template Control<Stages> {
