@@ -8,14 +8,15 @@
 SPLASH_NAMESPACE_BEGIN
 
 /// Room for so many keys a row; the rows of a block share it.
-inline constexpr int kListedKeys = 32;
+inline constexpr int kListedKeys = 60;
 /// Neighbouring rows of one head that are a block; the last one of a head may be shorter.
 inline constexpr int kListBlock = 32;
 /// Length of a row that has weights, but no list.
 inline constexpr uint32_t kUnlisted = ~0u;
 
 /// Planes of (B, Hq, Nq) numbers of 4 bytes: two of the normalizer, where a row's list begins in that of its block, how
-/// long it is; then pairs of planes, keys and their raw scores.
+/// long it is; then pairs of planes, keys and their raw scores. The candidates of a row lie in its column of these
+/// planes until its list is made of them (candidates.hpp).
 inline constexpr int kListPlanes = 4 + 2 * kListedKeys;
 
 /// Lists in the tensor of planes. A list's entry n is `begin + n` of its block: block after block has its rows' columns

@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(RowLanes<Element, HeadDim>::kLanes* kListBlock
     const auto query = Lanes::load(params.q.at(batch, head, row), params.head_dim);
     SPLASH_UNROLL
     for (int n = 0; n < 8; ++n) x[n] = query[n] * params.sign;
-    const uint32_t* from = params.candidates.keys + at * kCandidates;
+    const uint32_t* from = params.candidates.keys + at;
     for (int e = lane; e < count; e += kLanes) {
       int part = 0, in_part = e;
       SPLASH_UNROLL
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(RowLanes<Element, HeadDim>::kLanes* kListBlock
         const int of_part = int(parts >> (8 * p) & 255);
         if (part == p && in_part >= of_part) ++part, in_part -= of_part;
       }
-      keys[e] = from[candidate_place(part, in_part)];
+      keys[e] = from[candidate_place(part, in_part) * params.rows];
     }
     __syncwarp(Lanes::mask());
     const Element* base = params.k.at(batch, key_head, 0);

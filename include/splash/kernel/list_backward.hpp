@@ -10,8 +10,8 @@
 
 #include <algorithm>
 
+#include "splash/core/candidates.hpp"
 #include "splash/core/head_groups.hpp"
-#include "splash/core/row_lists.hpp"
 #include "splash/device/launch.hpp"
 #include "splash/kernel/row_lanes.hpp"
 #include "splash/normalizers/concept.hpp"
@@ -126,7 +126,7 @@ template <class Element, class Normalizer, int HeadDim>
 __global__ void __launch_bounds__(RowLanes<Element, HeadDim>::kLanes* kListBlock)
     list_queries(const __grid_constant__ ListBackwardParams<Element, Normalizer> params) {
   using Lanes = RowLanes<Element, HeadDim>;
-  constexpr int kLanes = Lanes::kLanes, kMost = 4 * kListedKeys, kAhead = 4;
+  constexpr int kLanes = Lanes::kLanes, kMost = kCandidates, kAhead = 4;
   extern __shared__ float memory[];  // scores, later P; dP, later dS; keys: (kListBlock, kMost) each
   const int own = int(threadIdx.x) / kLanes, lane = Lanes::lane();
   const int first = int(blockIdx.x) * kListBlock, row = first + own, batch = int(blockIdx.z), head = params.head();
@@ -339,7 +339,7 @@ cudaError_t launch_list_backward(const ListBackwardParams<Element, Normalizer>& 
                                  cudaStream_t stream) {
   using Params = ListBackwardParams<Element, Normalizer>;
   using Lanes = RowLanes<Element, HeadDim>;
-  constexpr int kBytes = 3 * 4 * kListBlock * 4 * kListedKeys, kGroups = kListThreads / Lanes::kLanes;
+  constexpr int kBytes = 3 * 4 * kListBlock * kCandidates, kGroups = kListThreads / Lanes::kLanes;
   constexpr auto kQueries = list_queries<Element, Normalizer, HeadDim>;
   int multiprocessors = 0;
   if (cudaError_t error = device::prepare_launch<kQueries>(kBytes, multiprocessors); error != cudaSuccess) return error;

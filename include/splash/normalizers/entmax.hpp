@@ -42,6 +42,7 @@ struct GeneralExponent {
   /// total^(1 - 1/beta)
   template <class Value>
   SPLASH_HD Value root(Value total) const {
+    if (whole_ == 1) return math::sqrt(total);
     return alpha_ == 2.0 ? Value(1) : math::power(total, math::Scalar<Value>(2.0 - alpha_));
   }
 

@@ -9,7 +9,8 @@
 SPLASH_NAMESPACE_BEGIN
 namespace device {
 
-/// Workspace: 516 bytes a row and head, and 512 bytes for each tile of columns and consumer group of a multiprocessor.
+/// Candidates lie in `saved` until lists take their place. Workspace: 4 bytes a row, and 512 for each tile of columns
+/// and consumer group of a multiprocessor.
 template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
 Status list_forward_sm90(const Pattern& pattern, const ForwardArguments& args, const Execution& exec) {
   using Config = collective::ConfigCandidatesSm90<Pattern, Normalizer, Element, HeadDim, Block>;
@@ -45,16 +46,20 @@ Status list_forward_sm90(const Pattern& pattern, const ForwardArguments& args, c
   const int64_t tiles = (keys + Config::kColumns - 1) / Config::kColumns;
   while (tiles >> params.producer.log2_marked > tuning::kTileMarks) ++params.producer.log2_marked;
   const int marks = int((tiles >> params.producer.log2_marked) + 1 + 7) / 8 * 8;
-  const int64_t bytes_of_keys = rows * kCandidates * 4, bytes_of_counts = rows * kCandidateParts,
+  const int64_t bytes_of_counts = rows * kCandidateParts,
                 bytes_of_flags = lines * CandidateLists::chunks(int(q.shape[2])),
                 zeros = (bytes_of_counts + bytes_of_flags + 15) / 16 * 16 + 16,
                 bytes_of_maxima = int64_t(grid) * Config::kConsumers * marks * 128 * 4;
-  const Workspace workspace(exec, bytes_of_keys + bytes_of_maxima + zeros);
+  const Workspace workspace(exec, bytes_of_maxima + zeros);
   if (workspace.missing()) return {StatusCode::cuda_error, "out of memory for the workspace of a call"};
-  auto* maxima = workspace.data() + bytes_of_keys;
+  auto* maxima = workspace.data();
   auto* counts = reinterpret_cast<unsigned char*>(maxima + bytes_of_maxima);
   int* numbers = reinterpret_cast<int*>(counts + zeros - 16);
-  const CandidateLists lists{reinterpret_cast<uint32_t*>(workspace.data()), counts, counts + bytes_of_counts, numbers};
+  const CandidateLists lists{.keys = static_cast<uint32_t*>(args.saved.data) + 4 * rows,
+                             .rows = rows,
+                             .counts = counts,
+                             .flags = counts + bytes_of_counts,
+                             .any_flag = numbers};
   cudaError_t error = cudaMemsetAsync(counts, 0, size_t(zeros), stream);
   if (error != cudaSuccess) return failure(error);
   if (wants_counter(args.in, args.hints, schedule, grid)) schedule.counter = numbers + 1;

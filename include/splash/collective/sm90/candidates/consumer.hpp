@@ -164,7 +164,7 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
     }
     word = pack_upwards(top[0], top[1]);
     if (log2_marked) __syncwarp();
-    if (thread == 0) visited |= 1u << (mark & 31);
+    if (thread == 0) atomicOr(&visited, 1u << (mark & 31));
   }
 
   /// Ends a sweep of maxima: finds the cut, marks tiles, and asks all consumers and the producers what comes next.
@@ -258,7 +258,8 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
                                               Found& found) const {
     CUTE_UNROLL
     for (int r = 0; r < kFragmentRows; ++r) {
-      found.to[r] = params.output.lists.keys + row_of(work, r) * kCandidates + candidate_place(thread & 3, 0);
+      found.to[r] =
+          params.output.lists.keys + candidate_place(thread & 3, 0) * params.output.lists.rows + row_of(work, r);
       found.count[r] = real(work, r) && cut[r] == cut[r] ? 0 : kCandidatesAPair + 1;
     }
   }
@@ -281,7 +282,7 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
       if constexpr (kEach < 32) bits[r] <<= 32 - kEach;
       if (found.count[r] > kCandidatesAPair) bits[r] = 0;
     }
-    const int column = begin + 2 * (thread & 3), step = thread & 1 ? -1 : 1;
+    const int column = begin + 2 * (thread & 3), odd = thread & 1;
 #pragma unroll 1
     while (__any_sync(~0u, bits[0] | bits[1])) {
       CUTE_UNROLL
@@ -291,7 +292,7 @@ struct ConsumerCandidatesSm90 : ConsumerSm90<Config> {
         bits[r] ^= 0x80000000u >> c;
         if (found.count[r]++ >= kCandidatesAPair) continue;
         *found.to[r] = uint32_t(column_at(geometry, work.keys, column + ((c & ~1) << 2) + (c & 1)));
-        found.to[r] += step;
+        found.to[r] += odd ? -params.output.lists.rows : params.output.lists.rows;
       }
     }
   }
