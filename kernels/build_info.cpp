@@ -32,7 +32,7 @@ std::string instances_json() {
                  name_of(key.arch), "\", \"dtype\": \"", name_of(key.dtype), "\"");
     if (key.op == Op::attention)
       text += join(", \"pattern\": \"", key.pattern, "\", \"normalizer\": \"", key.normalizer,
-                   "\", \"head_dim\": ", key.head_dim, ", \"block\": ", key.block);
+                   "\", \"head_dim\": ", key.head_dim, ", \"span\": \"", name_of(key.span), "\"");
     if (row.tuning) text += join(", \"kernels\": ", row.tuning());
     text += "}";
     separator = ",\n ";

@@ -59,23 +59,24 @@ namespace p = splash::patterns;
 using Any = p::Conjunction<p::AnyOf<p::Full, p::SlidingWindow, p::BlockDiagonal, p::Dilated, p::DilatedHeads,
                                     p::Strided, p::Fixed, p::Staircase, p::BigBird>>;
 
-template <class Pattern, int Block = 0>
+template <class Pattern, Spans Span = Spans::any>
 std::vector<Instance> pair(const char* pattern) {
   constexpr const char* kName = std::is_same_v<Pattern, Any> ? "any" : "exact";
   const auto key = [&](Pass pass) {
-    return Key{pass, Arch::sm90, pattern, "softmax_sink", DType::bfloat16, 128, Block};
+    return Key{pass, Arch::sm90, pattern, "softmax_sink", DType::bfloat16, 128, Span};
   };
   if (std::strcmp(kName, "any") == 0)
-    return {sm90_row<Pattern, Sink, 128, Block>(key(Pass::forward), forward<kAny>),
-            sm90_row<Pattern, Sink, 128, Block>(key(Pass::backward), backward<kAny>)};
-  return {sm90_row<Pattern, Sink, 128, Block>(key(Pass::forward), forward<kExact>),
-          sm90_row<Pattern, Sink, 128, Block>(key(Pass::backward), backward<kExact>)};
+    return {sm90_row<Pattern, Sink, 128, Span>(key(Pass::forward), forward<kAny>),
+            sm90_row<Pattern, Sink, 128, Span>(key(Pass::backward), backward<kAny>)};
+  return {sm90_row<Pattern, Sink, 128, Span>(key(Pass::forward), forward<kExact>),
+          sm90_row<Pattern, Sink, 128, Span>(key(Pass::backward), backward<kExact>)};
 }
 
 std::vector<Instance> all_rows() {
   std::vector<Instance> rows;
-  for (const auto& more : {pair<p::SlidingWindow>("sliding_window"), pair<p::BlockDiagonal>("block_diagonal"),
-                           pair<p::Staircase>("staircase"), pair<p::BigBird, 64>("big_bird"), pair<Any>("any")})
+  for (const auto& more :
+       {pair<p::SlidingWindow>("sliding_window"), pair<p::BlockDiagonal>("block_diagonal"),
+        pair<p::Staircase>("staircase"), pair<p::BigBird, Spans::lists64>("big_bird"), pair<Any>("any")})
     rows.insert(rows.end(), more.begin(), more.end());
   return rows;
 }

@@ -24,7 +24,7 @@ struct Strided {
   }
 
   /// Tiles narrower than the stride miss teeth that wider ones meet.
-  static int block(const PatternTerm& term, const TileWidths& widths) {
+  static int tile_columns(const PatternTerm& term, const TileWidths& widths) {
     return term.ints[1] > 2 * widths.narrow ? widths.narrow : 0;
   }
 

@@ -52,9 +52,9 @@ template <class Pattern, class Normalizer>
 inline constexpr bool kResumes = normalizers::kMerges<Normalizer> && patterns::kIsPart<Pattern>;
 
 /// accumulate: the call goes on from an earlier one's output.
-template <class Pattern, class Normalizer, int HeadDim, int Block>
+template <class Pattern, class Normalizer, int HeadDim, tuning::Spans Span>
 Fault fits_forward_sm90(std::span<const Operand> operands, const Layout& layout, bool accumulate) {
-  constexpr int kBox = tuning::forward_sm90<Pattern, Normalizer>(HeadDim, Block).tile.columns;
+  constexpr int kBox = tuning::forward_sm90<Pattern, Normalizer>(HeadDim, Span).tile.columns;
   if (Fault fault = fits_sm90(operands, layout, HeadDim, {kBox})) return fault;
   if (accumulate && !kResumes<Pattern, Normalizer>)
     return {StatusCode::no_kernel, "this pattern cannot go on from an earlier call's output"};
@@ -62,7 +62,7 @@ Fault fits_forward_sm90(std::span<const Operand> operands, const Layout& layout,
 }
 
 /// Keys are rows, in boxes of 64, and columns, in tiles of up to 128.
-template <class Pattern, class Normalizer, int HeadDim, int Block>
+template <class Pattern, class Normalizer, int HeadDim, tuning::Spans Span>
 Fault fits_backward_sm90(std::span<const Operand> operands, const Layout& layout, bool) {
   return fits_sm90(operands, layout, HeadDim, {64, 128});
 }
