@@ -155,8 +155,9 @@ SPLASH_API const char* cpu_isa();
 }  // namespace splash::kernels
 
 extern "C" {
-/// A call of attention as data. Tensors are read by their shapes, strides and addresses alone. ints, tensors, floats
-/// and parameters as the operators take them.
+/// A call of attention as data. Tensors are read by their shapes, strides and addresses alone, and of what positions
+/// point to only whether it is there. q, k and v, with cu_queries packed ones, ints, tensors, floats and parameters as
+/// the operators take them.
 struct splash_call {
   const char* pass;
   const char* arch;
