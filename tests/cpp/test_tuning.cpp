@@ -36,6 +36,12 @@ void check_all() {
   }
 }
 
+/// A row of the table that asks for others does not compile.
+static_assert(tuning::has_spans<SlidingWindow>(Spans::any) && tuning::has_spans<SlidingWindow>(Spans::narrow));
+static_assert(!tuning::has_spans<SlidingWindow>(Spans::lists64) && !tuning::has_spans<SlidingWindow>(Spans::lists128));
+static_assert(tuning::has_spans<BlockMask>(Spans::lists64) && tuning::has_spans<BlockMask>(Spans::lists128));
+static_assert(tuning::has_spans<BlockMask>(Spans::any) && !tuning::has_spans<BlockMask>(Spans::narrow));
+
 void expect(const char* what, const std::string& text, std::initializer_list<const char*> parts, bool present = true) {
   for (const char* part : parts)
     check::that((text.find(part) != std::string::npos) == present, "%s: %s is %s in %s", what, part,
