@@ -13,10 +13,13 @@ namespace splash::kernels {
 namespace {
 
 std::string build_info() {
+  std::string archs;
+  for (const Arch arch : gpu_archs()) archs += join(archs.empty() ? "" : ", ", name_of(arch));
   const std::pair<const char*, std::string> facts[] = {
-      {"version", SPLASH_VERSION},           {"commit", SPLASH_COMMIT},       {"compiler", SPLASH_COMPILER},
-      {"build_type", SPLASH_BUILD_TYPE},     {"torch", SPLASH_TORCH_VERSION}, {"cuda", SPLASH_CUDA_VERSION},
-      {"cuda_archs", SPLASH_CUDA_ARCH_LIST}, {"cpu_isa", cpu_isa()},
+      {"version", SPLASH_VERSION},     {"commit", SPLASH_COMMIT},
+      {"compiler", SPLASH_COMPILER},   {"build_type", SPLASH_BUILD_TYPE},
+      {"torch", SPLASH_TORCH_VERSION}, {"cuda", SPLASH_CUDA_VERSION},
+      {"cuda_archs", archs},           {"cpu_isa", cpu_isa()},
   };
   std::string text = "{";
   for (const auto& [name, value] : facts) text += join('"', name, "\": \"", value, "\", ");
