@@ -13,10 +13,13 @@ namespace splash::kernels {
 namespace {
 
 std::string build_info() {
+  std::string archs;
+  for (const Arch arch : gpu_archs()) archs += join(archs.empty() ? "" : ", ", name_of(arch));
   const std::pair<const char*, std::string> facts[] = {
-      {"version", SPLASH_VERSION},           {"commit", SPLASH_COMMIT},       {"compiler", SPLASH_COMPILER},
-      {"build_type", SPLASH_BUILD_TYPE},     {"torch", SPLASH_TORCH_VERSION}, {"cuda", SPLASH_CUDA_VERSION},
-      {"cuda_archs", SPLASH_CUDA_ARCH_LIST}, {"cpu_isa", cpu_isa()},
+      {"version", SPLASH_VERSION},     {"commit", SPLASH_COMMIT},
+      {"compiler", SPLASH_COMPILER},   {"build_type", SPLASH_BUILD_TYPE},
+      {"torch", SPLASH_TORCH_VERSION}, {"cuda", SPLASH_CUDA_VERSION},
+      {"cuda_archs", archs},           {"cpu_isa", cpu_isa()},
   };
   std::string text = "{";
   for (const auto& [name, value] : facts) text += join('"', name, "\": \"", value, "\", ");
@@ -32,7 +35,7 @@ std::string instances_json() {
                  name_of(key.arch), "\", \"dtype\": \"", name_of(key.dtype), "\"");
     if (key.op == Op::attention)
       text += join(", \"pattern\": \"", key.pattern, "\", \"normalizer\": \"", key.normalizer,
-                   "\", \"head_dim\": ", key.head_dim, ", \"block\": ", key.block);
+                   "\", \"head_dim\": ", key.head_dim, ", \"span\": \"", name_of(key.span), "\"");
     if (row.tuning) text += join(", \"kernels\": ", row.tuning());
     text += "}";
     separator = ",\n ";

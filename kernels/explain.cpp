@@ -48,7 +48,7 @@ Difference difference(const Key& wanted, const Key& row) {
   compare(result, 2, "dtype", name_of(wanted.dtype), name_of(row.dtype));
   if (row.head_dim != 0 && row.head_dim < wanted.head_dim)
     compare(result, 1, "head_dim", number(wanted.head_dim), number(row.head_dim));
-  if (row.block != 0) compare(result, 1, "block", number(wanted.block), number(row.block));
+  if (row.span != Spans::any) compare(result, 1, "span", name_of(wanted.span), name_of(row.span));
   return result;
 }
 
@@ -81,12 +81,13 @@ bool parse_arch(std::string_view text, Arch& arch) {
 bool parse_pass(std::string_view text, Pass& pass) { return parse(text, kPasses, pass); }
 
 const char* name_of(DType dtype) { return kDTypes[int(dtype)]; }
+const char* name_of(Spans span) { return tuning::kSpanNames[int(span)]; }
 
 std::string to_string(const Key& key) {
   if (key.op != Op::attention)
     return join(name_of(key.op), " ", name_of(key.pass), " on ", name_of(key.arch), ", ", name_of(key.dtype));
   return join(name_of(key.pass), " on ", name_of(key.arch), ", pattern ", key.pattern, ", normalizer ", key.normalizer,
-              ", ", name_of(key.dtype), ", head_dim ", number(key.head_dim), ", block ", number(key.block));
+              ", ", name_of(key.dtype), ", head_dim ", number(key.head_dim), ", span ", name_of(key.span));
 }
 
 std::string explain(const Key& key) {
@@ -108,13 +109,13 @@ std::string explain(const Key& key) {
 }  // namespace splash::kernels
 
 extern "C" const char* splash_explain(const char* pass, const char* arch, const char* pattern, const char* normalizer,
-                                      const char* dtype, int head_dim, int block) {
+                                      const char* dtype, int head_dim, const char* span) {
   using namespace splash::kernels;
   Key key;
-  const bool known = parse(pass, kPasses, key.pass) && parse_arch(arch, key.arch) && parse(dtype, kDTypes, key.dtype);
+  const bool known = parse(pass, kPasses, key.pass) && parse_arch(arch, key.arch) && parse(dtype, kDTypes, key.dtype) &&
+                     parse(span, splash::tuning::kSpanNames, key.span);
   key.pattern = pattern;
   key.normalizer = normalizer;
   key.head_dim = head_dim;
-  key.block = block;
   return splash::keep(known ? explain(key) : "");
 }

@@ -4,6 +4,7 @@
 
 #include "splash/core/head_groups.hpp"
 #include "splash/patterns/sliding_window.hpp"
+#include "splash/tuning/schedule.hpp"
 
 namespace splash::kernels {
 namespace {
@@ -131,9 +132,12 @@ std::vector<Scope> split_keys(const AttentionInputs& in, const Scope& whole) {
   if (!term || !patterns()[term->kind].parts) return {};
   patterns::Part parts[patterns::kMaxParts];
   const int count = patterns()[term->kind].parts(*term, in, band, parts);
+  const int64_t keys = in.positions.cu_queries ? in.positions.max_keys : in.k.shape[2];
   std::vector<Scope> calls;
-  for (int n = 0; n < count; ++n)
+  for (int n = 0; n < count; ++n) {
+    if (parts[n].residues > 1 && keys < tuning::kClassKeys * parts[n].residues) return {};
     calls.push_back({{1, {term_of(parts[n])}}, {parts[n].residues, whole.layout.heads, parts[n].key_runs}});
+  }
   return calls;
 }
 

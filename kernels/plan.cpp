@@ -18,20 +18,17 @@ std::vector<std::string> normalizer_rows(const NormalizerInfo& general, const No
   return names;
 }
 
-/// The granularity of instances that serves a term best; 0 where it does not matter.
-int block_of(const PatternTerm& term) {
+Spans spans_of(const PatternTerm& term) {
   const PatternInfo& info = patterns()[term.kind];
-  if (!info.block) return 0;
-  const int columns = info.block(term);
-  return columns % 128 == 0 ? (columns ? 128 : 0) : (columns % 64 == 0 ? 64 : 0);
+  return info.spans ? info.spans(term) : Spans::any;
 }
 
-/// Of all terms together: narrow tiles pay where one of them has narrow edges.
-int block_of(const PatternSpec& spec) {
-  int block = 0;
+/// Of all terms together, for an instance that takes any pattern.
+Spans spans_of(const PatternSpec& spec) {
+  Spans spans = Spans::any;
   for (int t = 0; t < spec.count; ++t)
-    if (const int own = block_of(spec.terms[t]); own && (!block || own < block)) block = own;
-  return block;
+    if (tuning::spans_among_others(spans_of(spec.terms[t])) == Spans::narrow) spans = Spans::narrow;
+  return spans;
 }
 
 bool keeps_everything(const PatternTerm& term) {
@@ -48,11 +45,12 @@ std::vector<Key> candidates(const Call& call, const PatternSpec& pattern, const 
   const TensorView& q = call.in.q;
   std::vector<Key> keys;
   for (const std::string& row : normalizer_rows(normalizer, spec)) {
-    Key key{call.pass, call.arch, "any", row, q.dtype, int(q.shape[3]), block_of(pattern)};
+    Key key{call.pass, call.arch, "any", row, q.dtype, int(q.shape[3]), spans_of(pattern)};
     if (pattern.count == 1) {
       const PatternTerm& term = pattern.terms[0];
       Key exact = key;
       exact.pattern = patterns()[term.kind].name;
+      exact.span = spans_of(term);
       keys.push_back(exact);
     }
     keys.push_back(key);
@@ -75,9 +73,9 @@ Hints hints_of(const AttentionInputs& in, const PatternSpec& pattern) {
   }
   const bool one = pattern.count == 1;
   const bool lists = one && patterns()[pattern.terms[0].kind].lists;
-  const bool short_spans = block_of(pattern) == 64 && !lists;
+  const bool narrow = spans_of(pattern) == Spans::narrow && !lists;
   hints.keeps_all = one && keeps_everything(pattern.terms[0]);
-  hints.uneven = !short_spans && !hints.keeps_all;
+  hints.uneven = !narrow && !hints.keeps_all;
   return hints;
 }
 

@@ -10,9 +10,10 @@ namespace splash::kernels {
 namespace {
 
 Fault read(AttentionInputs& in, const splash_call& call) {
-  in.q = call.q;
-  in.k = call.k;
-  in.v = call.v;
+  const bool packed = call.positions.cu_queries != nullptr;
+  in.q = packed ? heads_first(call.q) : call.q;
+  in.k = packed ? heads_first(call.k) : call.k;
+  in.v = packed ? heads_first(call.v) : call.v;
   in.positions = call.positions;
   in.scale = call.scale;
   const auto tensor = [&](size_t n) { return call.tensors[n]; };

@@ -17,6 +17,17 @@ Fault invalid_value(const Parts&... parts) {
   return {StatusCode::invalid_value, join(parts...)};
 }
 
+/// A view of packed tokens (T, H, D) as problems read it, (1, H, T, D); any other one stays.
+inline TensorView heads_first(const TensorView& view) {
+  if (view.rank != 3) return view;
+  const auto& [tokens, heads, dim, _] = view.shape;
+  return {view.data,
+          view.dtype,
+          4,
+          {1, heads, tokens, dim},
+          {heads * view.stride[1], view.stride[1], view.stride[0], view.stride[2]}};
+}
+
 /// A list for the reader of an error text.
 template <class Infos>
 std::string names_of(Infos&& infos) {

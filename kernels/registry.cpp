@@ -46,7 +46,7 @@ bool serves(const Key& row, const Key& wanted) {
   return row.op == wanted.op && row.pass == wanted.pass && row.dtype == wanted.dtype &&
          runs_on(row.arch, wanted.arch) && row.pattern == wanted.pattern &&
          (row.normalizer == wanted.normalizer || extends(row.normalizer, wanted.normalizer)) &&
-         (row.head_dim == 0 || row.head_dim >= wanted.head_dim) && (row.block == 0 || row.block == wanted.block);
+         (row.head_dim == 0 || row.head_dim >= wanted.head_dim) && (row.span == Spans::any || row.span == wanted.span);
 }
 
 }  // namespace
@@ -69,7 +69,9 @@ const Instance* find(const Key& key) {
   const auto better = [&](const Key& row) {
     if (!best) return true;
     const Key& other = best->key;
-    const auto rank = [&](const Key& a) { return std::tuple(a.normalizer != key.normalizer, a.head_dim, -a.block); };
+    const auto rank = [&](const Key& a) {
+      return std::tuple(a.normalizer != key.normalizer, a.head_dim, a.span == Spans::any);
+    };
     return rank(row) < rank(other);
   };
   for (const Instance& row : instances())

@@ -10,6 +10,7 @@
 #include "splash/core/report.hpp"
 #include "splash/core/rows.hpp"
 #include "splash/patterns/concept.hpp"
+#include "splash/tuning/spans.hpp"
 
 #if defined(__GNUC__)
 #define SPLASH_API __attribute__((visibility("default")))
@@ -29,8 +30,10 @@ enum class Arch : int {
   sm90 = 90,
 };
 
+using tuning::Spans;
+
 /// One row of the table. In a compiled row, head_dim serves itself and what is smaller, head_dim 0 every head
-/// dimension, and block 0 every block size. Only attention has a pattern, a normalizer, a head_dim and a block.
+/// dimension, and Spans::any all spans. Only attention has a pattern, a normalizer, a head_dim and a span.
 struct Key {
   Pass pass = Pass::forward;
   Arch arch = Arch::cpu;
@@ -38,7 +41,7 @@ struct Key {
   std::string normalizer;  ///< a name of the normalizer list
   DType dtype = DType::float32;
   int head_dim = 0;
-  int block = 0;
+  Spans span = Spans::any;
   Op op = Op::attention;
 
   bool operator==(const Key&) const = default;
@@ -83,8 +86,8 @@ struct PatternInfo {
   /// Set where the pattern is a band of diagonals: writes its two sides, -1 for an unlimited one.
   void (*band)(const PatternTerm& term, int64_t (&sides)[2]) = nullptr;
   bool lists = false;  ///< kBlockLists: it holds lists of blocks, which only a device reads
-  /// Set where a width of tiles serves a term best: that width, 0 where it does not matter.
-  int (*block)(const PatternTerm& term) = nullptr;
+  /// Set where it matters which spans of keys an instance is made for: those of a term.
+  Spans (*spans)(const PatternTerm& term) = nullptr;
   /// Set where a term may contradict the inputs: why it does, or nullptr.
   const char* (*misfit)(const PatternTerm& term, const AttentionInputs& in) = nullptr;
   /// Set where some rows keep nearly all keys: writes how many of them are the first and how many the last ones.
@@ -126,7 +129,7 @@ SPLASH_API std::span<const PatternInfo> patterns();
 SPLASH_API std::span<const NormalizerInfo> normalizers();
 
 /// The instance that serves the key, or nullptr; of several, that of the smallest head dimension, and the one made for
-/// the block size.
+/// the span.
 SPLASH_API const Instance* find(const Key& key);
 
 /// Why find(key) has no answer: names the nearest compiled instance and the fields that differ.
@@ -137,6 +140,7 @@ SPLASH_API const char* name_of(Op op);
 SPLASH_API const char* name_of(Pass pass);
 SPLASH_API std::string name_of(Arch arch);  ///< "cpu", "sm90"
 SPLASH_API const char* name_of(DType dtype);
+SPLASH_API const char* name_of(Spans span);
 SPLASH_API bool parse_arch(std::string_view text, Arch& arch);  ///< the inverse of name_of; false for another text
 SPLASH_API bool parse_pass(std::string_view text, Pass& pass);
 
@@ -154,8 +158,9 @@ SPLASH_API const char* cpu_isa();
 }  // namespace splash::kernels
 
 extern "C" {
-/// A call of attention as data. Tensors are read by their shapes, strides and addresses alone. ints, tensors, floats
-/// and parameters as the operators take them.
+/// A call of attention as data. Tensors are read by their shapes, strides and addresses alone, and of what positions
+/// point to only whether it is there. q, k and v, with cu_queries packed ones, ints, tensors, floats and parameters as
+/// the operators take them.
 struct splash_call {
   const char* pass;
   const char* arch;
@@ -185,5 +190,5 @@ SPLASH_API const char* splash_instances_json();
 SPLASH_API const char* splash_constants_json();
 /// The text of explain(), or "" where an instance exists or a name is unknown; valid until the thread's next text.
 SPLASH_API const char* splash_explain(const char* pass, const char* arch, const char* pattern, const char* normalizer,
-                                      const char* dtype, int head_dim, int block);
+                                      const char* dtype, int head_dim, const char* span);
 }

@@ -36,10 +36,10 @@ Instance cuda_row(Key key, Run<Arguments> function) {
   return {std::move(key), function};
 }
 
-template <class Pattern, class Normalizer, int HeadDim, int Block>
+template <class Pattern, class Normalizer, int HeadDim, tuning::Spans Span>
 Instance sm90_row(Key key, Forward forward) {
-  return {std::move(key), forward, device::fits_forward_sm90<Pattern, Normalizer, HeadDim, Block>, nullptr,
-          forward_tuning_sm90<Pattern, Normalizer, HeadDim, Block>};
+  return {std::move(key), forward, device::fits_forward_sm90<Pattern, Normalizer, HeadDim, Span>, nullptr,
+          forward_tuning_sm90<Pattern, Normalizer, HeadDim, Span>};
 }
 
 template <class Pattern>
@@ -50,18 +50,17 @@ Pattern pattern_from(const PatternSpec& spec) {
     return Pattern::from(spec);
 }
 
-template <class Pattern, class Normalizer, int HeadDim, int Block>
+template <class Pattern, class Normalizer, int HeadDim, tuning::Spans Span>
 Instance sm90_row(Key key, Backward backward) {
   if constexpr (splash::normalizers::kListsCandidates<Normalizer>)
-    return {std::move(key), backward, device::fits_backward_sm90<Pattern, Normalizer, HeadDim, Block>, nullptr,
-            nullptr};
+    return {std::move(key), backward, device::fits_backward_sm90<Pattern, Normalizer, HeadDim, Span>, nullptr, nullptr};
   const TellStrategy strategy = [](const AttentionInputs& in, const PatternSpec& pattern, const Layout& layout,
                                    const BackwardJoin& join, bool deterministic, bool learns) {
-    return device::words(device::strategy_backward_sm90<Pattern, HeadDim, Block>(pattern_from<Pattern>(pattern), in,
-                                                                                 layout, join, deterministic, learns));
+    return device::words(device::strategy_backward_sm90<Pattern, HeadDim, Span>(pattern_from<Pattern>(pattern), in,
+                                                                                layout, join, deterministic, learns));
   };
-  return {std::move(key), backward, device::fits_backward_sm90<Pattern, Normalizer, HeadDim, Block>, strategy,
-          backward_tuning_sm90<Pattern, HeadDim, Block>};
+  return {std::move(key), backward, device::fits_backward_sm90<Pattern, Normalizer, HeadDim, Span>, strategy,
+          backward_tuning_sm90<Pattern, HeadDim, Span>};
 }
 
 template <splash::patterns::TablePattern P>
@@ -76,8 +75,10 @@ constexpr PatternInfo pattern(std::string_view name, int ints, int tensors, bool
       sides[1] = window.right == kUnlimited ? -1 : window.right;
     };
   }
-  if constexpr (requires(const PatternTerm& term) { P::block(term, tuning::kTileWidths); })
-    info.block = [](const PatternTerm& term) { return P::block(term, tuning::kTileWidths); };
+  if constexpr (requires(const PatternTerm& term) { P::tile_columns(term, tuning::kTileWidths); })
+    info.spans = [](const PatternTerm& term) {
+      return tuning::spans_of(P::tile_columns(term, tuning::kTileWidths), patterns::BlockListPattern<P>);
+    };
   if constexpr (requires(const PatternTerm& term, const AttentionInputs& in) { P::misfit(term, in); })
     info.misfit = &P::misfit;
   if constexpr (requires(const PatternTerm& term, const AttentionInputs& in) { P::global_rows(term, in); })

@@ -27,7 +27,7 @@ Status run_of_tensors(Op op, Pass pass, const Arguments& arguments, Arch arch, c
   thread_local Key key;  // of the call before this one, as most are
   thread_local const Instance* instance = nullptr;
   if (!instance || key.op != op || key.pass != pass || key.arch != arch || key.dtype != arguments.dtype) {
-    key = {pass, arch, "", "", arguments.dtype, 0, 0, op};
+    key = {pass, arch, "", "", arguments.dtype, 0, Spans::any, op};
     instance = find(key);
   }
   return instance ? instance->run(arguments, execution) : report(StatusCode::no_kernel, explain(key));

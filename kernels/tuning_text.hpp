@@ -38,29 +38,29 @@ inline std::string to_json(const tuning::KernelSm90& kernel) {
   });
 }
 
-template <class Pattern, class Normalizer, int HeadDim, int Block>
+template <class Pattern, class Normalizer, int HeadDim, tuning::Spans Span>
 std::string forward_tuning_sm90() {
-  std::string text = json_object({{"forward", to_json(tuning::forward_sm90<Pattern, Normalizer>(HeadDim, Block))}});
+  std::string text = json_object({{"forward", to_json(tuning::forward_sm90<Pattern, Normalizer>(HeadDim, Span))}});
   if constexpr (normalizers::kListsCandidates<Normalizer>) {
     text.pop_back();
-    text += join(", \"candidates\": ", to_json(tuning::candidates_sm90<Pattern, Normalizer>(HeadDim, Block)), "}");
+    text += join(", \"candidates\": ", to_json(tuning::candidates_sm90<Pattern, Normalizer>(HeadDim, Span)), "}");
   }
   return text;
 }
 
-template <class Pattern, int HeadDim, int Block>
+template <class Pattern, int HeadDim, tuning::Spans Span>
 std::string backward_tuning_sm90() {
   using tuning::Gradients, tuning::kBackwardSm90;
-  std::string text = json_object({{"dq", to_json(kBackwardSm90<Pattern, HeadDim, Gradients::queries, Block>)},
-                                  {"dk_dv", to_json(kBackwardSm90<Pattern, HeadDim, Gradients::keys_values, Block>)}});
+  std::string text = json_object({{"dq", to_json(kBackwardSm90<Pattern, HeadDim, Gradients::queries, Span>)},
+                                  {"dk_dv", to_json(kBackwardSm90<Pattern, HeadDim, Gradients::keys_values, Span>)}});
   const auto add = [&](const char* name, const tuning::KernelSm90& kernel) {
     text.pop_back();
     text += join(", \"", name, "\": ", to_json(kernel), "}");
   };
-  if constexpr (tuning::kFusesSm90<Pattern, HeadDim, Block>)
-    add("fused", kBackwardSm90<Pattern, HeadDim, Gradients::all, Block>);
+  if constexpr (tuning::kFusesSm90<Pattern, HeadDim, Span>)
+    add("fused", kBackwardSm90<Pattern, HeadDim, Gradients::all, Span>);
   if constexpr (tuning::kClosesSm90<Pattern, HeadDim>)
-    add("closed", kBackwardSm90<Pattern, HeadDim, Gradients::closed, Block>);
+    add("closed", kBackwardSm90<Pattern, HeadDim, Gradients::closed, Span>);
   return text;
 }
 

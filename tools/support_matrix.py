@@ -38,17 +38,14 @@ def normalizer_names(table: dict, value) -> str:
     return ", ".join(describe(entry) for entry in chosen if entry.get("serves") not in ranges)
 
 
-def numbers(values: set[int]) -> str:
-    return "every" if 0 in values else ", ".join(map(str, sorted(values)))
-
-
 def cell(rows: list[dict]) -> str:
-    """The head dimensions that these rows have, and the blocks where they are made for some only."""
+    """The head dimensions that these rows have, and the spans where they are made for some only."""
     if not rows:
         return f"through {ANY}"
-    blocks = {block for row in rows for block in as_list(row["block"])}
-    head_dims = numbers({head_dim for row in rows for head_dim in as_list(row["head_dim"])})
-    return head_dims if 0 in blocks else f"{head_dims} (blocks of {numbers(blocks)})"
+    spans = dict.fromkeys(span for row in rows for span in as_list(row["span"]))
+    numbers = sorted({head_dim for row in rows for head_dim in as_list(row["head_dim"])})
+    head_dims = "every" if 0 in numbers else ", ".join(map(str, numbers))
+    return head_dims if ANY in spans else f"{head_dims} (span {' and '.join(spans)})"
 
 
 def attention_rows(table: dict) -> list[dict]:

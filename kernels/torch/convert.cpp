@@ -170,13 +170,7 @@ bool has_unit_last_stride(const Tensor& tensor) {
 }
 
 TensorView heads_first(const TensorView& view, const ProblemArguments& problem) {
-  if (!problem.cu_seqlens_q || view.rank != 3) return view;
-  const auto& [tokens, heads, dim, _] = view.shape;
-  return {view.data,
-          view.dtype,
-          4,
-          {1, heads, tokens, dim},
-          {heads * view.stride[1], view.stride[1], view.stride[0], view.stride[2]}};
+  return problem.cu_seqlens_q ? kernels::heads_first(view) : view;
 }
 
 AttentionInputs attention_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const ProblemArguments& problem,

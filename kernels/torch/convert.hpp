@@ -51,20 +51,30 @@ TensorView output_view(const Tensor& tensor);
 /// True where the last stride is 1 or does not matter.
 bool has_unit_last_stride(const Tensor& tensor);
 
-/// What both operators take, from `pattern` to `deterministic` of their schemas.
+/// What both operators take after their own tensors, by C++ type and name: the one list of which the struct, the
+/// schemas and what unpacks a call are made.
+#define SPLASH_PROBLEM_ARGUMENTS(ARGUMENT)             \
+  ARGUMENT(std::string, pattern)                       \
+  ARGUMENT(std::vector<int64_t>, pattern_ints)         \
+  ARGUMENT(std::vector<Tensor>, pattern_tensors)       \
+  ARGUMENT(std::string, normalizer)                    \
+  ARGUMENT(std::vector<double>, normalizer_floats)     \
+  ARGUMENT(std::vector<Tensor>, normalizer_parameters) \
+  ARGUMENT(std::optional<Tensor>, lengths)             \
+  ARGUMENT(std::optional<Tensor>, kv_lengths)          \
+  ARGUMENT(std::optional<Tensor>, cu_seqlens_q)        \
+  ARGUMENT(std::optional<Tensor>, cu_seqlens_k)        \
+  ARGUMENT(int64_t, max_seqlen_q)                      \
+  ARGUMENT(int64_t, max_seqlen_k)                      \
+  ARGUMENT(int64_t, q_start)                           \
+  ARGUMENT(int64_t, k_start)                           \
+  ARGUMENT(double, scale)                              \
+  ARGUMENT(bool, deterministic)
+
 struct ProblemArguments {
-  std::string pattern;
-  std::vector<int64_t> pattern_ints;
-  std::vector<Tensor> pattern_tensors;
-  std::string normalizer;
-  std::vector<double> normalizer_floats;
-  std::vector<Tensor> normalizer_parameters;
-  std::optional<Tensor> lengths, kv_lengths;
-  std::optional<Tensor> cu_seqlens_q, cu_seqlens_k;
-  int64_t max_seqlen_q = 0, max_seqlen_k = 0;
-  int64_t q_start = 0, k_start = 0;
-  double scale = 1.0;
-  bool deterministic = false;
+#define SPLASH_MEMBER(type, name) type name{};
+  SPLASH_PROBLEM_ARGUMENTS(SPLASH_MEMBER)
+#undef SPLASH_MEMBER
 };
 
 /// A view as the problem reads it: that of packed tokens (T, H, D) becomes (1, H, T, D), and any other one stays.

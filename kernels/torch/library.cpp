@@ -1,6 +1,8 @@
 // torch.ops.splash.*: schemas and their boxed kernels. Fakes, autograd and autocast are registered in Python, since the
 // stable ABI has none of them.
 
+#include <type_traits>
+
 #include "attention.hpp"
 #include "errors.hpp"
 
@@ -14,9 +16,21 @@ class Arguments {
 
   template <class T>
   T take() {
-    return torch::stable::detail::to<T>(*next_++);
+    if constexpr (std::is_same_v<T, std::string>)
+      return take_string();
+    else
+      return torch::stable::detail::to<T>(*next_++);
   }
 
+  ProblemArguments take_problem() {
+    ProblemArguments problem;
+#define SPLASH_TAKE(type, name) problem.name = take<type>();
+    SPLASH_PROBLEM_ARGUMENTS(SPLASH_TAKE)
+#undef SPLASH_TAKE
+    return problem;
+  }
+
+ private:
   /// Torch 2.13's own conversion to std::string never frees its temporary.
   std::string take_string() {
     const auto handle = take<StringHandle>();
@@ -29,30 +43,28 @@ class Arguments {
     return text;
   }
 
-  ProblemArguments take_problem() {
-    ProblemArguments problem;
-    problem.pattern = take_string();
-    problem.pattern_ints = take<std::vector<int64_t>>();
-    problem.pattern_tensors = take<std::vector<Tensor>>();
-    problem.normalizer = take_string();
-    problem.normalizer_floats = take<std::vector<double>>();
-    problem.normalizer_parameters = take<std::vector<Tensor>>();
-    problem.lengths = take<std::optional<Tensor>>();
-    problem.kv_lengths = take<std::optional<Tensor>>();
-    problem.cu_seqlens_q = take<std::optional<Tensor>>();
-    problem.cu_seqlens_k = take<std::optional<Tensor>>();
-    problem.max_seqlen_q = take<int64_t>();
-    problem.max_seqlen_k = take<int64_t>();
-    problem.q_start = take<int64_t>();
-    problem.k_start = take<int64_t>();
-    problem.scale = take<double>();
-    problem.deterministic = take<bool>();
-    return problem;
-  }
-
- private:
   const StableIValue* next_;
 };
+
+/// C++ types as schemas spell them.
+const char* schema_type(const std::string&) { return "str"; }
+const char* schema_type(const std::vector<int64_t>&) { return "int[]"; }
+const char* schema_type(const std::vector<double>&) { return "float[]"; }
+const char* schema_type(const std::vector<Tensor>&) { return "Tensor[]"; }
+const char* schema_type(const std::optional<Tensor>&) { return "Tensor?"; }
+const char* schema_type(int64_t) { return "SymInt"; }  // torch.compile would make one graph for each value of an int
+const char* schema_type(double) { return "float"; }
+const char* schema_type(bool) { return "bool"; }
+
+std::string problem_schema() {
+  const ProblemArguments problem;
+  std::string text;
+#define SPLASH_DECLARE(type, name) \
+  text.append(text.empty() ? "" : ", ").append(schema_type(problem.name)).append(" " #name);
+  SPLASH_PROBLEM_ARGUMENTS(SPLASH_DECLARE)
+#undef SPLASH_DECLARE
+  return text;
+}
 
 void return_tensors(StableIValue* stack, const Tensor& a, const Tensor& b, const Tensor& c) {
   stack[0] = torch::stable::detail::from(a);
@@ -82,19 +94,15 @@ void boxed_backward(StableIValue* stack, uint64_t, uint64_t) {
 }  // namespace
 }  // namespace splash::torch_ops
 
-// A plain int would be specialised by torch.compile: positions and lengths are SymInt, and int64_t here.
-#define SPLASH_PROBLEM_SCHEMA                                                                              \
-  "str pattern, int[] pattern_ints, Tensor[] pattern_tensors, str normalizer, float[] normalizer_floats, " \
-  "Tensor[] normalizer_parameters, Tensor? lengths, Tensor? kv_lengths, Tensor? cu_seqlens_q, "            \
-  "Tensor? cu_seqlens_k, SymInt max_seqlen_q, SymInt max_seqlen_k, SymInt q_start, SymInt k_start, "       \
-  "float scale, bool deterministic"
-
 STABLE_TORCH_LIBRARY(splash, library) {
-  library.def("attention_forward(Tensor q, Tensor k, Tensor v, " SPLASH_PROBLEM_SCHEMA
-              ") -> (Tensor out, Tensor statistic, Tensor saved)");
-  library.def(
-      "attention_backward(Tensor grad_out, Tensor? grad_statistic, Tensor q, Tensor k, Tensor v, "
-      "Tensor out, Tensor statistic, Tensor saved, " SPLASH_PROBLEM_SCHEMA ") -> (Tensor, Tensor, Tensor, Tensor[])");
+  const std::string problem = splash::torch_ops::problem_schema();
+  library.def(("attention_forward(Tensor q, Tensor k, Tensor v, " + problem +
+               ") -> (Tensor out, Tensor statistic, Tensor saved)")
+                  .c_str());
+  library.def(("attention_backward(Tensor grad_out, Tensor? grad_statistic, Tensor q, Tensor k, Tensor v, Tensor out, "
+               "Tensor statistic, Tensor saved, " +
+               problem + ") -> (Tensor, Tensor, Tensor, Tensor[])")
+                  .c_str());
 }
 
 // One kernel for both keys: the device of q decides, and every other tensor must agree with it.

@@ -24,7 +24,7 @@ Enum parse(const char* what, const std::string& text, int count) {
 }
 
 Key make_key(const std::string& pass, const std::string& arch, const std::string& pattern,
-             const std::string& normalizer, const std::string& dtype, int head_dim, int block) {
+             const std::string& normalizer, const std::string& dtype, int head_dim, const std::string& span) {
   Arch parsed_arch;
   if (!parse_arch(arch, parsed_arch))
     throw std::invalid_argument("arch is " + arch + "; allowed are cpu, cuda, sm<number>");
@@ -34,7 +34,7 @@ Key make_key(const std::string& pass, const std::string& arch, const std::string
           normalizer,
           parse<splash::DType>("dtype", dtype, 7),
           head_dim,
-          block};
+          parse<Spans>("span", span, std::size(splash::tuning::kSpanNames))};
 }
 
 py::dict to_dict(const Key& key) {
@@ -47,7 +47,7 @@ py::dict to_dict(const Key& key) {
   row["pattern"] = key.pattern;
   row["normalizer"] = key.normalizer;
   row["head_dim"] = key.head_dim;
-  row["block"] = key.block;
+  row["span"] = name_of(key.span);
   return row;
 }
 
@@ -65,24 +65,25 @@ PYBIND11_MODULE(_C, m) {
         for (const Instance& instance : instances()) rows.append(to_dict(instance.key));
         return rows;
       },
-      "Every compiled row, as dicts with the keys of kernels/instances.json, and its op; head_dim 0 and block 0 serve "
-      "any.");
+      "Every compiled row, as dicts with the keys of kernels/instances.json, and its op; head_dim 0 and span any "
+      "serve every one.");
   m.def(
       "find",
       [](const std::string& pass, const std::string& arch, const std::string& pattern, const std::string& normalizer,
-         const std::string& dtype, int head_dim, int block) -> py::object {
-        const Instance* found = find(make_key(pass, arch, pattern, normalizer, dtype, head_dim, block));
+         const std::string& dtype, int head_dim, const std::string& span) -> py::object {
+        const Instance* found = find(make_key(pass, arch, pattern, normalizer, dtype, head_dim, span));
         if (!found) return py::none();
         return to_dict(found->key);
       },
       py::arg("pass_"), py::arg("arch"), py::arg("pattern"), py::arg("normalizer"), py::arg("dtype"),
-      py::arg("head_dim"), py::arg("block") = 0, "The row that serves a key, or None. ValueError for an unknown name.");
+      py::arg("head_dim"), py::arg("span") = "any",
+      "The row that serves a key, or None. ValueError for an unknown name.");
   m.def(
       "explain",
       [](const std::string& pass, const std::string& arch, const std::string& pattern, const std::string& normalizer,
          const std::string& dtype, int head_dim,
-         int block) { return explain(make_key(pass, arch, pattern, normalizer, dtype, head_dim, block)); },
+         const std::string& span) { return explain(make_key(pass, arch, pattern, normalizer, dtype, head_dim, span)); },
       py::arg("pass_"), py::arg("arch"), py::arg("pattern"), py::arg("normalizer"), py::arg("dtype"),
-      py::arg("head_dim"), py::arg("block") = 0,
+      py::arg("head_dim"), py::arg("span") = "any",
       "Why a key has no row: the nearest one and the fields that differ. Empty where there is one.");
 }

@@ -153,6 +153,13 @@ def check_cu_seqlens(side: str, ends: Tensor, longest: int, q: Tensor, tokens: i
     return ends.clamp(0, POSITIONS).to(torch.int32).contiguous() if ends.dtype is torch.int64 else ends.contiguous()
 
 
+def check_same_sequences(cu_seqlens_q: Tensor, cu_seqlens_k: Tensor) -> None:
+    if cu_seqlens_q.shape != cu_seqlens_k.shape:
+        raise ValueError(
+            f"cu_seqlens_k: expected cu_seqlens_q's shape {_shape(cu_seqlens_q)}, got {_shape(cu_seqlens_k)}"
+        )
+
+
 def as_statistic(parameter: Tensor, q: Tensor) -> Tensor:
     """A normalizer's parameter in the dtype of the statistic, float32 (float64 for float64), on q's device."""
     if parameter.device != q.device:

@@ -34,37 +34,43 @@ def explain(
     kv_lengths: Tensor | None = None,
     q_start: int | None = None,
     k_start: int = 0,
+    cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
+    max_seqlen_q: int | None = None,
+    max_seqlen_k: int | None = None,
     deterministic: bool | None = None,
     dtype: torch.dtype = torch.bfloat16,
     arch: str | None = None,
 ) -> str:
-    """What attention() with these arguments would launch: for the forward and for the backward a line a step, with its
-    share of the pattern, how rows and keys are laid out for it, the compiled instance that runs it and, on a GPU, which
-    of its backward kernels; or why there is none, as NoKernelError would say.
+    """What attention() with these arguments would launch, or attention_varlen() where sequences are packed: for the
+    forward and for the backward a line a step, with its share of the pattern, how rows and keys are laid out for it,
+    the compiled instance that runs it and, on a GPU, which of its backward kernels; or why there is none, as
+    NoKernelError would say.
 
-    q, k, v: as attention() takes them, of any device, also meta and fake tensors; or shapes (B, H, N, D), which stand
-        for contiguous tensors of `dtype`. No value of theirs is read.
+    q, k, v: as these functions take them, of any device, also meta and fake tensors; or shapes (B, H, N, D), packed
+        (T, H, D), which stand for contiguous tensors of `dtype`. No value of theirs is read.
+    cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k: as attention_varlen() takes them, all four or none.
     arch: "cpu" or a GPU such as "sm90", which need not be there; by default what the tensors are on, and "cpu" for
         shapes, meta and fake tensors. Another GPU than the tensors' makes sense, too: a plan depends on this build,
         on shapes, strides and addresses alone.
     The other arguments are attention()'s. Metadata of patterns that hold tensors is built, as a call would.
 
-    Raises what attention() raises for wrong arguments: ValueError and TypeError; ValueError for an unknown arch.
+    Raises what these functions raise for wrong arguments: ValueError and TypeError; ValueError for an unknown arch.
     """
     pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
     q, k, v = (_tensor(name, given, dtype) for name, given in (("q", q), ("k", k), ("v", v)))
-    _checks.check_inputs(q, k, v)
-    real = all(map(readable, (q, k, v)))
-    arch = _arch(arch, q, real)
-    batch, heads, Nq, dim = q.shape
-    Nk = k.shape[2]
-    like_q = [None if given is None else given.to(q.device) for given in (lengths, kv_lengths)]
-    lengths, kv_lengths = _checks.check_lengths(*like_q, q, Nk, q_start, k_start, False)
-    q_start = _checks.check_positions(Nq, Nk, q_start, k_start, kv_lengths is not None)
-    normalizer.check(pattern, heads)
-    device = q.device if real else torch.device("cpu")
-    built_for = [given if given is None or real else torch.zeros(batch, dtype=torch.int32) for given in like_q]
-    extent = Extent(batch, heads, Nq, Nk, device, k_start, None, True, q_start, *built_for)
+    packing = {
+        "cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k,
+        "max_seqlen_q": max_seqlen_q, "max_seqlen_k": max_seqlen_k,
+    }  # fmt: skip
+    if all(given is None for given in packing.values()):
+        extent, positions = _dense(q, k, v, lengths, kv_lengths, q_start, k_start)
+    else:
+        places = {"lengths": lengths, "kv_lengths": kv_lengths, "q_start": q_start, "k_start": k_start or None}
+        _check_packing(packing, places)
+        extent, positions = _packed(q, k, v, **packing)
+    normalizer.check(pattern, extent.heads)
+    arch = _arch(arch, q)
     encoded, terms = normalizer.encode(), pattern.encode(extent)
     call = _Call(arch=arch.encode(), pattern=terms.pattern.encode(), normalizer=encoded.name.encode())
     call.q, call.k, call.v = (_view(tensor, loaded=arch != "cpu") for tensor in (q, k, v))
@@ -73,11 +79,8 @@ def explain(
     call.floats, call.num_floats = _array(ctypes.c_double, encoded.floats)
     call.tensors, call.num_tensors = _array(_View, [_view(tensor) for tensor in terms.tensors])
     call.parameters, call.num_parameters = _array(_View, [_view(p, statistic) for p in encoded.parameters])
-    there = ctypes.c_void_p(1).value  # positions are not read, but known to be given
-    call.positions = _Positions(q_start=q_start, k_start=k_start)
-    call.positions.lengths = None if lengths is None else there
-    call.positions.kv_lengths = None if kv_lengths is None else there
-    call.scale = _scale(scale, dim)
+    call.positions = positions
+    call.scale = _scale(scale, q.shape[-1])
     call.deterministic = _deterministic(deterministic)
     call.learns = any(parameter.requires_grad for parameter in encoded.parameters)
     texts = []
@@ -137,6 +140,62 @@ class _Call(ctypes.Structure):
     ]
 
 
+_GIVEN = ctypes.c_void_p(1).value  # positions are not read, but known to be given
+
+
+def _dense(q, k, v, lengths, kv_lengths, q_start, k_start) -> tuple[Extent, _Positions]:
+    """The problem of attention()."""
+    _checks.check_inputs(q, k, v)
+    batch, heads, Nq, _ = q.shape
+    Nk = k.shape[2]
+    here = [None if given is None else given.to(q.device) for given in (lengths, kv_lengths)]
+    lengths, kv_lengths = _checks.check_lengths(*here, q, Nk, q_start, k_start, False)
+    q_start = _checks.check_positions(Nq, Nk, q_start, k_start, kv_lengths is not None)
+    built_for = [_readable(given, batch) for given in here]
+    extent = Extent(batch, heads, Nq, Nk, _device(q), k_start, None, True, q_start, *built_for)
+    positions = _Positions(q_start=q_start, k_start=k_start)
+    positions.lengths = None if lengths is None else _GIVEN
+    positions.kv_lengths = None if kv_lengths is None else _GIVEN
+    return extent, positions
+
+
+def _packed(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k) -> tuple[Extent, _Positions]:
+    """The problem of attention_varlen()."""
+    _checks.check_packed(q, k, v)
+    (tokens, heads, _), keys = q.shape, k.shape[0]
+    ends = [given.to(q.device) if isinstance(given, Tensor) else given for given in (cu_seqlens_q, cu_seqlens_k)]
+    ends[0] = _checks.check_cu_seqlens("q", ends[0], max_seqlen_q, q, tokens, False)
+    ends[1] = _checks.check_cu_seqlens("k", ends[1], max_seqlen_k, q, keys, False)
+    _checks.check_same_sequences(*ends)
+    sequences = ends[0].shape[0] - 1
+    built_for = [_readable(given, sequences + 1) for given in ends]
+    extent = Extent(
+        sequences, heads, max_seqlen_q, max_seqlen_k, _device(q), 0, built_for[1], True, None, None, None, built_for[0],
+        tokens, keys,
+    )  # fmt: skip
+    positions = _Positions(sequences=sequences, max_queries=max_seqlen_q, max_keys=max_seqlen_k)
+    positions.cu_queries = positions.cu_keys = _GIVEN
+    return extent, positions
+
+
+def _check_packing(packing: dict, places: dict) -> None:
+    missing = [name for name, given in packing.items() if given is None]
+    if missing:
+        raise ValueError(f"{', '.join(missing)}: packed sequences are told by {', '.join(packing)}, all of them")
+    for name, given in places.items():
+        if given is not None:
+            raise ValueError(f"{name}: packed sequences have positions of their own, got {given}")
+
+
+def _device(q: Tensor) -> torch.device:
+    """Where metadata is built: tensors without values have none there either."""
+    return q.device if readable(q) else torch.device("cpu")
+
+
+def _readable(given: Tensor | None, count: int) -> Tensor | None:
+    return given if given is None or readable(given) else torch.zeros(count, dtype=torch.int32)
+
+
 def _tensor(name: str, given: Tensor | Sequence[int], dtype: torch.dtype) -> Tensor:
     """A shape as a tensor without memory."""
     if isinstance(given, Tensor):
@@ -146,9 +205,9 @@ def _tensor(name: str, given: Tensor | Sequence[int], dtype: torch.dtype) -> Ten
     return torch.empty(given, dtype=dtype, device="meta")
 
 
-def _arch(arch: str | None, q: Tensor, real: bool) -> str:
+def _arch(arch: str | None, q: Tensor) -> str:
     if arch is None:
-        if not real or q.device.type != "cuda":
+        if not readable(q) or q.device.type != "cuda":
             return "cpu"
         major, minor = torch.cuda.get_device_capability(q.device)
         return f"sm{10 * major + minor}"
@@ -161,7 +220,8 @@ def _view(tensor: Tensor, dtype: torch.dtype | None = None, loaded: bool = False
     """loaded: as CUDA's kernels get it: a tensor whose rows are expanded was copied for them."""
     shape, stride = tuple(tensor.shape), tensor.stride()
     data = tensor.data_ptr() if readable(tensor) else 0
-    if loaded and shape[2] > 1 and stride[2] == 0:
+    rows = 2 if len(shape) == 4 else 0  # packed: (tokens, heads, head_dim)
+    if loaded and shape[rows] > 1 and stride[rows] == 0:
         stride, data = torch.empty(shape, device="meta").stride(), 0
     pad = MAX_RANK - len(shape)
     return _View(

@@ -49,7 +49,7 @@ def _kernels() -> ctypes.CDLL:
     texts = "build_info", "instances_json", "constants_json", "explain", "plan"
     for name in texts:
         getattr(library, f"splash_{name}").restype = ctypes.c_char_p
-    library.splash_explain.argtypes = [ctypes.c_char_p] * 5 + [ctypes.c_int] * 2
+    library.splash_explain.argtypes = [ctypes.c_char_p] * 5 + [ctypes.c_int, ctypes.c_char_p]
     return library
 
 
@@ -60,7 +60,7 @@ def build_info() -> dict:
 
 def instances() -> list[dict]:
     """The compiled instances, one dictionary {op, pass, arch, dtype} each, and for the op "attention" also pattern,
-    normalizer, head_dim and block, on a GPU kernels too: the numbers that each of its kernels is tuned to."""
+    normalizer, head_dim and span, on a GPU kernels too: the numbers that each of its kernels is tuned to."""
     return json.loads(_kernels().splash_instances_json())
 
 
@@ -74,7 +74,7 @@ def constants() -> dict:
     return json.loads(_kernels().splash_constants_json())
 
 
-def explain(pass_: str, arch: str, pattern: str, normalizer: str, dtype: str, head_dim: int, block: int = 0) -> str:
+def explain(pass_: str, arch: str, pattern: str, normalizer: str, dtype: str, head_dim: int, span: str = "any") -> str:
     """Why no instance serves a key: the nearest one and the fields that differ. "" where one does."""
     texts = (text.encode() for text in (pass_, arch, pattern, normalizer, dtype))
-    return _kernels().splash_explain(*texts, head_dim, block).decode()
+    return _kernels().splash_explain(*texts, head_dim, span.encode()).decode()

@@ -192,10 +192,7 @@ def _attend_packed(q: Tensor, k: Tensor, v: Tensor, direct: bool, options: _Opti
     max_seqlen_q, max_seqlen_k, validate = options.max_seqlen_q, options.max_seqlen_k, options.validate
     cu_seqlens_q = _checks.check_cu_seqlens("q", options.cu_seqlens_q, max_seqlen_q, q, tokens, validate)
     cu_seqlens_k = _checks.check_cu_seqlens("k", options.cu_seqlens_k, max_seqlen_k, q, k.shape[0], validate)
-    if cu_seqlens_q.shape != cu_seqlens_k.shape:
-        raise ValueError(
-            f"cu_seqlens_k: expected cu_seqlens_q's shape {tuple(cu_seqlens_q.shape)}, got {tuple(cu_seqlens_k.shape)}"
-        )
+    _checks.check_same_sequences(cu_seqlens_q, cu_seqlens_k)
     sequences = cu_seqlens_q.shape[0] - 1
     encoded = _encode_normalizer(options.normalizer, options.pattern, q, heads)
     backward = _needs_gradient(q, k, v, encoded)

@@ -10,8 +10,6 @@ import torch
 
 from . import _library
 
-UNRESTRICTED = {"head_dim": 0, "block": 0}  # the value that stands for "every one" in a compiled row
-
 
 def show() -> None:
     """Prints version and build, devices, and the compiled instances."""
@@ -54,8 +52,8 @@ def show_tuning() -> None:
             title = arch, kernel
             print(f"\n{arch} {kernel}")
         _print_wrapped(numbers, 2)
-        for (head_dim, block), members in _by(rows, "head_dim", "block").items():
-            what = f"head dim {head_dim}" + (f", block {block}" if block else "")
+        for (head_dim, span), members in _by(rows, "head_dim", "span").items():
+            what = f"head dim {head_dim}" + ("" if span == "any" else f", span {span}")
             names = dict.fromkeys(f"{row['pattern']} x {row['normalizer']}, {row['dtype']}" for row in members)
             _print_wrapped(f"{what}: {'; '.join(names)}", 4)
 
@@ -122,9 +120,9 @@ def _served(rows: list[dict]) -> str:
     dtypes = _values(rows, "dtype")
     if "head_dim" not in rows[0]:
         return dtypes
-    return f"{dtypes}; head dims {_values(rows, 'head_dim')}; blocks {_values(rows, 'block')}"
+    return f"{dtypes}; head dims {_values(rows, 'head_dim')}; spans {_values(rows, 'span')}"
 
 
 def _values(members: Iterable[dict], field: str) -> str:
     values = dict.fromkeys(member[field] for member in members)
-    return ", ".join("any" if value == UNRESTRICTED.get(field) else str(value) for value in values)
+    return ", ".join(str(value or "any") for value in values)

@@ -216,7 +216,7 @@ MISFITS = {
 
 def test_tuning_that_cannot_be_is_refused():
     """With the reason; what stands in the tables is not."""
-    good = "constexpr auto good = splash::tuning::forward_sm90(128, 0, {.simple = true});\n"
+    good = "constexpr auto good = splash::tuning::forward_sm90(128, splash::tuning::Spans::any, {.simple = true});\n"
     cases = {
         change: (
             good + f"constexpr auto changed = [] {{ auto kernel = good; kernel.{change}; return kernel; }}();\n"

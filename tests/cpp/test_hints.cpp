@@ -234,35 +234,35 @@ void check_global_columns() {
   }
 }
 
-/// block() of narrow, wide and unlimited terms.
+/// tile_columns() of narrow, wide and unlimited terms.
 void check_blocks() {
-  const auto wants = [](const char* name, int block, int wanted) {
-    check::that(block == wanted, "%s: block is %d, not %d", name, block, wanted);
+  const auto wants = [](const char* name, int columns, int wanted) {
+    check::that(columns == wanted, "%s: tile_columns is %d, not %d", name, columns, wanted);
   };
-  wants("SlidingWindow", SlidingWindow::block(term_of({255, 0}), tuning::kTileWidths), 64);
-  wants("SlidingWindow", SlidingWindow::block(term_of({512, 512}), tuning::kTileWidths), 0);
-  wants("SlidingWindow", SlidingWindow::block(term_of({-1, 0}), tuning::kTileWidths), 0);
-  wants("Streaming", Streaming::block(term_of({4, 256}), tuning::kTileWidths), 64);
-  wants("Streaming", Streaming::block(term_of({4, 1024}), tuning::kTileWidths), 0);
-  wants("BlockDiagonal", BlockDiagonal::block(term_of({512, 1}), tuning::kTileWidths), 64);
-  wants("BlockDiagonal", BlockDiagonal::block(term_of({1024, 0}), tuning::kTileWidths), 0);
-  wants("Dilated", Dilated::block(term_of({256, 4, 1}), tuning::kTileWidths), 64);
-  wants("Dilated", Dilated::block(term_of({512, 4, 0}), tuning::kTileWidths), 0);
-  wants("Strided", Strided::block(term_of({128, 256}), tuning::kTileWidths), 64);
-  wants("Strided", Strided::block(term_of({128, 64}), tuning::kTileWidths), 0);
-  wants("Fixed", Fixed::block(term_of({128, 8}), tuning::kTileWidths), 64);
-  wants("Fixed", Fixed::block(term_of({64, 8}), tuning::kTileWidths), 0);
-  wants("Longformer", Longformer::block(term_of({256, 16, 1, 0}), tuning::kTileWidths), 64);
-  wants("Longformer", Longformer::block(term_of({256, 16, 2, 0}), tuning::kTileWidths), 0);
-  wants("Longformer", Longformer::block(term_of({256, 16, 2, 1}), tuning::kTileWidths), 64);
-  wants("LongformerTokens", LongformerTokens::block(term_of({1024, 1, 0}), tuning::kTileWidths), 64);
-  wants("BigBird", BigBird::block(term_of({64, 0, 1, 1}), tuning::kTileWidths), 64);
-  wants("BigBird", BigBird::block(term_of({192, 0, 1, 1}), tuning::kTileWidths), 64);
-  wants("BigBird", BigBird::block(term_of({256, 0, 1, 1}), tuning::kTileWidths), 128);
-  wants("BlockMask", BlockMask::block(term_of({64, 128}), tuning::kTileWidths), 128);
-  wants("BlockMask", BlockMask::block(term_of({64, 384}), tuning::kTileWidths), 128);
-  wants("BlockMask", BlockMask::block(term_of({128, 192}), tuning::kTileWidths), 64);
-  wants("BlockMask", BlockMask::block(term_of({64, 48}), tuning::kTileWidths), 48);
+  wants("SlidingWindow", SlidingWindow::tile_columns(term_of({255, 0}), tuning::kTileWidths), 64);
+  wants("SlidingWindow", SlidingWindow::tile_columns(term_of({512, 512}), tuning::kTileWidths), 0);
+  wants("SlidingWindow", SlidingWindow::tile_columns(term_of({-1, 0}), tuning::kTileWidths), 0);
+  wants("Streaming", Streaming::tile_columns(term_of({4, 256}), tuning::kTileWidths), 64);
+  wants("Streaming", Streaming::tile_columns(term_of({4, 1024}), tuning::kTileWidths), 0);
+  wants("BlockDiagonal", BlockDiagonal::tile_columns(term_of({512, 1}), tuning::kTileWidths), 64);
+  wants("BlockDiagonal", BlockDiagonal::tile_columns(term_of({1024, 0}), tuning::kTileWidths), 0);
+  wants("Dilated", Dilated::tile_columns(term_of({256, 4, 1}), tuning::kTileWidths), 64);
+  wants("Dilated", Dilated::tile_columns(term_of({512, 4, 0}), tuning::kTileWidths), 0);
+  wants("Strided", Strided::tile_columns(term_of({128, 256}), tuning::kTileWidths), 64);
+  wants("Strided", Strided::tile_columns(term_of({128, 64}), tuning::kTileWidths), 0);
+  wants("Fixed", Fixed::tile_columns(term_of({128, 8}), tuning::kTileWidths), 64);
+  wants("Fixed", Fixed::tile_columns(term_of({64, 8}), tuning::kTileWidths), 0);
+  wants("Longformer", Longformer::tile_columns(term_of({256, 16, 1, 0}), tuning::kTileWidths), 64);
+  wants("Longformer", Longformer::tile_columns(term_of({256, 16, 2, 0}), tuning::kTileWidths), 0);
+  wants("Longformer", Longformer::tile_columns(term_of({256, 16, 2, 1}), tuning::kTileWidths), 64);
+  wants("LongformerTokens", LongformerTokens::tile_columns(term_of({1024, 1, 0}), tuning::kTileWidths), 64);
+  wants("BigBird", BigBird::tile_columns(term_of({64, 0, 1, 1}), tuning::kTileWidths), 64);
+  wants("BigBird", BigBird::tile_columns(term_of({192, 0, 1, 1}), tuning::kTileWidths), 64);
+  wants("BigBird", BigBird::tile_columns(term_of({256, 0, 1, 1}), tuning::kTileWidths), 128);
+  wants("BlockMask", BlockMask::tile_columns(term_of({64, 128}), tuning::kTileWidths), 128);
+  wants("BlockMask", BlockMask::tile_columns(term_of({64, 384}), tuning::kTileWidths), 128);
+  wants("BlockMask", BlockMask::tile_columns(term_of({128, 192}), tuning::kTileWidths), 64);
+  wants("BlockMask", BlockMask::tile_columns(term_of({64, 48}), tuning::kTileWidths), 48);
 }
 
 }  // namespace

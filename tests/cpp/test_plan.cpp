@@ -59,23 +59,24 @@ namespace p = splash::patterns;
 using Any = p::Conjunction<p::AnyOf<p::Full, p::SlidingWindow, p::BlockDiagonal, p::Dilated, p::DilatedHeads,
                                     p::Strided, p::Fixed, p::Staircase, p::BigBird>>;
 
-template <class Pattern, int Block = 0>
+template <class Pattern, Spans Span = Spans::any>
 std::vector<Instance> pair(const char* pattern) {
   constexpr const char* kName = std::is_same_v<Pattern, Any> ? "any" : "exact";
   const auto key = [&](Pass pass) {
-    return Key{pass, Arch::sm90, pattern, "softmax_sink", DType::bfloat16, 128, Block};
+    return Key{pass, Arch::sm90, pattern, "softmax_sink", DType::bfloat16, 128, Span};
   };
   if (std::strcmp(kName, "any") == 0)
-    return {sm90_row<Pattern, Sink, 128, Block>(key(Pass::forward), forward<kAny>),
-            sm90_row<Pattern, Sink, 128, Block>(key(Pass::backward), backward<kAny>)};
-  return {sm90_row<Pattern, Sink, 128, Block>(key(Pass::forward), forward<kExact>),
-          sm90_row<Pattern, Sink, 128, Block>(key(Pass::backward), backward<kExact>)};
+    return {sm90_row<Pattern, Sink, 128, Span>(key(Pass::forward), forward<kAny>),
+            sm90_row<Pattern, Sink, 128, Span>(key(Pass::backward), backward<kAny>)};
+  return {sm90_row<Pattern, Sink, 128, Span>(key(Pass::forward), forward<kExact>),
+          sm90_row<Pattern, Sink, 128, Span>(key(Pass::backward), backward<kExact>)};
 }
 
 std::vector<Instance> all_rows() {
   std::vector<Instance> rows;
-  for (const auto& more : {pair<p::SlidingWindow>("sliding_window"), pair<p::BlockDiagonal>("block_diagonal"),
-                           pair<p::Staircase>("staircase"), pair<p::BigBird, 64>("big_bird"), pair<Any>("any")})
+  for (const auto& more :
+       {pair<p::SlidingWindow>("sliding_window"), pair<p::BlockDiagonal>("block_diagonal"),
+        pair<p::Staircase>("staircase"), pair<p::BigBird, Spans::lists64>("big_bird"), pair<Any>("any")})
     rows.insert(rows.end(), more.begin(), more.end());
   return rows;
 }
@@ -315,6 +316,22 @@ void check_c_interface() {
   const Call call = fixed.call(Pass::backward);
   const std::string wanted = to_string(plan_attention(call), call), found = splash_plan(&described);
   check::that(found == wanted, "'%s', not '%s'", found.c_str(), wanted.c_str());
+  // Packed tokens, of which the problem has a view of four dimensions.
+  Problem packed("fixed", {128, 16});
+  const int32_t ends[] = {0, 1000, 4096};
+  packed.in.q.stride[1] = 128, packed.in.q.stride[2] = 8 * 128;
+  packed.in.k = packed.in.v = packed.in.q;
+  packed.in.positions.cu_queries = packed.in.positions.cu_keys = ends;
+  packed.in.positions.sequences = 2;
+  packed.in.positions.max_queries = packed.in.positions.max_keys = 3096;
+  const Call of_packed = packed.call(Pass::backward);
+  splash_call tokens = described;
+  tokens.q = tokens.k = tokens.v = {packed.in.q.data, DType::bfloat16, 3, {4096, 8, 128}, {8 * 128, 128, 1}};
+  tokens.positions = packed.in.positions;
+  const std::string wanted_of_packed = to_string(plan_attention(of_packed), of_packed);
+  const std::string found_of_packed = splash_plan(&tokens);
+  check::that(found_of_packed == wanted_of_packed && found_of_packed != wanted, "'%s', not '%s'",
+              found_of_packed.c_str(), wanted_of_packed.c_str());
   const auto refuses = [&](const char* text, auto change) {
     splash_call changed = described;
     change(changed);
@@ -325,6 +342,7 @@ void check_c_interface() {
   refuses("normalizer is 'soft'", [](splash_call& call) { call.normalizer = "soft"; });
   refuses("has 1 tensors; normalizer 'softmax' takes 0", [](splash_call& call) { call.num_parameters = 1; });
   refuses("k has shape", [](splash_call& call) { call.k.shape[3] = 64; });
+  refuses("q has 3 dimensions", [&](splash_call& call) { call.q = tokens.q; });
   refuses("unknown arch gpu", [](splash_call& call) { call.arch = "gpu"; });
   refuses("unknown pass both", [](splash_call& call) { call.pass = "both"; });
   refuses("its address is not a multiple of 16 bytes; pass v.clone()",

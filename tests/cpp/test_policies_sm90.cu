@@ -237,8 +237,8 @@ void check_normalizer(const char* name, std::initializer_list<double> numbers, b
   std::printf("%s\n", name), std::fflush(stdout);
   clear_counts();
   succeed(name, expected_forward(name, window, forward_of(false)));
-  succeed(name, device::forward_sm90<CountingWindow, Counting<Inner>, Element, kDim, 0>(CountingWindow{window},
-                                                                                        forward_of(true), {}));
+  succeed(name, device::forward_sm90<CountingWindow, Counting<Inner>, Element, kDim, tuning::Spans::any>(
+                    CountingWindow{window}, forward_of(true), {}));
   expect(name, "forward", {kKeep, kClassify, kNextColumn, kFrom, kWeigh, kFinish, kOutputFactor, kStatistic});
   expect(name, "forward", forward_hooks);
   out.compare("out", false, 0.02);
@@ -256,8 +256,8 @@ void check_normalizer(const char* name, std::initializer_list<double> numbers, b
     };
     clear_counts();
     succeed(name, expected_backward(name, window, backward_of(false)));
-    succeed(name, device::backward_sm90<CountingWindow, Counting<Inner>, Element, kDim, 0>(CountingWindow{window},
-                                                                                           backward_of(true), {}));
+    succeed(name, device::backward_sm90<CountingWindow, Counting<Inner>, Element, kDim, tuning::Spans::any>(
+                      CountingWindow{window}, backward_of(true), {}));
     expect(name, "backward", {kKeep, kClassify, kNextColumn, kNextRow, kFrom, kRowStats, kWeightOf, kDscoreOf});
     expect(name, "backward", backward_hooks);
     grad_q.compare("grad_q", false, 0.03);

@@ -15,6 +15,7 @@ using device::Strategy;
 using patterns::BlockDiagonal;
 using patterns::BlockMask;
 using patterns::SlidingWindow;
+using tuning::Spans;
 using Any = patterns::Conjunction<patterns::AnyOf<SlidingWindow, BlockDiagonal>>;
 
 struct Case {
@@ -40,10 +41,10 @@ struct Case {
   }
 };
 
-template <class Pattern, int HeadDim, int Block = 0>
+template <class Pattern, int HeadDim, Spans Span = Spans::any>
 void expect(const char* what, Strategy wanted, const Pattern& pattern, const Case& c) {
-  const Strategy found = device::strategy_backward_sm90<Pattern, HeadDim, Block>(pattern, c.in, c.layout, c.join,
-                                                                                 c.deterministic, c.learns);
+  const Strategy found = device::strategy_backward_sm90<Pattern, HeadDim, Span>(pattern, c.in, c.layout, c.join,
+                                                                                c.deterministic, c.learns);
   check::that(found == wanted, "%s, D %d: %s, not %s", what, HeadDim, device::words(found), device::words(wanted));
 }
 
@@ -102,8 +103,9 @@ void check_closed() {
   expect<BlockDiagonal, HeadDim>("blocks of half a piece", Strategy::closed, small, Case(4096));
   expect<BlockDiagonal, HeadDim>("causal ones", Strategy::closed, blocks(128, true), Case(4096));
   expect<BlockDiagonal, HeadDim>("blocks across pieces", Strategy::two_sweeps, blocks(96, false), Case(4096));
-  expect<BlockDiagonal, HeadDim, 64>("an instance for narrow blocks", Strategy::closed, small, Case(4096));
-  expect<BlockDiagonal, HeadDim, 64>("which fuses nothing", Strategy::two_sweeps, blocks(4096, false), Case(4096));
+  expect<BlockDiagonal, HeadDim, Spans::narrow>("an instance for narrow spans", Strategy::closed, small, Case(4096));
+  expect<BlockDiagonal, HeadDim, Spans::narrow>("which fuses nothing", Strategy::two_sweeps, blocks(4096, false),
+                                                Case(4096));
   expect<SlidingWindow, HeadDim>("few keys", Strategy::closed, window(-1, -1), Case(128));
   expect<SlidingWindow, HeadDim>("a window that leaves rows empty", Strategy::two_sweeps, SlidingWindow{9, -1},
                                  Case(128));
@@ -137,10 +139,10 @@ void check_instances() {
   expect<Any, 192>("an interpreted pattern", Strategy::by_output, Any::from(spec), Case(4096));
   // Lists are not read.
   const BlockMask lists{};
-  expect<BlockMask, 128, 128>("lists of wide blocks", Strategy::fused, lists, Case(4096));
-  expect<BlockMask, 128, 64>("lists of narrow blocks", Strategy::two_sweeps, lists, Case(4096));
-  expect<BlockMask, 128, 0>("lists of odd blocks", Strategy::two_sweeps, lists, Case(4096));
-  expect<BlockMask, 128, 128>("short lists", Strategy::two_sweeps, lists, Case(256));
+  expect<BlockMask, 128, Spans::lists128>("lists of wide blocks", Strategy::fused, lists, Case(4096));
+  expect<BlockMask, 128, Spans::lists64>("lists of narrow blocks", Strategy::two_sweeps, lists, Case(4096));
+  expect<BlockMask, 128>("lists of odd blocks", Strategy::two_sweeps, lists, Case(4096));
+  expect<BlockMask, 128, Spans::lists128>("short lists", Strategy::two_sweeps, lists, Case(256));
   for (int d = 0; d < 3; ++d) {
     expect<SlidingWindow, 128>("no rows", Strategy::nothing, all, changed(4096, [&](Case& c) { c.in.q.shape[d] = 0; }));
     expect<SlidingWindow, 128>("no keys", Strategy::nothing, all, changed(4096, [&](Case& c) { c.in.k.shape[d] = 0; }));

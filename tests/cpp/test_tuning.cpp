@@ -14,29 +14,33 @@ using namespace splash;
 using patterns::BlockMask;
 using patterns::SlidingWindow;
 using Softmax = normalizers::Softmax<float>;
-using tuning::Gradients;
+using tuning::Gradients, tuning::Spans;
 
-void check_kernel(const char* what, int head_dim, int block, const tuning::KernelSm90& kernel) {
+void check_kernel(const char* what, int head_dim, Spans spans, const tuning::KernelSm90& kernel) {
   const char* reason = tuning::misfit(kernel);
-  check::that(!reason, "%s, D %d, block %d: %s", what, head_dim, block, reason ? reason : "");
+  check::that(!reason, "%s, D %d, span %s: %s", what, head_dim, tuning::kSpanNames[int(spans)], reason ? reason : "");
 }
 
 void check_all() {
-  for (const int head_dim : {32, 64, 96, 128, 192, 256}) {
-    for (const int block : {0, 64, 128})
-      for (int traits = 0; traits < 8; ++traits)
-        check_kernel("forward", head_dim, block,
-                     tuning::forward_sm90(
-                         head_dim, block,
-                         {.lists = (traits & 1) != 0, .simple = (traits & 2) != 0, .sweeps = (traits & 4) != 0}));
+  for (int head_dim = 32; head_dim <= 256; head_dim += 32) {
+    for (const Spans spans : {Spans::any, Spans::narrow, Spans::lists64, Spans::lists128})
+      for (int traits = 0; traits < 4; ++traits)
+        check_kernel("forward", head_dim, spans,
+                     tuning::forward_sm90(head_dim, spans, {.simple = (traits & 1) != 0, .sweeps = (traits & 2) != 0}));
     for (const bool few : {false, true})
       for (const Gradients pass : {Gradients::queries, Gradients::keys_values, Gradients::all, Gradients::closed})
         if (int(pass) < int(Gradients::all) || tuning::fuses(head_dim))
-          check_kernel("backward", head_dim, 0, tuning::backward_sm90(head_dim, pass, few));
+          check_kernel("backward", head_dim, Spans::any, tuning::backward_sm90(head_dim, pass, few));
     for (const Gradients pass : {Gradients::queries, Gradients::keys_values})
-      check_kernel("backward of blocks", head_dim, 64, tuning::backward_blocks_sm90(head_dim, pass));
+      check_kernel("backward of blocks", head_dim, Spans::lists64, tuning::backward_blocks_sm90(head_dim, pass));
   }
 }
+
+/// A row of the table that asks for others does not compile.
+static_assert(tuning::has_spans<SlidingWindow>(Spans::any) && tuning::has_spans<SlidingWindow>(Spans::narrow));
+static_assert(!tuning::has_spans<SlidingWindow>(Spans::lists64) && !tuning::has_spans<SlidingWindow>(Spans::lists128));
+static_assert(tuning::has_spans<BlockMask>(Spans::lists64) && tuning::has_spans<BlockMask>(Spans::lists128));
+static_assert(tuning::has_spans<BlockMask>(Spans::any) && !tuning::has_spans<BlockMask>(Spans::narrow));
 
 void expect(const char* what, const std::string& text, std::initializer_list<const char*> parts, bool present = true) {
   for (const char* part : parts)
@@ -46,16 +50,17 @@ void expect(const char* what, const std::string& text, std::initializer_list<con
 
 void check_texts() {
   using kernels::backward_tuning_sm90, kernels::forward_tuning_sm90;
-  expect("forward", forward_tuning_sm90<SlidingWindow, Softmax, 128, 0>(),
+  expect("forward", forward_tuning_sm90<SlidingWindow, Softmax, 128, Spans::any>(),
          {"{\"forward\": {\"tile\": {\"consumers\": 2, \"columns\": 128}", "\"first_stages\": 2", "\"row_buffers\": 2",
           "\"mask_slots\": 2", "\"producers\": 4, \"teams\": 1, \"blocks_per_sm\": 1",
           "\"consumer\": 224, \"producer\": 56", "\"pingpong\": true", "\"overlap\": true", "\"early\": false"});
-  expect("window", backward_tuning_sm90<SlidingWindow, 128, 0>(),
+  expect("window", backward_tuning_sm90<SlidingWindow, 128, Spans::any>(),
          {"\"dq\": ", "\"dk_dv\": ", "\"fused\": ", "\"closed\": "});
-  expect("wide lists", backward_tuning_sm90<BlockMask, 128, 128>(), {"\"dq\": ", "\"dk_dv\": ", "\"fused\": "});
-  expect("wide lists", backward_tuning_sm90<BlockMask, 128, 128>(), {"\"closed\": "}, false);
-  expect("D 256", backward_tuning_sm90<SlidingWindow, 256, 0>(), {"\"by_output\": true"});
-  expect("D 256", backward_tuning_sm90<SlidingWindow, 256, 0>(), {"\"fused\": ", "\"closed\": "}, false);
+  expect("wide lists", backward_tuning_sm90<BlockMask, 128, Spans::lists128>(),
+         {"\"dq\": ", "\"dk_dv\": ", "\"fused\": "});
+  expect("wide lists", backward_tuning_sm90<BlockMask, 128, Spans::lists128>(), {"\"closed\": "}, false);
+  expect("D 256", backward_tuning_sm90<SlidingWindow, 256, Spans::any>(), {"\"by_output\": true"});
+  expect("D 256", backward_tuning_sm90<SlidingWindow, 256, Spans::any>(), {"\"fused\": ", "\"closed\": "}, false);
 }
 
 }  // namespace

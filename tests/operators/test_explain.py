@@ -5,10 +5,26 @@ import torch
 from torch._subclasses import FakeTensorMode
 
 import splash_attention
-from splash_attention import _library, explain
+from splash_attention import BigBird, BlockMask, Fixed, Longformer, _library, explain
 
 SHAPE = 2, 8, 1024, 128
-HAS_SM90 = any(row["arch"] == "sm90" for row in _library.instances())
+ENDS = torch.tensor([0, 700, 700, 1000])
+PACKED = {"cu_seqlens_q": ENDS, "cu_seqlens_k": ENDS, "max_seqlen_q": 700, "max_seqlen_k": 700}
+
+
+def serving(direction, *patterns, dtype="bfloat16", dim=128):
+    """The row of this build that runs softmax of a pattern on sm90, whatever is in its table; None where there is none.
+    patterns: names of rows, the first choice first."""
+    found = [
+        (patterns.index(row["pattern"]), row["normalizer"] != "softmax", row["head_dim"], row)
+        for row in _library.instances()
+        if (row["op"], row["arch"], row["pass"], row["dtype"]) == ("attention", "sm90", direction, dtype)
+        and row["pattern"] in patterns
+        and row["normalizer"] in ("softmax", "softmax_sink")
+        and row["head_dim"] >= dim
+        and row["span"] == "any"
+    ]
+    return min(found, key=lambda choice: choice[:3])[-1] if found else None
 
 
 def of_shapes(*args, **options):
@@ -70,28 +86,93 @@ def test_nothing_is_read_or_computed():
 
 
 def test_a_gpu_that_is_not_there():
-    forward, backward = passes(of_shapes("causal", arch="sm90"))
-    if HAS_SM90:
-        assert "forward on sm90, pattern sliding_window" in forward[0]
-        assert backward[0].endswith("one fused sweep")
-        assert len(passes(of_shapes(splash_attention.Fixed(128, 16), arch="sm90"))[0]) == 2
-    else:
-        assert "no compiled instance for forward on sm90" in forward[0]
-        assert "arch is sm90, compiled is cpu" in backward[0]
-    for lines in passes(of_shapes("causal", arch="sm80")):
+    lines = dict(zip(("forward", "backward"), passes(of_shapes("causal", arch="sm90")), strict=True))
+    for direction, (line,) in lines.items():
+        row = serving(direction, "sliding_window", "any")
+        if row is None:
+            assert line.startswith(f"  no compiled instance for {direction} on sm90, pattern sliding_window")
+        else:
+            assert f"{direction} on sm90, pattern {row['pattern']}, " in line and f"head_dim {row['head_dim']}" in line
+    row = serving("backward", "sliding_window")
+    if row is not None and row["head_dim"] == 128:
+        assert lines["backward"][0].endswith("one fused sweep")
+    if all(row["arch"] != "sm90" for row in _library.instances()):
+        assert "arch is sm90, compiled is cpu" in lines["backward"][0]
+    for lines in passes(of_shapes("causal", arch="sm123")):
         assert lines[0].startswith("  no compiled instance for ")
+
+
+def test_a_pattern_of_several_steps():
+    """Diagonal blocks and the stairs below them, where there are rows that can."""
+    for direction, lines in zip(("forward", "backward"), passes(of_shapes(Fixed(128, 16), arch="sm90")), strict=True):
+        if serving(direction, "block_diagonal") and serving(direction, "staircase"):
+            assert len(lines) == 2 and all(f"{direction} on sm90" in line for line in lines)
+        elif serving(direction, "any") is None:
+            assert lines[0].startswith(f"  no compiled instance for {direction} on sm90")
 
 
 def test_tensors_that_a_gpu_cannot_load():
     memory = torch.empty(2**20 + 1, dtype=torch.float16)
     q = memory[1:].view(1, 8, 1024, 128)
-    for lines in passes(explain(q, q, q, arch="sm90")):
-        if HAS_SM90:
+    for direction, lines in zip(("forward", "backward"), passes(explain(q, q, q, arch="sm90")), strict=True):
+        if serving(direction, "sliding_window", "any", dtype="float16"):
             assert lines == ["  q cannot be loaded on CUDA: its address is not a multiple of 16 bytes; pass q.clone()"]
         else:
             assert lines[0].startswith("  no compiled instance for ")
     rows = memory[:1024].view(1, 8, 1, 128).expand(1, 8, 1024, 128)  # which the operator copies
     assert "cannot be loaded" not in explain(rows, rows, rows, arch="sm90")
+    tokens = memory[:1024].view(1, 8, 128).expand(1000, 8, 128)
+    assert "cannot be loaded" not in explain(tokens, tokens, tokens, arch="sm90", **PACKED)
+
+
+@pytest.mark.parametrize("device", ["shape", "cpu", "meta"])
+@pytest.mark.parametrize(
+    "pattern", ["causal", BigBird(64, window=3), Longformer(64, [0, 9])], ids=["causal", "bird", "tokens"]
+)
+def test_packed_sequences(device, pattern):
+    """One instance a pass on the CPU, as for a batch; a GPU's table answers as it does for one."""
+    q = (1000, 8, 128) if device == "shape" else torch.empty(1000, 8, 128, dtype=torch.bfloat16, device=device)
+    k = (1000, 4, 128) if device == "shape" else torch.empty(1000, 4, 128, dtype=torch.bfloat16, device=device)
+    for direction, lines in zip(("forward", "backward"), passes(explain(q, k, k, pattern, **PACKED)), strict=True):
+        (line,) = lines
+        assert f"{direction} on cpu, pattern any, normalizer softmax, bfloat16" in line
+    for direction, lines in zip(
+        ("forward", "backward"), passes(explain(q, k, k, pattern, arch="sm90", **PACKED)), strict=True
+    ):
+        if serving(direction, "sliding_window", "any") is None:
+            assert lines[0].startswith(f"  no compiled instance for {direction} on sm90")
+        elif pattern == "causal":
+            assert f"{direction} on sm90" in lines[0]
+
+
+def test_short_packed_sequences_take_no_fused_sweep():
+    row = serving("backward", "sliding_window")
+    tokens = 4000, 8, 128
+    for length, fuses in ((2000, row is not None and row["head_dim"] == 128), (10, False)):
+        ends = torch.arange(0, 4001, length)
+        text = explain(
+            tokens, tokens, tokens, "causal", arch="sm90",
+            cu_seqlens_q=ends, cu_seqlens_k=ends, max_seqlen_q=2000, max_seqlen_k=2000,
+        )  # fmt: skip
+        assert text.endswith("one fused sweep") == fuses
+
+
+def test_wrong_packed_arguments():
+    tokens = 1000, 8, 128
+    with pytest.raises(ValueError, match="max_seqlen_q, max_seqlen_k: packed sequences are told by cu_seqlens_q, "):
+        explain(tokens, tokens, tokens, cu_seqlens_q=ENDS, cu_seqlens_k=ENDS)
+    with pytest.raises(ValueError, match="q_start: packed sequences have positions of their own, got 0"):
+        explain(tokens, tokens, tokens, q_start=0, **PACKED)
+    with pytest.raises(ValueError, match=r"cu_seqlens_k: expected cu_seqlens_q's shape \(4,\), got \(2,\)"):
+        explain(tokens, tokens, tokens, **PACKED | {"cu_seqlens_k": torch.tensor([0, 700])})
+    with pytest.raises(ValueError, match="max_seqlen_k: expected 0 to"):
+        explain(tokens, tokens, tokens, **PACKED | {"max_seqlen_k": -1})
+    with pytest.raises(TypeError, match="cu_seqlens_q: expected a tensor, got list"):
+        explain(tokens, tokens, tokens, **PACKED | {"cu_seqlens_q": [0, 700]})
+    with pytest.raises(ValueError, match="3 dimensions"):
+        of_shapes(**PACKED)
+    with pytest.raises(ValueError, match="BlockMask: counts rows and columns"):
+        explain(tokens, tokens, tokens, BlockMask(torch.ones(16, 16, dtype=torch.bool), 64), **PACKED)
 
 
 def test_wrong_arguments_are_those_of_attention():

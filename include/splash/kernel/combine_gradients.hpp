@@ -5,6 +5,7 @@
 
 #include "splash/collective/compiler.hpp"
 #include "splash/collective/outputs.hpp"
+#include "splash/kernel/split_row.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace kernel {
@@ -17,20 +18,15 @@ struct CombineGradientsParams {
   int outputs, tile_rows, stored_columns;
 };
 
-/// One warp a row, always in the order of the columns, so that results repeat bit for bit. grid: (tiles, tile rows /
-/// warps, outputs).
+/// grid: (tiles, tile rows / warps, outputs).
 template <class Element>
 __global__ void combine_gradients(const __grid_constant__ CombineGradientsParams<Element> params) {
   const auto& to = params.output;
   const int splits = params.schedule.splits.divisor, output = int(blockIdx.z);
-  const int lane = int(threadIdx.x) & 31, row = int(blockIdx.y) * int(blockDim.x / 32) + int(threadIdx.x) / 32;
-  const int first = int(blockIdx.x) * splits;
-  collective::WorkTile work;
-  collective::make_work_tile(work, params.geometry, params.schedule, params.tile_rows,
-                             params.schedule.first_split_item + first);
-  const int index = work.row_begin + row;
+  const SplitRow here = split_row(params);
+  const auto& [work, lane, row, first, index] = here;
   collective::wait_for_earlier_kernels();
-  if (index >= work.row_count) return;
+  if (!here.inside()) return;
 
   const float scale = to.gradients[output].scale;
   for (int column = 4 * lane; column < to.head_dim; column += 128) {

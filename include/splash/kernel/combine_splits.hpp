@@ -6,6 +6,7 @@
 #include "splash/collective/compiler.hpp"
 #include "splash/collective/outputs.hpp"
 #include "splash/core/math.hpp"
+#include "splash/kernel/split_row.hpp"
 
 SPLASH_NAMESPACE_BEGIN
 namespace kernel {
@@ -19,20 +20,15 @@ struct CombineParams {
   int tile_rows, stored_columns;
 };
 
-/// One warp a row, always in the order of the keys, so that results repeat bit for bit. grid: (tiles, tile rows /
-/// warps).
+/// grid: (tiles, tile rows / warps).
 template <class Element, class Normalizer>
 __global__ void combine_splits(const __grid_constant__ CombineParams<Element, Normalizer> params) {
   const auto& to = params.output;
   const int splits = params.schedule.splits.divisor;
-  const int lane = int(threadIdx.x) & 31, row = int(blockIdx.y) * int(blockDim.x / 32) + int(threadIdx.x) / 32;
-  const int first = int(blockIdx.x) * splits;
-  collective::WorkTile work;
-  collective::make_work_tile(work, params.geometry, params.schedule, params.tile_rows,
-                             params.schedule.first_split_item + first);
-  const int index = work.row_begin + row;
+  const SplitRow here = split_row(params);
+  const auto& [work, lane, row, first, index] = here;
   collective::wait_for_earlier_kernels();
-  if (index >= work.row_count) return;
+  if (!here.inside()) return;
 
   // A lane looks after two splits, so that the answers of all of them are under way together.
   constexpr int kMost = 2;

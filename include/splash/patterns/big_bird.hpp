@@ -47,7 +47,7 @@ struct BigBird {
   }
 
   /// The drawn blocks lie apart from each other.
-  static int block(const PatternTerm& term, const TileWidths& widths) {
+  static int tile_columns(const PatternTerm& term, const TileWidths& widths) {
     return term.ints[0] % (2 * widths.narrow) ? widths.narrow : 2 * widths.narrow;
   }
 

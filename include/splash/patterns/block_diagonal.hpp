@@ -22,7 +22,7 @@ struct BlockDiagonal {
     return term.ints[0] < 1 || term.ints[0] > kUnlimited ? "block must be from 1 to 2^30" : nullptr;
   }
 
-  static int block(const PatternTerm& term, const TileWidths& widths) { return widths.of_row(term.ints[0]); }
+  static int tile_columns(const PatternTerm& term, const TileWidths& widths) { return widths.of_row(term.ints[0]); }
 
   SPLASH_HD bool keep(const Frame& frame, int row, int column) const {
     const int i = frame.i(row), j = frame.j(column), first = round_down(i, size);

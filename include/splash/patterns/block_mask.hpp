@@ -22,7 +22,7 @@ struct BlockMask {
   }
 
   /// Granularity along the keys, for the choice of an instance: blocks of several tiles have whole ones, too.
-  static int block(const PatternTerm& term, const TileWidths& widths) {
+  static int tile_columns(const PatternTerm& term, const TileWidths& widths) {
     const int columns = int(term.ints[1]);
     return columns % (2 * widths.narrow) == 0 ? 2 * widths.narrow
                                               : (columns % widths.narrow == 0 ? widths.narrow : columns);

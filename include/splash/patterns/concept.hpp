@@ -132,7 +132,7 @@ struct TileWidths {
   int narrow;         ///< columns of a narrow tile
   int64_t short_row;  ///< rows that keep fewer keys than this are served best by narrow tiles
 
-  /// What block(term, widths) says of a pattern whose rows keep a span of this many keys.
+  /// What tile_columns(term, widths) says of a pattern whose rows keep a span of this many keys.
   constexpr int of_row(int64_t keys) const { return keys < short_row ? narrow : 0; }
 };
 
@@ -185,7 +185,7 @@ constexpr int64_t shorter_side(int64_t a, int64_t b) { return a < 0 ? b : (b < 0
 /// takes a list of numbers, too. Optional beside it,
 /// all of them static and for the host:
 ///   misfit(term, inputs)                why a term contradicts the inputs; nullptr: it does not.
-///   block(term, widths)                 how many columns a tile should have: more of them would mostly be masked, or
+///   tile_columns(term, widths)          how many columns a tile should have: more of them would mostly be masked, or
 ///                                       cross blocks; 0 where it does not matter.
 ///   global_rows(term, inputs)           the rows that keep nearly all keys, where others keep few. A hint: right or
 ///                                       wrong, results are the same.

@@ -37,7 +37,7 @@ struct Dilated {
   }
 
   /// Of the keys of one residue, which run as a window.
-  static int block(const PatternTerm& term, const TileWidths& widths) {
+  static int tile_columns(const PatternTerm& term, const TileWidths& widths) {
     const Dilated dilated = from(term);
     return widths.of_row(dilated.causal ? dilated.window : 2 * int64_t(dilated.window) + 1);
   }

@@ -25,7 +25,7 @@ struct Fixed {
   }
 
   /// Tiles narrower than what lies between two runs of summaries miss both.
-  static int block(const PatternTerm& term, const TileWidths& widths) {
+  static int tile_columns(const PatternTerm& term, const TileWidths& widths) {
     return term.ints[0] - term.ints[1] >= widths.narrow ? widths.narrow : 0;
   }
 

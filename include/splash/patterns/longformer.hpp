@@ -78,7 +78,7 @@ struct Longformer : LongformerOf<GlobalPrefix> {
     return term.ints[1] < 0 ? "prefix must not be negative" : misfit_window(term.ints[0], term.ints[2]);
   }
 
-  static int block(const PatternTerm& term, const TileWidths& widths) {
+  static int tile_columns(const PatternTerm& term, const TileWidths& widths) {
     const Comb window = from(term).window;
     return widths.of_row(int64_t(window.high) - window.low + 1);
   }
@@ -109,7 +109,7 @@ struct LongformerTokens : LongformerOf<GlobalBits> {
   }
 
   /// Global columns lie alone.
-  static int block(const PatternTerm&, const TileWidths& widths) { return widths.narrow; }
+  static int tile_columns(const PatternTerm&, const TileWidths& widths) { return widths.narrow; }
 
   static const char* misfit(const PatternTerm& term, const AttentionInputs&) {
     const TensorView& words = term.tensors[0];

@@ -19,7 +19,7 @@ struct SlidingWindow {
     return {side(term.ints[0]), term.num_ints == 3 ? -number(term.ints[2]) : side(term.ints[1])};
   }
 
-  static int block(const PatternTerm& term, const TileWidths& widths) {
+  static int tile_columns(const PatternTerm& term, const TileWidths& widths) {
     const SlidingWindow window = from(term);
     return widths.of_row(int64_t(window.left) + window.right + 1);
   }

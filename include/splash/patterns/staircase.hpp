@@ -29,7 +29,7 @@ struct Staircase {
   }
 
   /// Tiles end where steps do.
-  static int block(const PatternTerm& term, const TileWidths& widths) {
+  static int tile_columns(const PatternTerm& term, const TileWidths& widths) {
     return term.ints[1] % widths.narrow == 0 ? widths.narrow : 0;
   }
 

@@ -20,7 +20,7 @@ struct Streaming {
     return term.ints[0] < 0 || term.ints[1] < 0 ? "sink and window must not be negative" : nullptr;
   }
 
-  static int block(const PatternTerm& term, const TileWidths& widths) { return widths.of_row(term.ints[1]); }
+  static int tile_columns(const PatternTerm& term, const TileWidths& widths) { return widths.of_row(term.ints[1]); }
 
   static GlobalRows global_columns(const PatternTerm& term, const AttentionInputs& in) {
     return {columns_before(term.ints[0], in), 0};

@@ -24,7 +24,7 @@ struct Strided {
   }
 
   /// Tiles narrower than the stride miss teeth that wider ones meet.
-  static int block(const PatternTerm& term, const TileWidths& widths) {
+  static int tile_columns(const PatternTerm& term, const TileWidths& widths) {
     return term.ints[1] > 2 * widths.narrow ? widths.narrow : 0;
   }
 
@@ -34,14 +34,11 @@ struct Strided {
   }
 
   /// The last keys as a window, those before them as a window in each class of positions.
-  static int parts(const PatternTerm& term, const AttentionInputs& in, const int64_t (&band)[2],
+  static int parts(const PatternTerm& term, const AttentionInputs&, const int64_t (&band)[2],
                    Part (&parts)[kMaxParts]) {
     const int64_t local = most(from(term).local, 1), stride = term.ints[1];
-    const int64_t keys = in.positions.cu_queries ? in.positions.max_keys : in.k.shape[2];
     int64_t dilation, sides[2];
-    // Classes of fewer keys cost more tiles than they save.
-    constexpr int64_t kClassKeys = 16;
-    if (!from(term).comb.residues(dilation, sides) || keys < kClassKeys * stride) return 0;
+    if (!from(term).comb.residues(dilation, sides)) return 0;
     const int64_t reach = band[0] < 0 ? -1 : band[0] / stride, nearest = (local + stride - 1) / stride;
     int count = 0;
     if (reach < 0 || reach >= nearest) parts[count++] = window_part(reach, nearest, stride);

@@ -28,6 +28,10 @@ struct Splits {
 };
 inline constexpr Splits kSplits;
 
+/// Of a class of positions, from which on a part of a pattern pays that runs in classes: fewer cost more tiles than
+/// they save.
+inline constexpr int64_t kClassKeys = 16;
+
 /// Keys and values of the problems that are worked on at a time stay in half of the 50 MB of L2.
 inline constexpr int64_t kSectionBytes = int64_t(24) << 20;
 

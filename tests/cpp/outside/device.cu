@@ -9,11 +9,13 @@
 using Softmax = splash::normalizers::Softmax<float>;
 
 splash::Status run(const splash::ForwardArguments& arguments, const splash::Execution& execution) {
-  return splash::device::forward_sm90<Stripes, Softmax, cutlass::bfloat16_t, 64, 0>(Stripes{3}, arguments, execution);
+  return splash::device::forward_sm90<Stripes, Softmax, cutlass::bfloat16_t, 64, splash::tuning::Spans::any>(
+      Stripes{3}, arguments, execution);
 }
 
 splash::Status run(const splash::BackwardArguments& arguments, const splash::Execution& execution) {
-  return splash::device::backward_sm90<Stripes, Softmax, cutlass::bfloat16_t, 64, 0>(Stripes{3}, arguments, execution);
+  return splash::device::backward_sm90<Stripes, Softmax, cutlass::bfloat16_t, 64, splash::tuning::Spans::any>(
+      Stripes{3}, arguments, execution);
 }
 
 int main() {

@@ -87,22 +87,22 @@ inline cudaError_t clear_gradients(const BackwardArguments& args, cudaStream_t s
 /// order; exec.deterministic, short rows and parameters of the normalizer that learn take two, the same bits in every
 /// run; so does the one sweep where rows are problems of so few keys that a piece holds them. Asynchronous on
 /// exec.stream. Beside the tensors it takes 8 bytes a query and head, 4 more where the normalizer learns, float32 tiles
-/// of rows that are split over their columns, and for the fused sweep dQ in float32. Block: as the forward's; but for
-/// wide blocks it means pieces of 64 rows, for lists of blocks and for short rows, and nothing is fused.
-template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
+/// of rows that are split over their columns, and for the fused sweep dQ in float32. Span: as the forward's; instances
+/// for narrow spans and lists of narrow blocks work on pieces of 64 rows, and fuse nothing.
+template <class Pattern, class Normalizer, class Element, int HeadDim, tuning::Spans Span>
 Status sweep_backward_sm90(const Pattern& pattern, const BackwardArguments& args, const Execution& exec) {
   static_assert(normalizers::backward_calls_all_hooks<Normalizer, collective::kBackwardHooksSm90>());
   static_assert(patterns::hooks_are_spelled_right<Pattern>());
   using tuning::Gradients;
-  using Queries = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::queries, Block>;
-  using Keys = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::keys_values, Block>;
-  constexpr KernelsBackwardSm90 kKernels = kernels_backward_sm90<Pattern, HeadDim, Block>();
+  using Queries = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::queries, Span>;
+  using Keys = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim, Gradients::keys_values, Span>;
+  constexpr KernelsBackwardSm90 kKernels = kernels_backward_sm90<Pattern, HeadDim, Span>();
   constexpr bool kFuses = kKernels.fuses, kCloses = kKernels.closes;
   using All = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
-                                             kFuses ? Gradients::all : Keys::kPass, Block>;
-  // A kernel of its own for each Block: stubs of kernels are a translation unit's own, functions of theirs are not.
+                                             kFuses ? Gradients::all : Keys::kPass, Span>;
+  // A kernel of its own for each Span: stubs of kernels are a translation unit's own, functions of theirs are not.
   using Closed = collective::ConfigBackwardSm90<Pattern, Normalizer, Element, HeadDim,
-                                                kCloses ? Gradients::closed : Keys::kPass, Block>;
+                                                kCloses ? Gradients::closed : Keys::kPass, Span>;
   static_assert(Keys::kByOutput == kKernels.by_output && (!kFuses || All::kColumns == kKernels.fused_columns) &&
                 (!kCloses || Closed::kRows == kKernels.closed_rows));
   const TensorView& q = args.in.q;
@@ -114,7 +114,7 @@ Status sweep_backward_sm90(const Pattern& pattern, const BackwardArguments& args
                               {"grad_q", &args.grad_q},
                               {"grad_k", &args.grad_k},
                               {"grad_v", &args.grad_v}};
-  if (Fault fault = fits_backward_sm90<Pattern, Normalizer, HeadDim, Block>(operands, args.layout, false))
+  if (Fault fault = fits_backward_sm90<Pattern, Normalizer, HeadDim, Span>(operands, args.layout, false))
     return report(std::move(fault));
   if (q.shape[0] == 0 || q.shape[1] == 0) return {};
   const auto stream = static_cast<cudaStream_t>(exec.stream);
@@ -138,8 +138,8 @@ Status sweep_backward_sm90(const Pattern& pattern, const BackwardArguments& args
 
   constexpr bool kLearns = normalizers::kRowGradientsOf<Normalizer> > 0;
   const bool learns = kLearns && args.in.normalizer.num_parameters > 0 && args.grad_parameters[0].data;
-  const Strategy strategy = strategy_backward_sm90<Pattern, HeadDim, Block>(pattern, args.in, args.layout, args.join,
-                                                                            exec.deterministic, learns);
+  const Strategy strategy = strategy_backward_sm90<Pattern, HeadDim, Span>(pattern, args.in, args.layout, args.join,
+                                                                           exec.deterministic, learns);
   const bool closed = strategy == Strategy::closed, fused = strategy == Strategy::fused;
   Sweep<Queries> queries;
   Sweep<Keys> keys;
@@ -246,7 +246,7 @@ Status sweep_backward_sm90(const Pattern& pattern, const BackwardArguments& args
 }
 
 /// Which kernels run a call: lists where the forward left them, sweeps over tiles of scores otherwise.
-template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
+template <class Pattern, class Normalizer, class Element, int HeadDim, tuning::Spans Span>
 Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, const Execution& exec) {
   if constexpr (normalizers::kListsCandidates<Normalizer>) {
     const TensorView& q = args.in.q;
@@ -258,7 +258,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
                                 {"grad_q", &args.grad_q},
                                 {"grad_k", &args.grad_k},
                                 {"grad_v", &args.grad_v}};
-    if (Fault fault = fits_backward_sm90<Pattern, Normalizer, HeadDim, Block>(operands, args.layout, false))
+    if (Fault fault = fits_backward_sm90<Pattern, Normalizer, HeadDim, Span>(operands, args.layout, false))
       return report(std::move(fault));
     if (q.shape[0] == 0 || q.shape[1] == 0) return {};
     if (q.shape[2] == 0 || args.in.k.shape[2] == 0) {
@@ -268,7 +268,7 @@ Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, cons
     }
     return list_backward<Pattern, Normalizer, Element, HeadDim>(pattern, args, exec);
   } else {
-    return sweep_backward_sm90<Pattern, Normalizer, Element, HeadDim, Block>(pattern, args, exec);
+    return sweep_backward_sm90<Pattern, Normalizer, Element, HeadDim, Span>(pattern, args, exec);
   }
 }
 

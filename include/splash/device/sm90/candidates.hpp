@@ -11,14 +11,14 @@ namespace device {
 
 /// Candidates lie in `saved` until lists take their place. Workspace: 4 bytes a row, and 512 for each tile of columns
 /// and consumer group of a multiprocessor.
-template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
+template <class Pattern, class Normalizer, class Element, int HeadDim, tuning::Spans Span>
 Status list_forward_sm90(const Pattern& pattern, const ForwardArguments& args, const Execution& exec) {
-  using Config = collective::ConfigCandidatesSm90<Pattern, Normalizer, Element, HeadDim, Block>;
+  using Config = collective::ConfigCandidatesSm90<Pattern, Normalizer, Element, HeadDim, Span>;
   constexpr int kBytes = int(sizeof(typename Config::SharedStorage));
   static_assert(kBytes <= Config::kTuning.shared_limit(), "more shared memory than a multiprocessor has");
   const TensorView& q = args.in.q;
   const Operand operands[] = {{"q", &q}, {"k", &args.in.k}, {"v", &args.in.v}, {"out", &args.out}};
-  if (Fault fault = fits_forward_sm90<Pattern, Normalizer, HeadDim, Block>(operands, args.layout, args.join.accumulate))
+  if (Fault fault = fits_forward_sm90<Pattern, Normalizer, HeadDim, Span>(operands, args.layout, args.join.accumulate))
     return report(std::move(fault));
   if (q.shape[0] == 0 || q.shape[1] == 0 || q.shape[2] == 0) return {};
   const auto stream = static_cast<cudaStream_t>(exec.stream);
@@ -97,7 +97,7 @@ Status list_forward_sm90(const Pattern& pattern, const ForwardArguments& args, c
     error = kernel::launch_candidate_rows<HeadDim>(finish, int(heads.count > 0 ? heads.count : q.shape[1]),
                                                    int(q.shape[0]), stream);
   if (error != cudaSuccess) return failure(error);
-  return sweep_forward_sm90<Pattern, Normalizer, Element, HeadDim, Block>(pattern, args, exec, lists);
+  return sweep_forward_sm90<Pattern, Normalizer, Element, HeadDim, Span>(pattern, args, exec, lists);
 }
 
 }  // namespace device

@@ -52,11 +52,11 @@ template <class Pattern, class Normalizer>
 inline constexpr bool kResumes = normalizers::kMerges<Normalizer> && patterns::kIsPart<Pattern>;
 
 /// accumulate: the call goes on from an earlier one's output.
-template <class Pattern, class Normalizer, int HeadDim, int Block>
+template <class Pattern, class Normalizer, int HeadDim, tuning::Spans Span>
 Fault fits_forward_sm90(std::span<const Operand> operands, const Layout& layout, bool accumulate) {
-  constexpr int kBox = tuning::forward_sm90<Pattern, Normalizer>(HeadDim, Block).tile.columns;
+  constexpr int kBox = tuning::forward_sm90<Pattern, Normalizer>(HeadDim, Span).tile.columns;
   constexpr int kOther = normalizers::kListsCandidates<Normalizer>
-                             ? tuning::candidates_sm90<Pattern, Normalizer>(HeadDim, Block).tile.columns
+                             ? tuning::candidates_sm90<Pattern, Normalizer>(HeadDim, Span).tile.columns
                              : kBox;
   if (Fault fault = fits_sm90(operands, layout, HeadDim, {kBox, kOther})) return fault;
   if (accumulate && !kResumes<Pattern, Normalizer>)
@@ -65,7 +65,7 @@ Fault fits_forward_sm90(std::span<const Operand> operands, const Layout& layout,
 }
 
 /// Keys are rows, in boxes of 64, and columns, in tiles of up to 128.
-template <class Pattern, class Normalizer, int HeadDim, int Block>
+template <class Pattern, class Normalizer, int HeadDim, tuning::Spans Span>
 Fault fits_backward_sm90(std::span<const Operand> operands, const Layout& layout, bool) {
   return fits_sm90(operands, layout, HeadDim, {64, 128});
 }

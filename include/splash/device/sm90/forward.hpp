@@ -6,15 +6,15 @@
 SPLASH_NAMESPACE_BEGIN
 namespace device {
 
-/// out, statistic and saved are written whole. Asynchronous on exec.stream. Block: granularity of the pattern's tile
-/// edges that the instance is made for, 0 for none. A normalizer of few heavy keys lists the candidates of each row
+/// out, statistic and saved are written whole. Asynchronous on exec.stream. Span: what rows the instance
+/// is made for. A normalizer of few heavy keys lists the candidates of each row
 /// first (candidates.hpp); rows that have too many are left to the sweeps that serve every normalizer.
-template <class Pattern, class Normalizer, class Element, int HeadDim, int Block>
+template <class Pattern, class Normalizer, class Element, int HeadDim, tuning::Spans Span>
 Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const Execution& exec) {
   if constexpr (normalizers::kListsCandidates<Normalizer>)
-    return list_forward_sm90<Pattern, Normalizer, Element, HeadDim, Block>(pattern, args, exec);
+    return list_forward_sm90<Pattern, Normalizer, Element, HeadDim, Span>(pattern, args, exec);
   else
-    return sweep_forward_sm90<Pattern, Normalizer, Element, HeadDim, Block>(pattern, args, exec);
+    return sweep_forward_sm90<Pattern, Normalizer, Element, HeadDim, Span>(pattern, args, exec);
 }
 
 }  // namespace device

@@ -42,15 +42,15 @@ struct KernelsBackwardSm90 {
   int closed_rows;    ///< keys of a piece of the closed kernel
 };
 
-template <class Pattern, int HeadDim, int Block>
+template <class Pattern, int HeadDim, tuning::Spans Span>
 constexpr KernelsBackwardSm90 kernels_backward_sm90() {
   using tuning::Gradients;
-  return {.fuses = tuning::kFusesSm90<Pattern, HeadDim, Block>,
+  return {.fuses = tuning::kFusesSm90<Pattern, HeadDim, Span>,
           .closes = tuning::kClosesSm90<Pattern, HeadDim>,
-          .by_output = tuning::kBackwardSm90<Pattern, HeadDim, Gradients::keys_values, Block>.schedule.by_output,
-          .fused_columns = tuning::kBackwardSm90<Pattern, HeadDim, Gradients::all, Block>.tile.columns,
+          .by_output = tuning::kBackwardSm90<Pattern, HeadDim, Gradients::keys_values, Span>.schedule.by_output,
+          .fused_columns = tuning::kBackwardSm90<Pattern, HeadDim, Gradients::all, Span>.tile.columns,
           .fused_scores = tuning::fused_scores(HeadDim),
-          .closed_rows = 64 * tuning::kBackwardSm90<Pattern, HeadDim, Gradients::closed, Block>.tile.consumers};
+          .closed_rows = 64 * tuning::kBackwardSm90<Pattern, HeadDim, Gradients::closed, Span>.tile.consumers};
 }
 
 /// Of the scores that a row keeps, about the mean over keys or over queries, whichever is less; counted no further than
@@ -99,10 +99,10 @@ bool closes_pieces(const Pattern& pattern, const AttentionInputs& in, const Layo
 }
 
 /// learns: the normalizer has parameters whose gradients are asked for.
-template <class Pattern, int HeadDim, int Block>
+template <class Pattern, int HeadDim, tuning::Spans Span>
 Strategy strategy_backward_sm90(const Pattern& pattern, const AttentionInputs& in, const Layout& layout,
                                 const BackwardJoin& join, bool deterministic, bool learns) {
-  constexpr KernelsBackwardSm90 kKernels = kernels_backward_sm90<Pattern, HeadDim, Block>();
+  constexpr KernelsBackwardSm90 kKernels = kernels_backward_sm90<Pattern, HeadDim, Span>();
   constexpr Strategy kSweeps = kKernels.by_output ? Strategy::by_output : Strategy::two_sweeps;
   for (int d = 0; d < 3; ++d)
     if (in.q.shape[d] == 0 || in.k.shape[d] == 0) return Strategy::nothing;

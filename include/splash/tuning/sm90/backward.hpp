@@ -3,6 +3,7 @@
 
 #include "splash/patterns/concept.hpp"
 #include "splash/tuning/sm90/kernel.hpp"
+#include "splash/tuning/spans.hpp"
 
 namespace splash::tuning {
 
@@ -71,9 +72,9 @@ constexpr KernelSm90 backward_sm90(int head_dim, Gradients pass, bool few_regist
           .schedule = {.overlap = true}};
 }
 
-/// Lists of blocks, and short spans: one row block a piece, so that no list is a union of two, and no tile partial. Two
-/// pieces at a time share a multiprocessor and hide each other's weights; as teams of a thread block where they need
-/// more registers than thread blocks of five warps may have.
+/// Lists of narrow blocks, and narrow spans: one row block a piece, so that no list is a union of two, and no tile
+/// partial. Two pieces at a time share a multiprocessor and hide each other's weights; as teams of a thread block where
+/// they need more registers than thread blocks of five warps may have.
 constexpr KernelSm90 backward_blocks_sm90(int head_dim, Gradients pass) {
   const int stages = head_dim > 64 ? 2 : 4;
   const PipelineSm90 pipeline{.first_stages = stages, .second_stages = stages};
@@ -88,26 +89,22 @@ constexpr KernelSm90 backward_blocks_sm90(int head_dim, Gradients pass) {
           .schedule = {.overlap = true}};
 }
 
-/// Lists of blocks that fill the rows of a piece, and so make no union of two lists and no partial tile.
-template <patterns::Pattern Pattern, int Block>
-inline constexpr bool kWideBlocks = patterns::BlockListPattern<Pattern> && Block == 128;
-
-/// Whether the producers manage with few registers. Those of wide blocks do by a walk in batches, where dK and dV leave
-/// them no more.
-template <patterns::Pattern Pattern, Gradients Pass, int Block>
+/// Whether the producers manage with few registers. Those of lists of wide blocks do by a walk in batches, where dK and
+/// dV leave them no more. Such blocks fill the rows of a piece: there is no union of two lists, and no partial tile.
+template <patterns::Pattern Pattern, Gradients Pass, Spans Span>
 inline constexpr bool kFewRegisters =
-    patterns::SimplePattern<Pattern> || (kWideBlocks<Pattern, Block> && Pass != Gradients::queries);
+    patterns::SimplePattern<Pattern> || (Span == Spans::lists128 && Pass != Gradients::queries);
 
-/// Block > 0: the instance is made for lists of blocks, or for short spans.
-template <patterns::Pattern Pattern, int HeadDim, Gradients Pass, int Block>
-inline constexpr KernelSm90 kBackwardSm90 = Block > 0 && !kWideBlocks<Pattern, Block> && Pass != Gradients::closed
-                                                ? backward_blocks_sm90(HeadDim, Pass)
-                                                : backward_sm90(HeadDim, Pass, kFewRegisters<Pattern, Pass, Block>);
+template <patterns::Pattern Pattern, int HeadDim, Gradients Pass, Spans Span>
+inline constexpr KernelSm90 kBackwardSm90 =
+    (Span == Spans::narrow || Span == Spans::lists64) && Pass != Gradients::closed
+        ? backward_blocks_sm90(HeadDim, Pass)
+        : backward_sm90(HeadDim, Pass, kFewRegisters<Pattern, Pass, Span>);
 
 /// Which kernels an instance has beside those of dQ and of dK and dV.
-template <patterns::Pattern Pattern, int HeadDim, int Block>
+template <patterns::Pattern Pattern, int HeadDim, Spans Span>
 inline constexpr bool kFusesSm90 =
-    fuses(HeadDim) && (Block == 0 ? patterns::SimplePattern<Pattern> : kWideBlocks<Pattern, Block>);
+    fuses(HeadDim) && (Span == Spans::any ? patterns::SimplePattern<Pattern> : Span == Spans::lists128);
 template <patterns::Pattern Pattern, int HeadDim>
 inline constexpr bool kClosesSm90 = fuses(HeadDim) && patterns::SimplePattern<Pattern>;
 

@@ -7,23 +7,14 @@ namespace splash::tuning {
 
 /// Two blocks of threads share a multiprocessor: one forms its cuts, or waits for its next piece, while the other one
 /// multiplies. A stage of values is counted, and takes no memory.
-constexpr KernelSm90 candidates_sm90(int head_dim, int block, ForwardTraits traits) {
-#ifdef SPLASH_TRY_WIDE
-  if (!(traits.lists && block == 64) && head_dim <= 128) {
-    return {.tile = {.consumers = 3, .columns = block == 64 ? 64 : 128},
-            .pipeline = {.first_stages = head_dim <= 64 ? 6 : 4,
-                         .second_stages = 1,
-                         .row_buffers = head_dim <= 64 ? 2 : 1,
-                         .mask_slots = 2},
-            .registers = {.consumer = traits.simple ? 152 : 144, .producer = traits.simple ? 56 : 80}};
-  }
-#endif
+constexpr KernelSm90 candidates_sm90(int head_dim, Spans spans, ForwardTraits traits) {
   KernelSm90 kernel{.tile = {.consumers = 2, .columns = 128},
                     .pipeline = {.first_stages = 4, .second_stages = 1, .row_buffers = 2, .mask_slots = 2},
                     .warps = {.producers = 1, .blocks_per_sm = 2}};
-  if (traits.lists && block == 64) kernel.tile.consumers = 1;
-  if (block == 64 || head_dim > 96) kernel.tile.columns = 64;
-  if (block == 64 && head_dim <= 64) kernel.pipeline.first_stages = 8;
+  const bool narrow = spans == Spans::narrow || spans == Spans::lists64;
+  if (spans == Spans::lists64) kernel.tile.consumers = 1;
+  if (narrow || head_dim > 96) kernel.tile.columns = 64;
+  if (narrow && head_dim <= 64) kernel.pipeline.first_stages = 8;
   if (head_dim == 96) kernel.pipeline.first_stages = 2;
   if (head_dim == 128) kernel.pipeline.row_buffers = 1;
   if (head_dim > 128) {
@@ -34,9 +25,9 @@ constexpr KernelSm90 candidates_sm90(int head_dim, int block, ForwardTraits trai
 }
 
 template <patterns::Pattern Pattern, normalizers::Normalizer Normalizer>
-constexpr KernelSm90 candidates_sm90(int head_dim, int block) {
+constexpr KernelSm90 candidates_sm90(int head_dim, Spans spans) {
   return candidates_sm90(
-      head_dim, block,
+      head_dim, spans,
       {.lists = patterns::BlockListPattern<Pattern>, .simple = patterns::SimplePattern<Pattern>, .sweeps = true});
 }
 

@@ -4,12 +4,12 @@
 #include "splash/normalizers/concept.hpp"
 #include "splash/patterns/concept.hpp"
 #include "splash/tuning/sm90/kernel.hpp"
+#include "splash/tuning/spans.hpp"
 
 namespace splash::tuning {
 
-/// What decides beside head dimension and block size.
+/// What decides beside head dimension and spans.
 struct ForwardTraits {
-  bool lists;   ///< the pattern is lists of blocks
   bool simple;  ///< it costs the producers few registers
   bool sweeps;  ///< the normalizer sweeps over the scores first, and keeps more of each row
 };
@@ -28,13 +28,11 @@ constexpr KernelSm90 forward_lists_sm90(int head_dim, bool sweeps) {
           .warps = {.producers = 1, .blocks_per_sm = 3}};
 }
 
-/// block: granularity of the pattern's tile edges where an instance is made for one (64 or 128), else 0. Tiles of an
-/// odd multiple of 16 keys are a quarter slower.
-constexpr KernelSm90 forward_sm90(int head_dim, int block, ForwardTraits traits) {
-  if (traits.lists && block == 64) return forward_lists_sm90(head_dim, traits.sweeps);
-  const bool narrow = block == 64;
-  // Short spans: tiles of 64 keys, and more of them in flight.
-  if (narrow && head_dim <= 128) {
+/// Tiles of an odd multiple of 16 keys are a quarter slower.
+constexpr KernelSm90 forward_sm90(int head_dim, Spans spans, ForwardTraits traits) {
+  if (spans == Spans::lists64) return forward_lists_sm90(head_dim, traits.sweeps);
+  // Tiles of 64 keys, and more of them in flight.
+  if (spans == Spans::narrow && head_dim <= 128) {
     const int stages = head_dim <= 64 ? 6 : 4;
     return {.tile = {.consumers = 2, .columns = 64},
             .pipeline = {.first_stages = stages, .second_stages = stages, .row_buffers = 2, .mask_slots = 2},
@@ -65,11 +63,9 @@ constexpr KernelSm90 forward_sm90(int head_dim, int block, ForwardTraits traits)
 }
 
 template <patterns::Pattern Pattern, normalizers::Normalizer Normalizer>
-constexpr KernelSm90 forward_sm90(int head_dim, int block) {
-  return forward_sm90(head_dim, block,
-                      {.lists = patterns::BlockListPattern<Pattern>,
-                       .simple = patterns::SimplePattern<Pattern>,
-                       .sweeps = Normalizer::kScoreSweeps});
+constexpr KernelSm90 forward_sm90(int head_dim, Spans spans) {
+  return forward_sm90(head_dim, spans,
+                      {.simple = patterns::SimplePattern<Pattern>, .sweeps = Normalizer::kScoreSweeps});
 }
 
 /// Whether the output that a row goes on from is on its way during the first product: registers hold both.

@@ -40,16 +40,16 @@ using BackwardTilesSm90 = TilesSm90<Element, HeadDim, Tuning, 2, Tuning.schedule
                                     Tuning.schedule.by_output ? 1 : Tuning.tile.consumers>;
 
 template <patterns::Pattern Pattern_, normalizers::Normalizer Normalizer_, class Element_, int HeadDim,
-          tuning::Gradients Pass, int Block = 0>
-struct ConfigBackwardSm90
-    : BackwardTilesSm90<Element_, HeadDim, tuning::kBackwardSm90<Pattern_, HeadDim, Pass, Block>> {
+          tuning::Gradients Pass, tuning::Spans Span = tuning::Spans::any>
+struct ConfigBackwardSm90 : BackwardTilesSm90<Element_, HeadDim, tuning::kBackwardSm90<Pattern_, HeadDim, Pass, Span>> {
   using Pattern = Pattern_;
   using Normalizer = Normalizer_;
   using Element = Element_;
-  using Tiles = BackwardTilesSm90<Element, HeadDim, tuning::kBackwardSm90<Pattern, HeadDim, Pass, Block>>;
+  using Tiles = BackwardTilesSm90<Element, HeadDim, tuning::kBackwardSm90<Pattern, HeadDim, Pass, Span>>;
   using Tiles::kConsumers, Tiles::kColumns, Tiles::kFirstStages, Tiles::kProducerWarps, Tiles::kRowBuffers,
       Tiles::kRowGroups, Tiles::kRows, Tiles::kWorkSlots;
 
+  static_assert(tuning::has_spans<Pattern>(Span), "lists64 and lists128 are for lists of blocks, narrow for others");
   static constexpr tuning::Gradients kPass = Pass;
   static constexpr bool kKeyMajor = Pass != tuning::Gradients::queries;
   static constexpr bool kCloses = Pass == tuning::Gradients::closed;       ///< dQ of a tile is whole
@@ -62,7 +62,7 @@ struct ConfigBackwardSm90
   static constexpr bool kScoreSweeps = false, kMarks = false, kSelects = false;
   /// Producers with few registers collect the tiles of patterns whose walks take many.
   static constexpr bool kBatchedWalk =
-      Tiles::kTeams > 1 || (tuning::kWideBlocks<Pattern, Block> && Tiles::kTuning.registers.producer < 64);
+      Tiles::kTeams > 1 || (Span == tuning::Spans::lists128 && Tiles::kTuning.registers.producer < 64);
   /// 0 * NaN. Where kCloses each row and column keeps its own.
   static constexpr bool kZeroFillFirst = !kCloses, kZeroFillSecond = kKeyMajor && !kCloses;
   static constexpr bool kZeroFillRows = kAll && !kCloses;

@@ -15,11 +15,14 @@ struct MapsForwardSm90 {
   __device__ __forceinline__ RowMapsSm90 rows(int) const { return {q, fold_q_head, fold_q_batch}; }
 };
 
-template <patterns::Pattern Pattern_, normalizers::Normalizer Normalizer_, class Element, int HeadDim, int Block>
-struct ConfigForwardSm90 : TilesSm90<Element, HeadDim, tuning::forward_sm90<Pattern_, Normalizer_>(HeadDim, Block), 1> {
+template <patterns::Pattern Pattern_, normalizers::Normalizer Normalizer_, class Element, int HeadDim,
+          tuning::Spans Span>
+struct ConfigForwardSm90 : TilesSm90<Element, HeadDim, tuning::forward_sm90<Pattern_, Normalizer_>(HeadDim, Span), 1> {
   using Pattern = Pattern_;
   using Normalizer = Normalizer_;
-  using Tiles = TilesSm90<Element, HeadDim, tuning::forward_sm90<Pattern, Normalizer>(HeadDim, Block), 1>;
+  using Tiles = TilesSm90<Element, HeadDim, tuning::forward_sm90<Pattern, Normalizer>(HeadDim, Span), 1>;
+
+  static_assert(tuning::has_spans<Pattern>(Span), "lists64 and lists128 are for lists of blocks, narrow for others");
 
   // What the producers ask.
   using View = const Pattern&;
