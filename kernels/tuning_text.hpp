@@ -43,7 +43,7 @@ std::string forward_tuning_sm90() {
   std::string text = json_object({{"forward", to_json(tuning::forward_sm90<Pattern, Normalizer>(HeadDim, Span))}});
   if constexpr (normalizers::kListsCandidates<Normalizer>) {
     text.pop_back();
-    text += join(", \"candidates\": ", to_json(tuning::candidates_sm90<Pattern, Normalizer>(HeadDim, Span)), "}");
+    text += join(", \"candidates\": ", to_json(tuning::candidates_sm90(HeadDim, Span)), "}");
   }
   return text;
 }

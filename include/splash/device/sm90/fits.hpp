@@ -55,9 +55,8 @@ inline constexpr bool kResumes = normalizers::kMerges<Normalizer> && patterns::k
 template <class Pattern, class Normalizer, int HeadDim, tuning::Spans Span>
 Fault fits_forward_sm90(std::span<const Operand> operands, const Layout& layout, bool accumulate) {
   constexpr int kBox = tuning::forward_sm90<Pattern, Normalizer>(HeadDim, Span).tile.columns;
-  constexpr int kOther = normalizers::kListsCandidates<Normalizer>
-                             ? tuning::candidates_sm90<Pattern, Normalizer>(HeadDim, Span).tile.columns
-                             : kBox;
+  constexpr int kOther =
+      normalizers::kListsCandidates<Normalizer> ? tuning::candidates_sm90(HeadDim, Span).tile.columns : kBox;
   if (Fault fault = fits_sm90(operands, layout, HeadDim, {kBox, kOther})) return fault;
   if (accumulate && !kResumes<Pattern, Normalizer>)
     return {StatusCode::no_kernel, "this pattern cannot go on from an earlier call's output"};

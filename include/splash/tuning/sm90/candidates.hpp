@@ -7,7 +7,7 @@ namespace splash::tuning {
 
 /// Two blocks of threads share a multiprocessor: one forms its cuts, or waits for its next piece, while the other one
 /// multiplies. A stage of values is counted, and takes no memory.
-constexpr KernelSm90 candidates_sm90(int head_dim, Spans spans, ForwardTraits traits) {
+constexpr KernelSm90 candidates_sm90(int head_dim, Spans spans) {
   KernelSm90 kernel{.tile = {.consumers = 2, .columns = 128},
                     .pipeline = {.first_stages = 4, .second_stages = 1, .row_buffers = 2, .mask_slots = 2},
                     .warps = {.producers = 1, .blocks_per_sm = 2}};
@@ -22,13 +22,6 @@ constexpr KernelSm90 candidates_sm90(int head_dim, Spans spans, ForwardTraits tr
     kernel.warps.blocks_per_sm = 1;
   }
   return kernel;
-}
-
-template <patterns::Pattern Pattern, normalizers::Normalizer Normalizer>
-constexpr KernelSm90 candidates_sm90(int head_dim, Spans spans) {
-  return candidates_sm90(
-      head_dim, spans,
-      {.lists = patterns::BlockListPattern<Pattern>, .simple = patterns::SimplePattern<Pattern>, .sweeps = true});
 }
 
 /// Marks of tiles of columns that a kernel keeps: so many, each of one tile or, of long rows, of 2, 4, 8...

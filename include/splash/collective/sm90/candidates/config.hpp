@@ -9,11 +9,10 @@ namespace collective {
 
 template <patterns::Pattern Pattern_, normalizers::Normalizer Normalizer_, class Element, int HeadDim,
           tuning::Spans Span>
-struct ConfigCandidatesSm90
-    : TilesSm90<Element, HeadDim, tuning::candidates_sm90<Pattern_, Normalizer_>(HeadDim, Span), 1> {
+struct ConfigCandidatesSm90 : TilesSm90<Element, HeadDim, tuning::candidates_sm90(HeadDim, Span), 1> {
   using Pattern = Pattern_;
   using Normalizer = Normalizer_;
-  using Tiles = TilesSm90<Element, HeadDim, tuning::candidates_sm90<Pattern, Normalizer>(HeadDim, Span), 1>;
+  using Tiles = TilesSm90<Element, HeadDim, tuning::candidates_sm90(HeadDim, Span), 1>;
 
   // What the producers ask.
   using View = const Pattern&;
