@@ -29,14 +29,20 @@ class Arguments {
     return text;
   }
 
+  /// AOTInductor hands over None where a list of tensors or ints is empty.
+  template <class T>
+  std::vector<T> take_list() {
+    return take<std::optional<std::vector<T>>>().value_or(std::vector<T>());
+  }
+
   ProblemArguments take_problem() {
     ProblemArguments problem;
     problem.pattern = take_string();
-    problem.pattern_ints = take<std::vector<int64_t>>();
-    problem.pattern_tensors = take<std::vector<Tensor>>();
+    problem.pattern_ints = take_list<int64_t>();
+    problem.pattern_tensors = take_list<Tensor>();
     problem.normalizer = take_string();
     problem.normalizer_floats = take<std::vector<double>>();
-    problem.normalizer_parameters = take<std::vector<Tensor>>();
+    problem.normalizer_parameters = take_list<Tensor>();
     problem.lengths = take<std::optional<Tensor>>();
     problem.kv_lengths = take<std::optional<Tensor>>();
     problem.cu_seqlens_q = take<std::optional<Tensor>>();
@@ -82,10 +88,11 @@ void boxed_backward(StableIValue* stack, uint64_t, uint64_t) {
 }  // namespace
 }  // namespace splash::torch_ops
 
-// A plain int would be specialised by torch.compile: positions and lengths are SymInt, and int64_t here.
+// A plain int would be specialised by torch.compile: positions and lengths are SymInt, and int64_t here. Lists are
+// optional where AOTInductor makes None of an empty one (it does of all but lists of floats).
 #define SPLASH_PROBLEM_SCHEMA                                                                              \
-  "str pattern, int[] pattern_ints, Tensor[] pattern_tensors, str normalizer, float[] normalizer_floats, " \
-  "Tensor[] normalizer_parameters, Tensor? lengths, Tensor? kv_lengths, Tensor? cu_seqlens_q, "            \
+  "str pattern, int[]? pattern_ints, Tensor[]? pattern_tensors, str normalizer, float[] normalizer_floats, " \
+  "Tensor[]? normalizer_parameters, Tensor? lengths, Tensor? kv_lengths, Tensor? cu_seqlens_q, "            \
   "Tensor? cu_seqlens_k, SymInt max_seqlen_q, SymInt max_seqlen_k, SymInt q_start, SymInt k_start, "       \
   "float scale, bool deterministic"
 

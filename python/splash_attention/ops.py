@@ -74,6 +74,7 @@ class Problem(NamedTuple):
 make_problem = partial(Problem.__new__, Problem)
 """Problem(...) of keywords, in half the time: a class that is called makes a dictionary of them."""
 
+_OPTIONAL_LISTS = ("pattern_ints", "pattern_tensors", "normalizer_parameters")
 _BACKWARD_TENSORS = len(argument_names(_backward)) - len(Problem._fields)  # before the problem
 
 
@@ -217,9 +218,12 @@ def _backward_kernel(keyset, *args):
 
 
 def _problem(arguments) -> Problem:
-    """AOTInductor makes None of an empty list."""
+    """AOTInductor makes None of an empty list of numbers or tensors."""
     problem = Problem._make(arguments)
-    return problem if problem.normalizer_parameters is not None else problem._replace(normalizer_parameters=[])
+    if None in (problem.pattern_ints, problem.pattern_tensors, problem.normalizer_parameters):
+        lists = {name: getattr(problem, name) or [] for name in _OPTIONAL_LISTS}
+        problem = problem._replace(**lists)
+    return problem
 
 
 def _autocast(device_type: str, key: DispatchKey):
