@@ -90,10 +90,10 @@ void boxed_backward(StableIValue* stack, uint64_t, uint64_t) {
 
 // A plain int would be specialised by torch.compile: positions and lengths are SymInt, and int64_t here. Lists are
 // optional where AOTInductor makes None of an empty one (it does of all but lists of floats).
-#define SPLASH_PROBLEM_SCHEMA                                                                              \
+#define SPLASH_PROBLEM_SCHEMA                                                                                \
   "str pattern, int[]? pattern_ints, Tensor[]? pattern_tensors, str normalizer, float[] normalizer_floats, " \
-  "Tensor[]? normalizer_parameters, Tensor? lengths, Tensor? kv_lengths, Tensor? cu_seqlens_q, "            \
-  "Tensor? cu_seqlens_k, SymInt max_seqlen_q, SymInt max_seqlen_k, SymInt q_start, SymInt k_start, "       \
+  "Tensor[]? normalizer_parameters, Tensor? lengths, Tensor? kv_lengths, Tensor? cu_seqlens_q, "             \
+  "Tensor? cu_seqlens_k, SymInt max_seqlen_q, SymInt max_seqlen_k, SymInt q_start, SymInt k_start, "         \
   "float scale, bool deterministic"
 
 STABLE_TORCH_LIBRARY(splash, library) {

@@ -168,4 +168,4 @@ def _no_second(ctx, *gradients):
 torch.library.register_autograd("splash::longnet", _derivative, setup_context=_setup)
 torch.library.register_autograd("splash::longnet_backward", _no_second)
 for _name in ("longnet", "longnet_backward"):
-    register_one_by_one(f"splash::{_name}")
+    register_one_by_one(_name)

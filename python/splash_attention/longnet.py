@@ -11,7 +11,7 @@ from ._constants import POSITIONS
 from ._longnet_mix import longnet_mix
 from ._longnet_operator import longnet_operator
 from ._longnet_parts import EagerTake, Take, key_heads, mix_numbers, parts_of
-from ._values import compiling, transforming, wants_operators
+from ._values import compiling, transforming
 from .attention import attention
 from .normalizers import Softmax
 from .patterns import BlockDiagonal
@@ -59,7 +59,7 @@ def longnet_attention(
     if not isinstance(causal, bool):
         raise TypeError(f"causal: expected a bool, got {type(causal).__name__}")
     lengths, _ = _checks.check_lengths(lengths, None, q, N, None, 0, validate)
-    if wants_operators((q, k, v), ()) and not transforming():
+    if compiling() and not transforming():
         return longnet_operator(q, k, v, lengths, segments, causal, scale, deterministic)
     parts = parts_of(segments, q, k, lengths)
     if not parts:

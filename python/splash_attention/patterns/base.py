@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import ClassVar, NamedTuple
@@ -81,20 +82,10 @@ class Pattern:
     name: ClassVar[str]
     by_place: ClassVar[bool] = False
     tensors_by_batch: ClassVar[bool] = False
-    one_operation: ClassVar[bool] = False
-    """Whether torch.compile sees tensors() as one operation, of the shapes that shapes() gives."""
 
     def __init_subclass__(cls):
         if "name" in vars(cls):
             opaque.KINDS[cls.name] = cls
-
-    @classmethod
-    def restored(cls, fields: list) -> Pattern:
-        """The pattern with these fields, which have been checked before."""
-        pattern = object.__new__(cls)
-        for name, value in zip(cls.__match_args__, fields, strict=True):
-            object.__setattr__(pattern, name, value)
-        return pattern
 
     def ints(self) -> list[int]:
         """Its numbers, in the order that C++ reads them."""
@@ -104,12 +95,12 @@ class Pattern:
         """Its tensors, checked against the problem."""
         return []
 
+    def tensors_in_graphs(self, extent: Extent) -> Sequence[Tensor]:
+        """tensors() by one operator of the library, where they take many operations of Torch's."""
+        return self.tensors(extent)
+
     def fit(self, extent: Extent) -> None:
         """Raises ValueError where what the pattern holds does not fit the problem. Part of tensors()."""
-
-    def shapes(self, extent: Extent) -> list[tuple[int, ...]]:
-        """Shapes of tensors() before anything is known of values. All of them are int32."""
-        raise NotImplementedError
 
     def keep(self, grid: Grid) -> Tensor:
         """bool, broadcastable to (B, H, n, m): which scores of the grid are kept."""
