@@ -22,7 +22,7 @@ Status each(const Work& work, Arch arch, [[maybe_unused]] const Execution& execu
 #endif
 }
 
-#define SPLASH_TABLE_ON_ALL(...) template SPLASH_API Status each(const __VA_ARGS__&, Arch, const Execution&);
+#define SPLASH_TABLE_ON_ALL(...) template SPLASH_API Status each(const __VA_ARGS__&, Arch, const Execution&)
 SPLASH_TABLE_WORK(SPLASH_TABLE_ON_ALL)
 
 }  // namespace splash::kernels

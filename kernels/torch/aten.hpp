@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <vector>
 
 #include "convert.hpp"
@@ -21,6 +22,15 @@ std::array<Tensor, kResults> call(const char* name, const char* overload, const 
 inline Tensor expand(const Tensor& tensor, const std::vector<int64_t>& sizes) {
   return call<1>("aten::expand", "", tensor, sizes, false)[0];
 }
+
+/// A view of the tensor's memory.
+inline Tensor strided(const Tensor& tensor, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                      int64_t offset) {
+  return call<1>("aten::as_strided", "", tensor, sizes, strides, std::optional<int64_t>(offset))[0];
+}
+
+/// One after the other along the first dimension.
+inline Tensor joined(const std::vector<Tensor>& tensors) { return call<1>("aten::cat", "", tensors, int64_t(0))[0]; }
 
 inline Tensor sorted(const Tensor& tensor) { return call<2>("aten::sort", "", tensor, int64_t(-1), false)[0]; }
 
