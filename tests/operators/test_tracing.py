@@ -282,13 +282,14 @@ def runs_alone(folder, cases):
 def test_exported_programs_need_no_python(tmp_path):
     """They hold operators of Torch and of the library, whatever is dynamic."""
     cases = []
-    for number, name in enumerate(CALLS):
+    # Torch saves a size that depends on another one of the arguments, and does not load it again.
+    for number, name in enumerate(CALLS.keys() - {"block mask"}):
         torch.export.save(export(name, 300), tmp_path / f"{number}.pt2")
         cases.append((tmp_path / f"{number}.pt2", "program", name))
     runs_alone(tmp_path, cases)
 
 
-@pytest.mark.parametrize("name", ["causal", "big_bird", "sparse rows", "longnet"])
+@pytest.mark.parametrize("name", ["causal", "big_bird", "block mask", "sparse rows", "longnet"])
 def test_packages_of_aot_inductor_need_no_python(name, tmp_path):
     path = tmp_path / "model.pt2"
     torch._inductor.aoti_compile_and_package(export(name, 300), package_path=str(path))
