@@ -97,7 +97,7 @@ def test_problems_are_made_by_name():
             if (getattr(called, "attr", None) or getattr(called, "id", None)) == "make_problem":
                 assert not node.args, path
                 made += 1
-    assert made == 3
+    assert made == 2
 
 
 def draw(shape, dtype=torch.float32, device="cpu", seed=0):
