@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from . import _checks
+from . import _checks, _habits
 from ._constants import POSITIONS
 from ._longnet_mix import longnet_mix
 from ._longnet_operator import longnet_operator
@@ -28,6 +28,7 @@ def longnet_attention(
     lengths: Tensor | None = None,
     deterministic: bool | None = None,
     validate: bool = False,
+    **unknown,
 ) -> Tensor:
     """Softmax attention within segments of w tokens, dilated by r, mixed over the pairs (w, r) of `segments`.
 
@@ -51,6 +52,8 @@ def longnet_attention(
     derivatives, and derivatives in forward mode).
     Source: Ding et al. 2023, LongNet (arXiv:2307.02486).
     """
+    if unknown:
+        raise _habits.unknown(longnet_attention, unknown)
     segments = _check_segments(segments)
     _checks.check_inputs(q, k, v)
     N = q.shape[2]
