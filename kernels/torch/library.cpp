@@ -29,20 +29,27 @@ class Arguments {
     return text;
   }
 
-  /// AOTInductor hands over None where a list of tensors or ints is empty.
-  template <class T>
-  std::vector<T> take_list() {
-    return take<std::optional<std::vector<T>>>().value_or(std::vector<T>());
+  /// AOTInductor makes None of an empty list of numbers, and of one of tensors, which may not be optional: torch.func
+  /// would not look into it. In exported programs one empty tensor of bools stands for no tensors.
+  std::vector<int64_t> take_ints() {
+    return take<std::optional<std::vector<int64_t>>>().value_or(std::vector<int64_t>());
+  }
+  std::vector<Tensor> take_tensors() {
+    std::vector<Tensor> tensors = take<std::vector<Tensor>>();
+    if (tensors.size() == 1 && tensors[0].numel() == 0 &&
+        tensors[0].scalar_type() == torch::headeronly::ScalarType::Bool)
+      tensors.clear();
+    return tensors;
   }
 
   ProblemArguments take_problem() {
     ProblemArguments problem;
     problem.pattern = take_string();
-    problem.pattern_ints = take_list<int64_t>();
-    problem.pattern_tensors = take_list<Tensor>();
+    problem.pattern_ints = take_ints();
+    problem.pattern_tensors = take_tensors();
     problem.normalizer = take_string();
     problem.normalizer_floats = take<std::vector<double>>();
-    problem.normalizer_parameters = take_list<Tensor>();
+    problem.normalizer_parameters = take_tensors();
     problem.lengths = take<std::optional<Tensor>>();
     problem.kv_lengths = take<std::optional<Tensor>>();
     problem.cu_seqlens_q = take<std::optional<Tensor>>();
@@ -88,12 +95,11 @@ void boxed_backward(StableIValue* stack, uint64_t, uint64_t) {
 }  // namespace
 }  // namespace splash::torch_ops
 
-// A plain int would be specialised by torch.compile: positions and lengths are SymInt, and int64_t here. Lists are
-// optional where AOTInductor makes None of an empty one (it does of all but lists of floats).
-#define SPLASH_PROBLEM_SCHEMA                                                                                \
-  "str pattern, int[]? pattern_ints, Tensor[]? pattern_tensors, str normalizer, float[] normalizer_floats, " \
-  "Tensor[]? normalizer_parameters, Tensor? lengths, Tensor? kv_lengths, Tensor? cu_seqlens_q, "             \
-  "Tensor? cu_seqlens_k, SymInt max_seqlen_q, SymInt max_seqlen_k, SymInt q_start, SymInt k_start, "         \
+// A plain int would be specialised by torch.compile: positions and lengths are SymInt, and int64_t here.
+#define SPLASH_PROBLEM_SCHEMA                                                                               \
+  "str pattern, int[]? pattern_ints, Tensor[] pattern_tensors, str normalizer, float[] normalizer_floats, " \
+  "Tensor[] normalizer_parameters, Tensor? lengths, Tensor? kv_lengths, Tensor? cu_seqlens_q, "             \
+  "Tensor? cu_seqlens_k, SymInt max_seqlen_q, SymInt max_seqlen_k, SymInt q_start, SymInt k_start, "        \
   "float scale, bool deterministic"
 
 STABLE_TORCH_LIBRARY(splash, library) {

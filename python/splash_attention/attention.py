@@ -70,12 +70,37 @@ def attention(
     if unknown:
         raise _habits.unknown(attention, unknown)
     pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
+    if (
+        pattern.is_constant
+        and lengths is None
+        and kv_lengths is None
+        and not return_statistic
+        and ops.direct(q, k, v)
+        and _checks.left_to_operator(q, k, v)
+        and not (torch.is_grad_enabled() and _learns(q, k, v, normalizer))
+    ):
+        try:
+            return _plain(q, k, v, pattern, normalizer, scale, q_start, k_start, deterministic)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise _first_refusal(error, _checks.check_inputs, q, k, v) from None
     options = _make_options(
         pattern=pattern, normalizer=normalizer, scale=scale, return_statistic=return_statistic,
         deterministic=deterministic, validate=validate, lengths=lengths, kv_lengths=kv_lengths, q_start=q_start,
         k_start=k_start,
     )  # fmt: skip
     return _checked(_attend, _checks.check_inputs, 4, q, k, v, options)
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, normalizer: Normalizer, scale, q_start, k_start, wish):
+    """attention() of a pattern that is_constant, between operands that the operator checks, without a gradient: the
+    general way is as long as the call itself where a problem is small. wish: `deterministic`."""
+    shape = q.shape
+    q_start = _checks.check_positions(shape[2], k.shape[2], q_start, k_start)
+    encoded = _encode_normalizer(normalizer, pattern, q, shape[1])
+    return ops.forward_alone(
+        q, k, v, pattern.name, pattern.ints(), encoded.name, encoded.floats, encoded.parameters,
+        q_start, k_start, _scale(scale, shape[3]), _deterministic(wish),
+    )  # fmt: skip
 
 
 class _Options(NamedTuple):
@@ -221,6 +246,11 @@ def _encode_normalizer(normalizer: Normalizer, pattern: Pattern, q: Tensor, head
     if not encoded.parameters:
         return encoded
     return encoded._replace(parameters=[_checks.as_statistic(parameter, q) for parameter in encoded.parameters])
+
+
+def _learns(q: Tensor, k: Tensor, v: Tensor, normalizer: Normalizer) -> bool:
+    """Whether any of these may want a gradient."""
+    return q.requires_grad or k.requires_grad or v.requires_grad or bool(normalizer.encode().parameters)
 
 
 def _needs_gradient(q: Tensor, k: Tensor, v: Tensor, encoded: EncodedNormalizer) -> bool:

@@ -67,8 +67,8 @@ def test_opcheck_backward(case, device):
 
 def test_schemas():
     problem = (
-        "str pattern, int[]? pattern_ints, Tensor[]? pattern_tensors, str normalizer, float[] normalizer_floats, "
-        "Tensor[]? normalizer_parameters, Tensor? lengths, Tensor? kv_lengths, Tensor? cu_seqlens_q, "
+        "str pattern, int[]? pattern_ints, Tensor[] pattern_tensors, str normalizer, float[] normalizer_floats, "
+        "Tensor[] normalizer_parameters, Tensor? lengths, Tensor? kv_lengths, Tensor? cu_seqlens_q, "
         "Tensor? cu_seqlens_k, SymInt max_seqlen_q, SymInt max_seqlen_k, SymInt q_start, SymInt k_start, float scale, "
         "bool deterministic"
     )

@@ -82,10 +82,13 @@ class Pattern:
     name: ClassVar[str]
     by_place: ClassVar[bool] = False
     tensors_by_batch: ClassVar[bool] = False
+    is_constant: ClassVar[bool] = False
+    """Whether name and ints() are all that it is to the operators, whatever the problem. Set for every class."""
 
     def __init_subclass__(cls):
         if "name" in vars(cls):
             opaque.KINDS[cls.name] = cls
+        cls.is_constant = cls.tensors is Pattern.tensors and cls.encode is Pattern.encode
 
     def ints(self) -> list[int]:
         """Its numbers, in the order that C++ reads them."""
