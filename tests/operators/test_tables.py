@@ -81,21 +81,21 @@ def same_tables(pattern, extent):
             assert ours.shape == theirs.shape and torch.equal(ours, theirs)
 
 
-def extents(packed=True):
-    cpu = torch.device("cpu")
-    held, ends = (torch.tensor(numbers, dtype=torch.int32) for numbers in ([70, 130], [0, 31, 131]))
+def extents(device, packed=True):
+    place = torch.device(device)
+    held, ends = (torch.tensor(numbers, dtype=torch.int32, device=device) for numbers in ([70, 130], [0, 31, 131]))
     for backward in (True, False):
-        yield Extent(2, 4, 130, 130, cpu, backward=backward)
-        yield Extent(2, 4, 30, 130, cpu, 17, backward=backward)
-        yield Extent(2, 4, 30, 130, cpu, 5, backward=backward, q_start=200)
-        yield Extent(2, 4, 130, 30, cpu, backward=backward)
-        yield Extent(2, 4, 130, 130, cpu, backward=backward, lengths=held)
-        yield Extent(2, 4, 3, 130, cpu, backward=backward, kv_lengths=held)
-        yield Extent(2, 4, 0, 0, cpu, backward=backward)
+        yield Extent(2, 4, 130, 130, place, backward=backward)
+        yield Extent(2, 4, 30, 130, place, 17, backward=backward)
+        yield Extent(2, 4, 30, 130, place, 5, backward=backward, q_start=200)
+        yield Extent(2, 4, 130, 30, place, backward=backward)
+        yield Extent(2, 4, 130, 130, place, backward=backward, lengths=held)
+        yield Extent(2, 4, 3, 130, place, backward=backward, kv_lengths=held)
+        yield Extent(2, 4, 0, 0, place, backward=backward)
         if packed:
             sizes = {"cu_seqlens_q": ends, "cu_seqlens_k": ends, "rows": 131, "columns": 131}
-            yield Extent(2, 4, 100, 100, cpu, backward=backward, **sizes)
-            yield Extent(2, 4, 100, 90, cpu, 40, backward=backward, **sizes)
+            yield Extent(2, 4, 100, 100, place, backward=backward, **sizes)
+            yield Extent(2, 4, 100, 90, place, 40, backward=backward, **sizes)
 
 
 BIRDS = [
@@ -106,21 +106,21 @@ BIRDS = [
 
 
 @pytest.mark.parametrize("pattern", BIRDS, ids=str)
-def test_the_library_draws_as_python_does(pattern):
-    for extent in extents(packed=pattern.length is None):
+def test_the_library_draws_as_python_does(pattern, device):
+    for extent in extents(device, packed=pattern.length is None):
         same_tables(pattern, extent)
 
 
-def test_the_library_packs_as_python_does():
-    cpu = torch.device("cpu")
+def test_the_library_packs_as_python_does(device):
+    place = torch.device(device)
     for backward in (True, False):
         for rows, columns in ((130, 130), (3, 200), (64, 64), (1, 1), (0, 5), (5, 0)):
-            extent = Extent(2, 4, rows, columns, cpu, backward=backward)
+            extent = Extent(2, 4, rows, columns, place, backward=backward)
             for lead in ((), (1, 4), (2, 1)):
                 for sizes in ((rows, columns), (1, columns), (rows, 1), (1, 1)):
-                    same_tables(sa.ElementMask(draw(*lead, *sizes)), extent)
-                    same_tables(sa.ElementMask(torch.ones(*lead, *sizes, dtype=torch.bool)), extent)
-                    same_tables(sa.BlockMask(draw(*lead, *map(blocks, sizes)), 64), extent)
+                    same_tables(sa.ElementMask(draw(*lead, *sizes).to(device)), extent)
+                    same_tables(sa.ElementMask(torch.ones(*lead, *sizes, dtype=torch.bool, device=device)), extent)
+                    same_tables(sa.BlockMask(draw(*lead, *map(blocks, sizes)).to(device), 64), extent)
             for dtype in (torch.int32, torch.int64, torch.uint8):
                 for q_lead, k_lead in (((), ()), ((2, 1), (1, 4)), ((2, 4), ())):
                     q_idx, k_idx = (
@@ -131,16 +131,17 @@ def test_the_library_packs_as_python_does():
 
 
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.6, 1.0])
-def test_the_library_reads_sparse_rows_as_python_does(density):
+def test_the_library_reads_sparse_rows_as_python_does(density, device):
     generator = torch.Generator().manual_seed(2)
     for rows, columns in ((130, 130), (3, 200), (64, 64), (1, 1), (0, 5), (5, 0)):
         mask = torch.rand(rows, columns, generator=generator) < density
-        crow = torch.cat([torch.zeros(1, dtype=torch.long), mask.sum(1).cumsum(0)])
+        mask = mask.to(device)
+        crow = torch.cat([mask.new_zeros(1, dtype=torch.long), mask.sum(1).cumsum(0)])
         col = mask.nonzero()[:, 1]
-        extent = Extent(2, 4, rows, columns, torch.device("cpu"))
+        extent = Extent(2, 4, rows, columns, torch.device(device))
         same_tables(sa.ElementMask.from_csr(crow, col, rows, columns), extent)
         assert torch.equal(torch.ops.splash.mask_of_csr(crow.int(), col, rows, columns), mask)
-    falling, outside = torch.tensor([-2, 2, 1, 9]), torch.tensor([0, -1, 7, 3])
+    falling, outside = (torch.tensor(numbers, device=device) for numbers in ([-2, 2, 1, 9], [0, -1, 7, 3]))
     kept = torch.ops.splash.mask_of_csr(falling, outside, 3, 4)
     assert kept.tolist() == [[True, False, False, False], [False] * 4, [False, False, False, True]]
     by_row, _, index, words = torch.ops.splash.csr_tiles(falling, outside, 3, 4, True)
@@ -149,12 +150,12 @@ def test_the_library_reads_sparse_rows_as_python_does(density):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("share_group", [True, False])
-def test_the_library_chooses_as_python_does(dtype, share_group):
+def test_the_library_chooses_as_python_does(dtype, share_group, device):
     generator = torch.Generator().manual_seed(3)
-    lengths = torch.tensor([70, 130])
+    lengths = torch.tensor([70, 130], device=device)
     for queries, block, places in ((130, (16, 32), {}), (20, (16, 16), {"q_start": 50}), (3, (16, 16), {})):
-        q = torch.randn(2, 4, queries, 8, generator=generator).to(dtype)
-        k = torch.randn(2, 2, 130, 8, generator=generator).to(dtype)
+        q = torch.randn(2, 4, queries, 8, generator=generator).to(device, dtype)
+        k = torch.randn(2, 2, 130, 8, generator=generator).to(device, dtype)
         for padding in (
             {},
             {"lengths": lengths} if queries == 130 else {},
