@@ -19,6 +19,7 @@ import inspect
 import json
 import logging
 import os
+import random
 import re
 import resource
 import signal
@@ -32,6 +33,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import numpy as np
 import torch
 import transformers
 import transformers.generation
@@ -88,7 +90,7 @@ def build(cls: type) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def make(cls: type, config: Any, implementation: str) -> Any:
-    torch.manual_seed(0)
+    seed()
     config = type(config).from_dict(config.to_dict())
     try:
         return cls._from_config(config, attn_implementation=implementation)
@@ -98,6 +100,13 @@ def make(cls: type, config: Any, implementation: str) -> Any:
     model = cls._from_config(config, attn_implementation="eager")
     model.set_attn_implementation(implementation)
     return model
+
+
+def seed() -> None:
+    """Of all that models draw from: SpecAugment masks by numpy."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
 
 
 def with_images(model: Any, given: dict[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -121,7 +130,7 @@ def with_images(model: Any, given: dict[str, Any]) -> tuple[dict[str, Any], Any]
 
 
 def run(model: Any, given: dict[str, Any]) -> dict[str, torch.Tensor]:
-    torch.manual_seed(0)
+    seed()
     with torch.no_grad():
         return tensors(model(**clone(given, model)))
 
@@ -284,7 +293,7 @@ def gradients(model: Any, given: dict[str, Any]) -> dict[str, torch.Tensor]:
     """In training mode, of a sum of all outputs with changing signs."""
     model.zero_grad()
     model.train()
-    torch.manual_seed(0)
+    seed()
     try:
         out = tensors(model(**clone(given, model)))
     finally:
@@ -323,7 +332,7 @@ def generated(model: Any, given: dict[str, Any], name: str) -> dict[str, torch.T
     if name == "uncached":
         options["use_cache"] = False
     given = {key: value for key, value in clone(given, model).items() if key != "decoder_input_ids"}
-    torch.manual_seed(0)
+    seed()
     with torch.no_grad():
         out = model.generate(**given, **options)
     if isinstance(out, torch.Tensor):

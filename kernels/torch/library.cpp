@@ -18,6 +18,10 @@ class Arguments {
   T take() {
     if constexpr (std::is_same_v<T, std::string>)
       return take_string();
+    else if constexpr (std::is_same_v<T, std::vector<int64_t>>)
+      return take_ints();
+    else if constexpr (std::is_same_v<T, std::vector<Tensor>>)
+      return take_tensors();
     else
       return torch::stable::detail::to<T>(*next_++);
   }
@@ -43,12 +47,25 @@ class Arguments {
     return text;
   }
 
+  /// AOTInductor makes None of an empty list of numbers, and of one of tensors, which may not be optional: torch.func
+  /// would not look into it. In exported programs one empty tensor of bools stands for no tensors.
+  std::vector<int64_t> take_ints() {
+    return torch::stable::detail::to<std::optional<std::vector<int64_t>>>(*next_++).value_or(std::vector<int64_t>());
+  }
+  std::vector<Tensor> take_tensors() {
+    auto tensors = torch::stable::detail::to<std::vector<Tensor>>(*next_++);
+    if (tensors.size() == 1 && tensors[0].numel() == 0 &&
+        tensors[0].scalar_type() == torch::headeronly::ScalarType::Bool)
+      tensors.clear();
+    return tensors;
+  }
+
   const StableIValue* next_;
 };
 
 /// C++ types as schemas spell them.
 const char* schema_type(const std::string&) { return "str"; }
-const char* schema_type(const std::vector<int64_t>&) { return "int[]"; }
+const char* schema_type(const std::vector<int64_t>&) { return "int[]?"; }
 const char* schema_type(const std::vector<double>&) { return "float[]"; }
 const char* schema_type(const std::vector<Tensor>&) { return "Tensor[]"; }
 const char* schema_type(const std::optional<Tensor>&) { return "Tensor?"; }

@@ -1,10 +1,9 @@
 // torch.ops.splash.longnet_mix: the outputs of LongNet's branches as one.
-#include "kernels/longnet.hpp"
-
-#include <vector>
+#include "longnet.hpp"
 
 #include "errors.hpp"
 #include "execution.hpp"
+#include "kernels/longnet.hpp"
 
 namespace splash::torch_ops {
 namespace {
@@ -68,6 +67,8 @@ Tensor with_rows(const Tensor& tensor) {
   return has_unit_last_stride(tensor) ? tensor : torch::stable::contiguous(tensor);
 }
 
+}  // namespace
+
 Tensor longnet_mix(std::vector<Tensor> outs, std::vector<Tensor> lses, std::vector<int64_t> parts, int64_t heads,
                    int64_t tokens) {
   if (outs.empty()) value_error("outs is empty; expected one tensor a part");
@@ -97,7 +98,6 @@ std::vector<Tensor> longnet_mix_backward(Tensor grad, std::vector<Tensor> lses, 
   return rows;
 }
 
-}  // namespace
 }  // namespace splash::torch_ops
 
 STABLE_TORCH_LIBRARY_FRAGMENT(splash, library) {

@@ -1,8 +1,8 @@
 """The kind of a statistic travels with it, so that merge() can refuse those that do not merge.
 
 A statistic that is not the log-sum-exp of a plain softmax carries the name of its normalizer: on the tensor itself,
-which torch.compile follows, and on its storage, which views of it share. Copies and results of arithmetic carry none,
-nor does what a user has computed.
+which torch.compile follows and copy, pickle and torch.save keep, and on its storage, which views of it share. Clones
+and results of arithmetic carry none, nor does what a user has computed.
 """
 
 from __future__ import annotations

@@ -7,19 +7,13 @@ stream is captured. Whoever reads asks for each tensor that is read.
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterable, Iterator
-
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import has_static_value
 
 from . import _torch
 from ._torch import FAKE, FUNCTIONAL, PROXY
 
 _STAND_INS = (_torch.FakeTensor, _torch.FunctionalTensor)
-_local = threading.local()
 
 
 def compiling() -> bool:
@@ -43,36 +37,9 @@ def transforming() -> bool:
     return _torch.in_transform()
 
 
-def wants_operators(tensors: Iterable[Tensor], numbers: Iterable[int]) -> bool:
-    """Whether what is made of these is to be one operation in a graph, not the dozens that it takes.
-
-    Under torch.compile always. An exported graph with one needs this package where it runs, which AOTInductor need not
-    have, so there only where sizes are not settled: Torch's own operations would be tied to those of the example.
-    """
-    if not torch.compiler.is_compiling():
-        return False
-    if not torch.compiler.is_exporting():
-        return True
-    sizes = [*numbers, *(size for tensor in tensors for size in tensor.shape)]
-    return not all(has_static_value(size) for size in sizes)
-
-
-@contextlib.contextmanager
-def as_traced() -> Iterator[None]:
-    """What runs inside must give what a graph was told of it: it reads no values and keeps nothing."""
-    before = getattr(_local, "as_traced", False)
-    _local.as_traced = True
-    try:
-        yield
-    finally:
-        _local.as_traced = before
-
-
 def tracing() -> bool:
     """Whether what runs now becomes a graph, or runs on tensors that only stand for others."""
     if torch.compiler.is_compiling() or _torch.tracing_state() is not None:
-        return True
-    if getattr(_local, "as_traced", False):
         return True
     if _torch.count_dispatch_modes() == 0 and _torch.count_pre_dispatch_modes() == 0:
         return False

@@ -70,12 +70,37 @@ def attention(
     if unknown:
         raise _habits.unknown(attention, unknown)
     pattern, normalizer = as_pattern(pattern), as_normalizer(normalizer)
+    if (
+        pattern.is_constant
+        and lengths is None
+        and kv_lengths is None
+        and not return_statistic
+        and ops.direct(q, k, v)
+        and _checks.left_to_operator(q, k, v)
+        and not (torch.is_grad_enabled() and _learns(q, k, v, normalizer))
+    ):
+        try:
+            return _plain(q, k, v, pattern, normalizer, scale, q_start, k_start, deterministic)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise _first_refusal(error, _checks.check_inputs, q, k, v) from None
     options = _make_options(
         pattern=pattern, normalizer=normalizer, scale=scale, return_statistic=return_statistic,
         deterministic=deterministic, validate=validate, lengths=lengths, kv_lengths=kv_lengths, q_start=q_start,
         k_start=k_start,
     )  # fmt: skip
     return _checked(_attend, _checks.check_inputs, 4, q, k, v, options)
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, normalizer: Normalizer, scale, q_start, k_start, wish):
+    """attention() of a pattern that is_constant, between operands that the operator checks, without a gradient: the
+    general way is as long as the call itself where a problem is small. wish: `deterministic`."""
+    shape = q.shape
+    q_start = _checks.check_positions(shape[2], k.shape[2], q_start, k_start)
+    encoded = _encode_normalizer(normalizer, pattern, q, shape[1])
+    return ops.forward_alone(
+        q, k, v, pattern.name, pattern.ints(), encoded.name, encoded.floats, encoded.parameters,
+        q_start, k_start, _scale(scale, shape[3]), _deterministic(wish),
+    )  # fmt: skip
 
 
 class _Options(NamedTuple):
@@ -220,6 +245,11 @@ def _encode_normalizer(normalizer: Normalizer, pattern: Pattern, q: Tensor, head
     return encoded._replace(parameters=[_checks.as_statistic(parameter, q) for parameter in encoded.parameters])
 
 
+def _learns(q: Tensor, k: Tensor, v: Tensor, normalizer: Normalizer) -> bool:
+    """Whether any of these may want a gradient."""
+    return q.requires_grad or k.requires_grad or v.requires_grad or bool(normalizer.encode().parameters)
+
+
 def _needs_gradient(q: Tensor, k: Tensor, v: Tensor, encoded: EncodedNormalizer) -> bool:
     if not torch.is_grad_enabled():
         return False
@@ -243,24 +273,32 @@ def prepare(
     backward: bool = True,
     k_start: int = 0,
     q_start: int | None = None,
+    lengths: Tensor | None = None,
+    kv_lengths: Tensor | None = None,
+    **unknown,
 ) -> Prepared:
     """The pattern with its metadata for tensors like q and k built once; it goes wherever a pattern goes.
 
     q: (B, Hq, Nq, D), k: (B, Hkv, Nk, D), as attention() takes them; only their shapes and device matter.
     backward: also build what the backward reads; ValueError later where it was left out and a gradient is asked for.
-    q_start, k_start: positions of the first query and the first key, as in attention().
+    q_start, k_start, lengths, kv_lengths: as in attention().
     Built on the device, without synchronisation. Later changes of a mask's values are not seen. What BigBird and
     Longformer of single tokens build depends on q_start, lengths and kv_lengths, too: a call with others than here
-    builds its own.
+    builds its own. Lengths are the same where the call has the very tensor, int32 and unchanged since.
     """
+    if unknown:
+        raise _habits.unknown(prepare, unknown)
     pattern = as_pattern(pattern)
     _checks.check_queries_and_keys(q, k)
-    q_start = _checks.check_positions(q.shape[2], k.shape[2], q_start, k_start)
-    extent = Extent(*q.shape[:3], k.shape[2], q.device, k_start=k_start, backward=backward, q_start=q_start)
+    lengths, kv_lengths = _checks.check_lengths(lengths, kv_lengths, q, k.shape[2], q_start, k_start, False)
+    q_start = _checks.check_positions(q.shape[2], k.shape[2], q_start, k_start, kv_lengths is not None)
+    extent = Extent(
+        *q.shape[:3], k.shape[2], q.device, k_start, None, backward, q_start, lengths=lengths, kv_lengths=kv_lengths
+    )
     return Prepared(pattern, pattern.encode(extent), extent)
 
 
-def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, Tensor]:
+def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor, **unknown) -> tuple[Tensor, Tensor]:
     """Softmax attention over the union of two disjoint sets of keys, from the results over each.
 
     o1, o2: (..., D) outputs, one shape and dtype. lse1, lse2: (...) natural log-sum-exps, -inf in a row without keys.
@@ -270,11 +308,14 @@ def merge(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, T
 
     Only Softmax() merges, Entmax(1) included. A statistic that attention() or attention_varlen() returned for another
     normalizer is refused, and so are views of it: entmax has a threshold in its place, TopK chooses among all keys,
-    Elastic's weights are cut against all of them, and a sink would count once in each part. Copies of a statistic do
-    not show where they come from; tensors of your own are taken as log-sum-exps.
+    Elastic's weights are cut against all of them, and a sink would count once in each part. Copies by
+    copy, pickle and torch.save show where they come from, those by clone() and to() do not; tensors of your own are
+    taken as log-sum-exps.
 
     Raises ValueError (shapes or devices that differ, a statistic that does not merge) and TypeError (dtypes).
     """
+    if unknown:
+        raise _habits.unknown(merge, unknown)
     _checks.check_parts(o1, lse1, o2, lse2)
     if autocast_dtype(o1.device) is not None:
         o1, o2 = cast(o1), cast(o2)

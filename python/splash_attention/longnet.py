@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from . import _checks
+from . import _checks, _habits
 from ._constants import POSITIONS
 from ._longnet_mix import longnet_mix
 from ._longnet_operator import longnet_operator
 from ._longnet_parts import EagerTake, Take, key_heads, mix_numbers, parts_of
-from ._values import compiling, transforming, wants_operators
+from ._values import compiling, transforming
 from .attention import attention
 from .normalizers import Softmax
 from .patterns import BlockDiagonal
@@ -28,6 +28,7 @@ def longnet_attention(
     lengths: Tensor | None = None,
     deterministic: bool | None = None,
     validate: bool = False,
+    **unknown,
 ) -> Tensor:
     """Softmax attention within segments of w tokens, dilated by r, mixed over the pairs (w, r) of `segments`.
 
@@ -51,6 +52,8 @@ def longnet_attention(
     derivatives, and derivatives in forward mode).
     Source: Ding et al. 2023, LongNet (arXiv:2307.02486).
     """
+    if unknown:
+        raise _habits.unknown(longnet_attention, unknown)
     segments = _check_segments(segments)
     _checks.check_inputs(q, k, v)
     N = q.shape[2]
@@ -59,7 +62,7 @@ def longnet_attention(
     if not isinstance(causal, bool):
         raise TypeError(f"causal: expected a bool, got {type(causal).__name__}")
     lengths, _ = _checks.check_lengths(lengths, None, q, N, None, 0, validate)
-    if wants_operators((q, k, v), ()) and not transforming():
+    if compiling() and not transforming():
         return longnet_operator(q, k, v, lengths, segments, causal, scale, deterministic)
     parts = parts_of(segments, q, k, lengths)
     if not parts:

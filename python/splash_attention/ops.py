@@ -18,6 +18,7 @@ from ._errors import translate
 from ._torch import (
     DispatchKey,
     DispatchKeySet,
+    any_requires_grad,
     argument_names,
     call_below_autograd,
     in_autocast,
@@ -74,6 +75,7 @@ class Problem(NamedTuple):
 make_problem = partial(Problem.__new__, Problem)
 """Problem(...) of keywords, in half the time: a class that is called makes a dictionary of them."""
 
+_TENSOR_LISTS = ("pattern_tensors", "normalizer_parameters")
 _BACKWARD_TENSORS = len(argument_names(_backward)) - len(Problem._fields)  # before the problem
 
 
@@ -127,10 +129,23 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem, is_direct: bool, 
     """
     try:
         if not is_direct:
-            return _forward(q, k, v, *problem)
+            return _forward(q, k, v, *(_for_export(problem) if torch.compiler.is_exporting() else problem))
         if gradient:
             return _apply_forward(call_below_autograd, problem, q, k, v, *problem.normalizer_parameters)
         return call_below_autograd(_forward, q, k, v, *problem)
+    except RuntimeError as error:
+        raise translate(error) from None
+
+
+def forward_alone(
+    q, k, v, pattern, ints, normalizer, floats, parameters, q_start, k_start, scale, deterministic
+) -> Tensor:
+    """The output of the operator for a problem of numbers alone, below autograd: where direct(q, k, v) is true."""
+    try:
+        return call_below_autograd(
+            _forward, q, k, v, pattern, ints or None, [], normalizer, floats, parameters,
+            None, None, None, None, 0, 0, q_start, k_start, scale, deterministic,
+        )[0]  # fmt: skip
     except RuntimeError as error:
         raise translate(error) from None
 
@@ -206,8 +221,11 @@ _run_forward, _run_backward = as_kernel(_Forward), as_kernel(_Backward)
 
 
 def _forward_kernel(keyset, q, k, v, *problem):
-    problem = _problem(problem)
-    return _run_forward(keyset, problem, q, k, v, *problem.normalizer_parameters)
+    given, problem = Problem._make(problem), _problem(problem)
+    parameters = problem.normalizer_parameters
+    if not (torch.is_grad_enabled() and any_requires_grad(q, k, v, *parameters)):
+        problem = given  # a program that is exported below here, too, has what stands for empty lists
+    return _run_forward(keyset, problem, q, k, v, *parameters)
 
 
 def _backward_kernel(keyset, *args):
@@ -217,9 +235,20 @@ def _backward_kernel(keyset, *args):
 
 
 def _problem(arguments) -> Problem:
-    """AOTInductor makes None of an empty list."""
+    """Of the operators' arguments."""
     problem = Problem._make(arguments)
-    return problem if problem.normalizer_parameters is not None else problem._replace(normalizer_parameters=[])
+    if problem.pattern_ints is None:
+        problem = problem._replace(pattern_ints=[])
+    for name in _TENSOR_LISTS:
+        if len(tensors := getattr(problem, name)) == 1 and tensors[0].dtype is torch.bool and len(tensors[0]) == 0:
+            problem = problem._replace(**{name: []})
+    return problem
+
+
+def _for_export(problem: Problem) -> Problem:
+    """With one empty tensor of bools for no tensors: AOTInductor makes None of an empty list."""
+    empty = {name: [torch.empty(0, dtype=torch.bool)] for name in _TENSOR_LISTS if not getattr(problem, name)}
+    return problem._replace(**empty)
 
 
 def _autocast(device_type: str, key: DispatchKey):

@@ -56,6 +56,40 @@ def test_arguments_of_the_other_function():
             sa.attention_varlen(Q[0], Q[0], Q[0], ENDS, ENDS, 8, 8, **{name: None})
 
 
+OTHERS = {
+    "longnet_attention": lambda **given: sa.longnet_attention(Q, Q, Q, [(4, 1)], **given),
+    "merge": lambda **given: sa.merge(Q, Q[..., 0], Q, Q[..., 0], **given),
+    "prepare": lambda **given: sa.prepare("causal", Q, Q, **given),
+}
+SAID_BY = {
+    ("longnet_attention", "is_causal"): "called causal",
+    ("longnet_attention", "attn_mask"): "no masks but causal and lengths",
+    ("longnet_attention", "window_size"): "segments",
+    ("longnet_attention", "cu_seqlens"): "lengths",
+    ("longnet_attention", "softmax_scale"): "called scale",
+    ("longnet_attention", "dropout_p"): "does not exist",
+    ("longnet_attention", "return_lse"): "mixed already",
+    ("merge", "is_causal"): "patterns of those calls",
+    ("merge", "attn_mask"): "patterns of those calls",
+    ("merge", "cu_seqlens"): "packed",
+    ("merge", "scale"): "has been scaled",
+    ("merge", "alpha"): r"only results of Softmax\(\) merge",
+    ("merge", "lse"): "o1, lse1, o2 and lse2",
+    ("prepare", "is_causal"): '"causal"',
+    ("prepare", "attn_mask"): r"ElementMask\(mask\)",
+    ("prepare", "window_size"): r"SlidingWindow\.causal",
+    ("prepare", "cu_seqlens"): "pass the pattern itself",
+    ("prepare", "softmax_scale"): r"call of attention\(\)",
+    ("prepare", "v"): "leave it out",
+}
+
+
+@pytest.mark.parametrize("function, name", SAID_BY)
+def test_arguments_of_others_elsewhere(function, name):
+    with pytest.raises(TypeError, match=rf"^{name}: {function}\(\) has no such argument; .*{SAID_BY[function, name]}"):
+        OTHERS[function](**{name: None})
+
+
 def test_several_at_once():
     with pytest.raises(TypeError, match=r"is_causal: .*\. dropout_p: "):
         sa.attention(Q, Q, Q, is_causal=True, dropout_p=0.1)

@@ -1,6 +1,8 @@
 """Which statistics merge: those of a softmax, and no other."""
 
+import copy
 import io
+import pickle
 
 import pytest
 import torch
@@ -111,3 +113,13 @@ def test_what_a_user_computes_is_a_log_sum_exp():
     got, _ = sa.merge(plain, lse, torch.zeros_like(plain), sink[:, None].expand_as(lse))
     torch.testing.assert_close(got, out)
     assert sa.merge(out, with_sink, plain, lse)[0].isfinite().all()
+
+
+def test_copies_carry_the_kind():
+    out, tau = sa.attention(*[torch.ones(1, 2, 4, 8)] * 3, "full", 1.5, return_statistic=True)
+    saved = io.BytesIO()
+    torch.save(tau, saved)
+    saved.seek(0)
+    for copied in (copy.copy(tau), copy.deepcopy(tau), pickle.loads(pickle.dumps(tau)), torch.load(saved)):
+        with pytest.raises(ValueError, match="statistic of Entmax"):
+            sa.merge(out, copied, out, copied)

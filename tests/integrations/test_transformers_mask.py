@@ -99,6 +99,25 @@ def test_operations():
         mask.causal  # noqa: B018
 
 
+def test_inverted_it_says_what_is_masked():
+    """NemotronAsrStreaming fills what is masked with -inf, by a mask that it inverts: of numbers that would be what is
+    kept, and its attention found every key masked."""
+    mask, wanted = made()
+    for inverted in (mask.logical_not(), ~mask, torch.logical_not(mask)):
+        assert inverted.dtype is torch.bool and torch.equal(inverted, wanted != 0)
+    scores = torch.zeros(BATCH, 1, TOKENS, TOKENS).masked_fill_(mask.logical_not(), -torch.inf)
+    assert_attends(scores, wanted)
+
+
+def test_a_bias_that_is_zero_so_far_is_refused():
+    """Swin's table of biases starts as zeros: taken for a mask, it would never have got a gradient."""
+    bias = torch.zeros(BATCH, 4, TOKENS, TOKENS, requires_grad=True)
+    with pytest.raises(ValueError, match="a bias is not supported"):
+        attend(bias, inputs())
+    with torch.no_grad():
+        assert torch.equal(attend(bias, inputs()), attend(bias.detach(), inputs()))
+
+
 def test_dtype_and_its_lowest_number():
     mask, _ = made(dtype=torch.bfloat16)
     assert mask.dtype is torch.bfloat16 and mask.min() == torch.finfo(torch.bfloat16).min

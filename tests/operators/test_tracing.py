@@ -1,6 +1,9 @@
 """Calls whose tensors hold no values: fake tensors, make_fx, torch.export, torch.compile of any length."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_map
 
 import splash_attention as sa
-from splash_attention import _values
-from splash_attention.patterns import Extent, cache, opaque
+from splash_attention import _library, _values
+from splash_attention.patterns import cache
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PACKAGE = Path(sa.__file__).parent
@@ -183,15 +186,6 @@ def test_strict_export_of_any_length(name):
         torch.testing.assert_close(exported(*arguments), call(*arguments))
 
 
-@pytest.mark.parametrize("name", ["big_bird", "top_k_blocks", "element mask", "sparse rows", "indices", "longnet"])
-def test_exports_of_one_length_need_no_python(name):
-    """AOTInductor runs them where this package is not imported, so they hold operators of Torch and of the library."""
-    call, others, shapes = CALLS[name]
-    exported = torch.export.export(Module(call, len(shapes)), (*draw_qkv(130), *others(130)))
-    ours = {str(node.target) for node in exported.graph.nodes if "splash" in str(node.target)}
-    assert ours <= {"splash.attention_forward.default", "splash.longnet_mix.default"}
-
-
 def gradients(call, qkv, others):
     qkv = [t.detach().requires_grad_() for t in qkv]
     out = call(*qkv, *others)
@@ -232,7 +226,19 @@ def test_longnet_in_a_graph(segments, heads):
                 torch.testing.assert_close(got, want)
 
 
-@pytest.mark.parametrize("name", ["big_bird", "top_k_blocks", "block mask", "element mask", "sparse rows", "indices"])
+OPERATORS = {
+    "big_bird": "big_bird_bits",
+    "top_k_blocks": "chosen_blocks",
+    "block mask": "mask_bits",
+    "blocks of sparse rows": "mask_of_csr",
+    "element mask": "mask_tiles",
+    "sparse rows": "csr_tiles",
+    "indices": "index_ranges",
+    "longnet": "longnet",
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
 def test_metadata_is_one_operation_in_a_graph(name):
     call, others, _ = CALLS[name]
     torch._dynamo.reset()
@@ -240,44 +246,54 @@ def test_metadata_is_one_operation_in_a_graph(name):
     compiled = torch.compile(call, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph.forward)
     compiled(*draw_qkv(130), *others(130))
     calls = [node for node in graphs[0].graph.nodes if node.op == "call_function"]
-    assert any("pattern_tensors" in str(node.target) for node in calls)
+    assert any(OPERATORS[name] in str(node.target) for node in calls)
     assert len(calls) < 25
 
 
-def metadata_calls():
-    q, _, _ = draw_qkv(130)
-    crow, col = sparse(130)
-    yield torch.ops.splash.chosen_blocks.default, (q, q, None, None, 64, 64, 2, False, None, 0)
-    yield torch.ops.splash.mask_of_csr.default, (crow, col, 130, 130)
-    segments = [16, 2, 32, 4]
-    qkv = [t.requires_grad_() for t in draw_qkv(45)]
-    yield torch.ops.splash.longnet.default, (*qkv, None, segments, True, 0.25, False)
+ALONE = """
+import sys, torch
+torch.ops.load_library(sys.argv[1])
+cases = torch.load(sys.argv[2])
+for path, kind, calls in cases:
+    run = torch._inductor.aoti_load_package(path) if kind == "package" else torch.export.load(path).module()
+    for arguments, want in calls:
+        torch.testing.assert_close(run(*arguments), want, msg=lambda text: path + ": " + text)
+assert not any(name.startswith("splash_attention") for name in sys.modules)
+"""
 
 
-def test_opcheck():
-    for operator, arguments in metadata_calls():
-        torch.library.opcheck(operator, arguments)
+def runs_alone(folder, cases):
+    """Runs [(path, "program" or "package", name)] where Torch and libsplash_torch.so are all that there is."""
+    kept = []
+    for path, kind, name in cases:
+        call, others, _ = CALLS[name]
+        calls = []
+        for n in (300, 77, 130):
+            arguments = *draw_qkv(n), *others(n)
+            calls.append((arguments, call(*arguments)))
+        kept.append((str(path), kind, calls))
+    torch.save(kept, folder / "cases.pt")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", ALONE, str(_library.find(_library.OPERATORS)), str(folder / "cases.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
-PATTERNS = {
-    "big_bird": lambda: sa.BigBird(16, per_head=True, seed=2**64 - 1),
-    "block mask": lambda: sa.BlockMask(draw(3, 3), 64),
-    "element mask": lambda: sa.ElementMask(draw(130, 130)),
-    "sparse rows": lambda: sa.ElementMask.from_csr(*sparse(130), 130, 130),
-    "indices": lambda: sa.IndexCausal(torch.arange(130), torch.arange(130) // 2),
-}
+def test_exported_programs_need_no_python(tmp_path):
+    """They hold operators of Torch and of the library, whatever is dynamic."""
+    cases = []
+    # Torch saves a size that depends on another one of the arguments, and does not load it again.
+    for number, name in enumerate(CALLS.keys() - {"block mask"}):
+        torch.export.save(export(name, 300), tmp_path / f"{number}.pt2")
+        cases.append((tmp_path / f"{number}.pt2", "program", name))
+    runs_alone(tmp_path, cases)
 
 
-@pytest.mark.parametrize("backward", [True, False])
-@pytest.mark.parametrize("name", PATTERNS)
-def test_opcheck_of_a_pattern(name, backward):
-    pattern, extent = PATTERNS[name](), Extent(1, 4, 130, 130, torch.device("cpu"), backward=backward)
-    codes, numbers, tensors = opaque._flatten((*opaque._fields(pattern), *extent))
-    arguments = torch.empty(0), tensors, pattern.name, codes, numbers
-    torch.library.opcheck(torch.ops.splash.pattern_tensors.default, arguments)
-    by_row, by_column, *_ = torch.ops.splash.pattern_tensors(*arguments)
-    assert torch.equal(by_row, pattern.tensors(extent)[0])
-    assert torch.equal(by_column, pattern.tensors(extent)[1])
+@pytest.mark.parametrize("name", ["causal", "big_bird", "block mask", "sparse rows", "longnet"])
+def test_packages_of_aot_inductor_need_no_python(name, tmp_path):
+    path = tmp_path / "model.pt2"
+    torch._inductor.aoti_compile_and_package(export(name, 300), package_path=str(path))
+    runs_alone(tmp_path, [(path, "package", name)])
 
 
 def test_mapped_calls_in_a_graph():

@@ -201,6 +201,35 @@ def test_prepared_with_other_lengths(device):
     assert torch.equal(sa.attention(q, k, v, prepared, q_start=400), want)
 
 
+@pytest.mark.parametrize("name", ["lengths", "kv_lengths"])
+@pytest.mark.parametrize(
+    "pattern", [sa.BigBird(16) & sa.Causal(), sa.Longformer(9, (0, 40)), sa.SlidingWindow.causal(9)]
+)
+def test_prepared_with_lengths(pattern, name, device, monkeypatch):
+    """Metadata is built once for the very lengths, and anew for all others."""
+    q, k, v, _ = tensors(N, N, device)
+    lengths = torch.tensor(LENGTHS, device=device, dtype=torch.int32)
+    prepared = sa.prepare(pattern, q, k, **{name: lengths})
+    built = []
+    encode = type(pattern).encode
+    monkeypatch.setattr(type(pattern), "encode", lambda self, extent: built.append(1) or encode(self, extent))
+
+    def check(count, **options):
+        built.clear()
+        got = sa.attention(q, k, v, prepared, **options)
+        assert len(built) == (count if pattern.by_place else 0)
+        assert torch.equal(got, sa.attention(q, k, v, pattern, **options))
+
+    check(0, **{name: lengths})
+    check(1, **{name: lengths.clone()})
+    check(1)
+    check(1, **{"kv_lengths" if name == "lengths" else "lengths": lengths})
+    lengths[0] -= 1
+    check(1, **{name: lengths})
+    with pytest.raises(ValueError, match=f"{name}: expected values from 0 to"):
+        sa.prepare(pattern, q, k, **{name: torch.full_like(lengths, N + 1)})
+
+
 @pytest.mark.parametrize("share_group", [False, True])
 @pytest.mark.parametrize("block", [16, (32, 64), (64, 16)])
 def test_chosen_blocks(block, share_group, device):

@@ -39,8 +39,8 @@ struct RowGroup {
   int chunks() const { return (tiles + chunk_tiles() - 1) / chunk_tiles(); }
 };
 
-/// All that does not ask what the normalizer is.
-template <class Pattern, class Real, class Element>
+/// All that does not ask what the normalizer is. InOrder: as dot_rows has it.
+template <class Pattern, class Real, class Element, bool InOrder>
 class FewQueryTiles {
   using Value = Simd<Real>;
   using Walk = patterns::TileWalk<Pattern>;
@@ -251,11 +251,11 @@ class FewQueryTiles {
     const Matrix<const Real> queries{memory.queries + r * row_size(), row_size()};
     const Matrix<Real> scores = memory.scores(tile, r);
     if (keys.list[keys.count - 1] + 1 == keys.count)
-      return dot_rows<Real, Element>(keys, queries, rows, problem_.width, scores);
+      return dot_rows<Real, Element, InOrder>(keys, queries, rows, problem_.width, scores);
     for (int n = 0; n < rows; ++n) {
       Real packed[kTile];
-      dot_rows<Real, Element>(keys, {queries.data + n * queries.stride, queries.stride}, 1, problem_.width,
-                              {packed, kTile});
+      dot_rows<Real, Element, InOrder>(keys, {queries.data + n * queries.stride, queries.stride}, 1, problem_.width,
+                                       {packed, kTile});
       Real* to = scores.data + n * scores.stride;
       for (int c = 0; c < keys.count; ++c) to[list[c]] = packed[c];
     }
@@ -289,7 +289,8 @@ template <class Pattern, class Normalizer, class Real, class Element>
 class FewQueries {
   using Value = Simd<Real>;
   using Row = typename Normalizer::template Rows<Value, 1>;
-  using Tiles = FewQueryTiles<Pattern, Real, Element>;
+  /// Those that look for the largest scores, or a threshold, meet the same ones in the backward.
+  using Tiles = FewQueryTiles<Pattern, Real, Element, Normalizer::kScoreSweeps>;
   using Memory = typename Tiles::Memory;
   using Scores = Fragment<Real, Lanes::keys>;
   static constexpr int W = Value::kLanes;

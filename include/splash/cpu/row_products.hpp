@@ -83,10 +83,34 @@ SPLASH_HD void dot_block(const Element* const* keys, Matrix<const Real> queries,
     for (int v = 0; v < V; ++v) sum[r][v].store(to.data + r * to.stride + v * W);
 }
 
-/// to[r][n] = queries[r] . keys[n], each summed along D one by one: the backward, which has another order of loops,
-/// finds the very scores that the forward compared. Up to kDotKeys - 1 numbers more in each row of `to` are
-/// overwritten. A row of queries has vectors_of(width) vectors.
+/// The same of one row for kLanes keys: vectors lie along D, and only their sums are transposed.
 template <class Real, class Element>
+SPLASH_HD void dot_along(const Element* const* keys, const Real* query, int width, Real* to, int64_t ahead) {
+  using Value = Simd<Real>;
+  constexpr int W = Value::kLanes;
+  Value sum[W];
+  for (int l = 0; l < W; ++l) sum[l] = Value(Real(0));
+  int d = 0;
+  for (; d + W <= width; d += W) {
+    const Value factor = Value::load(query + d);
+    if (d % int(kAlignment / sizeof(Element)) == 0)
+      for (int l = 0; l < W; ++l) __builtin_prefetch(keys[l] + ahead + d);
+    for (int l = 0; l < W; ++l) sum[l] = Value::fma(factor, load_vector<Real>(keys[l] + d), sum[l]);
+  }
+  if (d < width) {
+    const Value factor = Value::load(query + d);
+    for (int l = 0; l < W; ++l) sum[l] = Value::fma(factor, load_rest<Real>(keys[l], width), sum[l]);
+  }
+  transpose_lanes<Real>(sum);
+  for (int half = W / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) sum[l] = sum[l] + sum[l + half];
+  sum[0].store(to);
+}
+
+/// to[r][n] = queries[r] . keys[n]. InOrder: each summed along D one by one, so that the backward, which has another
+/// order of loops, finds the very scores that the forward compared. Up to kDotKeys - 1 numbers more in each row of `to`
+/// are overwritten. A row of queries has vectors_of(width) vectors.
+template <class Real, class Element, bool InOrder>
 [[gnu::noinline]] void dot_rows(const ListedRows<Element>& keys, Matrix<const Real> queries, int rows, int width,
                                 Matrix<Real> to) {
   constexpr int S = kDotKeys<Real>;
@@ -97,6 +121,12 @@ template <class Real, class Element>
     const int end = keys.count - n < S ? keys.count - n : S;
     const auto part = [&](int r, auto count) {
       constexpr int R = decltype(count)::value;
+      if constexpr (R == 1 && !InOrder) {
+        for (int k = 0; k < end; k += Simd<Real>::kLanes)
+          dot_along<Real, Element>(block + k, queries.data + r * queries.stride, width, to.data + r * to.stride + n + k,
+                                   r ? 0 : 2 * kAhead * keys.rows.stride);
+        return R;
+      }
       for (int k = 0; k < end; k += kDotVectors<R> * Simd<Real>::kLanes)
         dot_block<Real, Element, R>(block + k, {queries.data + r * queries.stride, queries.stride}, width,
                                     {to.data + r * to.stride + n + k, to.stride},

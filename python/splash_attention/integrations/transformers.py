@@ -253,6 +253,8 @@ def _kept(mask: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
         raise TypeError(f"attention_mask: expected a bool or floating-point 4D mask, got {mask.dtype}")
     kept = mask == 0
     text = "attention_mask: a 4D mask that is added must hold 0 and very low numbers only; a bias is not supported"
+    if mask.requires_grad and torch.is_grad_enabled():  # a bias that is 0 so far, which would never learn
+        raise ValueError(text)
     if not require((kept | (mask <= _FULLY_MASKED)).all(), text):
         raise ValueError(text)
     return kept

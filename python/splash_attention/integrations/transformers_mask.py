@@ -97,6 +97,8 @@ class Mask:
 
     @classmethod
     def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if function in (torch.logical_not, torch.bitwise_not) and not kwargs:
+            return args[0].logical_not()
         return function(*_without_masks(args), **_without_masks(kwargs or {}))
 
     def __getattr__(self, name: str) -> Any:
@@ -154,6 +156,12 @@ class Mask:
     def written(self) -> bool:
         """Whether something was written into the tensor, which then counts."""
         return self._tensor is not None and self._tensor._version != self._version
+
+    def logical_not(self) -> Tensor:
+        """bool: where no score is kept. Whoever inverts a mask takes it for one of bools, as the sdpa one is."""
+        return self.tensor() != 0
+
+    __invert__ = logical_not
 
     @property
     def ndim(self) -> int:
@@ -240,6 +248,6 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and_", 
     _function, _bare = getattr(operator, _name), _name.rstrip("_")
     setattr(Mask, f"__{_bare}__", _computed(_function))
     setattr(Mask, f"__r{_bare}__", _reflected(_function))
-for _name in ("neg", "pos", "abs", "invert", "eq", "ne", "lt", "le", "gt", "ge"):
+for _name in ("neg", "pos", "abs", "eq", "ne", "lt", "le", "gt", "ge"):
     setattr(Mask, f"__{_name}__", _computed(getattr(operator, _name)))
 Mask.__hash__ = object.__hash__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import ClassVar, NamedTuple
@@ -81,20 +82,13 @@ class Pattern:
     name: ClassVar[str]
     by_place: ClassVar[bool] = False
     tensors_by_batch: ClassVar[bool] = False
-    one_operation: ClassVar[bool] = False
-    """Whether torch.compile sees tensors() as one operation, of the shapes that shapes() gives."""
+    is_constant: ClassVar[bool] = False
+    """Whether name and ints() are all that it is to the operators, whatever the problem. Set for every class."""
 
     def __init_subclass__(cls):
         if "name" in vars(cls):
             opaque.KINDS[cls.name] = cls
-
-    @classmethod
-    def restored(cls, fields: list) -> Pattern:
-        """The pattern with these fields, which have been checked before."""
-        pattern = object.__new__(cls)
-        for name, value in zip(cls.__match_args__, fields, strict=True):
-            object.__setattr__(pattern, name, value)
-        return pattern
+        cls.is_constant = cls.tensors is Pattern.tensors and cls.encode is Pattern.encode
 
     def ints(self) -> list[int]:
         """Its numbers, in the order that C++ reads them."""
@@ -104,12 +98,12 @@ class Pattern:
         """Its tensors, checked against the problem."""
         return []
 
+    def tensors_in_graphs(self, extent: Extent) -> Sequence[Tensor]:
+        """tensors() by one operator of the library, where they take many operations of Torch's."""
+        return self.tensors(extent)
+
     def fit(self, extent: Extent) -> None:
         """Raises ValueError where what the pattern holds does not fit the problem. Part of tensors()."""
-
-    def shapes(self, extent: Extent) -> list[tuple[int, ...]]:
-        """Shapes of tensors() before anything is known of values. All of them are int32."""
-        raise NotImplementedError
 
     def keep(self, grid: Grid) -> Tensor:
         """bool, broadcastable to (B, H, n, m): which scores of the grid are kept."""
@@ -266,8 +260,11 @@ class Prepared(Pattern):
     extent: Extent
 
     def __post_init__(self):
-        # The problems that it was made for, to be told from others by one comparison.
-        object.__setattr__(self, "_fitting", {self.extent, self.extent._replace(backward=False)})
+        # The problems that it was made for, to be told from others by one comparison; lengths are no part of it.
+        sizes = self.extent._replace(lengths=None, kv_lengths=None)
+        object.__setattr__(self, "_fitting", {sizes, sizes._replace(backward=False)})
+        versions = tuple(map(_version, (self.extent.lengths, self.extent.kv_lengths)))
+        object.__setattr__(self, "_versions", versions)
 
     def __repr__(self) -> str:
         return f"prepare({self.pattern!r}, (B, Hq, Nq, Nk)={_sizes(self.extent)}, device={self.extent.device})"
@@ -292,8 +289,8 @@ class Prepared(Pattern):
         return self.pattern.by_place
 
     def encode(self, extent):
-        plain = not extent.own_lengths
-        if plain and not tracing() and extent in self._fitting:
+        same_lengths = extent.lengths is self.extent.lengths and extent.kv_lengths is self.extent.kv_lengths
+        if same_lengths and not tracing() and self._fits(extent):
             return self.encoded
         if extent.backward and not self.extent.backward:
             raise ValueError("pattern: prepared with backward=False, but an input requires a gradient")
@@ -307,9 +304,27 @@ class Prepared(Pattern):
                 f"pattern: prepared for k_start {self.extent.k_start} without packed sequences, used with "
                 f"{'packed sequences' if extent.packed else f'k_start {extent.k_start}'}"
             )
+        plain = not (extent.own_lengths or self.extent.own_lengths)
         if self.by_place and not (plain and extent.first_query == self.extent.first_query):
             return self.pattern.encode(extent)
         return self.encoded
+
+    def _fits(self, extent: Extent) -> bool:
+        """Whether the sizes are those that it was made for, and what the lengths hold has not changed since."""
+        if not extent.own_lengths:
+            return extent in self._fitting
+        if extent.packed or extent._replace(lengths=None, kv_lengths=None) not in self._fitting:
+            return False
+        versions = tuple(map(_version, (extent.lengths, extent.kv_lengths)))
+        return versions == self._versions and _NEVER not in versions
+
+
+_NEVER = -1
+
+
+def _version(lengths: Tensor | None) -> int | None:
+    """It differs after a change in place; _NEVER where Torch counts none."""
+    return None if lengths is None else _NEVER if lengths.is_inference() else lengths._version
 
 
 def _sizes(extent: Extent) -> tuple[int, int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -47,7 +48,6 @@ class BigBird(Pattern):
 
     name: ClassVar[str] = "big_bird"
     by_place: ClassVar[bool] = True
-    one_operation: ClassVar[bool] = True
 
     block: int = 64
     window: int = 3
@@ -83,14 +83,6 @@ class BigBird(Pattern):
         if extent.packed and self.length is not None:
             raise ValueError(f"length: packed sequences have their own, got {self.length} too")
 
-    def shapes(self, extent: Extent) -> list[tuple[int, ...]]:
-        rows, columns = sizes_of(extent, self.block)
-        heads = extent.heads if self.per_head and self.random > 0 else 1
-        differ = extent.own_lengths and (self.length is None or extent.kv_lengths is not None)
-        lead = (heads,) if extent.packed else (extent.batch if differ else 1, heads)
-        by_column = lead if extent.backward else (1,) * len(lead)
-        return [(*lead, rows.lines, words(rows.bits)), (*by_column, columns.lines, words(columns.bits))]
-
     def tensors(self, extent: Extent) -> list[Tensor]:
         """Bits of the columns that a row keeps, and of the rows that keep a column."""
         self.fit(extent)
@@ -100,6 +92,16 @@ class BigBird(Pattern):
         place = place_of(extent, self.block)
         key = self, self._blocks(end), place, heads, extent.backward, extent.device, stream_of(extent.device)
         return cached(key, lambda: self._bits(extent, end, heads))
+
+    def tensors_in_graphs(self, extent: Extent) -> Sequence[Tensor]:
+        self.fit(extent)
+        seed = self.seed if self.seed < 2**63 else self.seed - 2**64
+        return torch.ops.splash.big_bird_bits(
+            torch.empty(0, device=extent.device), self.block, self.window, self.first, self.last, self.random, seed,
+            self.per_head, self.causal, -1 if self.length is None else self.length, extent.batch, extent.heads,
+            extent.queries, extent.keys, extent.first_query, extent.k_start, extent.lengths, extent.kv_lengths,
+            extent.cu_seqlens_q, extent.cu_seqlens_k, extent.rows, extent.columns, extent.backward,
+        )  # fmt: skip
 
     def keep(self, grid: Grid) -> Tensor:
         end = max(0, grid.end) if self.length is None else self.length
@@ -188,6 +190,22 @@ class BigBird(Pattern):
         column = number + head
         column = torch.where(column >= near_begin, column + (near_end - near_begin), column)
         return torch.where(number >= 0, column, -1)
+
+
+@opaque.register("big_bird_bits")
+def _shapes(
+    like, block, window, first, last, random, seed, per_head, causal, length, batch, heads, queries, keys, q_start,
+    k_start, lengths, kv_lengths, cu_seqlens_q, cu_seqlens_k, rows, columns, transpose,
+):  # fmt: skip
+    extent = Extent(
+        batch, heads, queries, keys, like.device, k_start, cu_seqlens_k, transpose, q_start, lengths, kv_lengths,
+        cu_seqlens_q, rows, columns,
+    )  # fmt: skip
+    by_row, by_column = sizes_of(extent, block)
+    own = kv_lengths is not None or (lengths is not None and length < 0)
+    lead = (batch if own else 1, heads if per_head and random > 0 else 1)[extent.packed :]
+    of_columns = lead if transpose else (1,) * len(lead)
+    return [(*lead, by_row.lines, words(by_row.bits)), (*of_columns, by_column.lines, words(by_column.bits))]
 
 
 def _unsqueezed(table: Tensor) -> Tensor:

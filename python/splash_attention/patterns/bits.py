@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from .._values import tracing
+from .checks import four
+from .opaque import register
 
 # Times this, byte k of a word that holds 0 or 1 becomes bit 56 + k; what else comes out stays below bit 56, or leaves
 # the word: no two of the 64 products meet in one bit, so that nothing is carried.
@@ -100,6 +102,11 @@ def range_bits(ranges: Iterable[tuple[Tensor, Tensor]], count: int) -> Tensor:
 def shapes_of_bits(lead, rows: int, columns: int, backward: bool) -> list[tuple[int, ...]]:
     """Shapes of the bits of a mask (*lead, rows, columns) and of its transpose, which the forward does without."""
     return [(*lead, rows, words(columns)), (*(lead if backward else (1, 1)), columns, words(rows))]
+
+
+@register("mask_bits")
+def _shapes(mask, rows, columns, transpose):
+    return shapes_of_bits(four(mask).shape[:2], rows, columns, transpose)
 
 
 def words(bits: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from .band import Causal
 from .base import Extent, Grid, Pattern, Rows
-from .bits import pack_grid, shapes_of_bits, unexpanded
+from .bits import pack_grid, unexpanded
 from .checks import check_block, check_broadcast, check_device, check_number, check_tensor, four, shape_of, together
 from .csr import check_csr, mask_of_csr
 from .element_mask import ElementMask
@@ -28,7 +29,6 @@ class BlockMask(Pattern):
 
     name: ClassVar[str] = "block_mask"
     tensors_by_batch: ClassVar[bool] = True
-    one_operation: ClassVar[bool] = True
 
     mask: Tensor
     block: int | tuple[int, int]
@@ -102,14 +102,15 @@ class BlockMask(Pattern):
         check_device("mask", self.mask, extent.device)
         check_broadcast("mask", four(self.mask).shape[:2], (extent.batch, extent.heads), "(batch, heads)")
 
-    def shapes(self, extent: Extent) -> list[tuple[int, ...]]:
-        (rows, columns), lead = self.blocks(extent.queries, extent.keys), four(self.mask).shape[:2]
-        return shapes_of_bits(lead, rows, columns, extent.backward)
-
     def tensors(self, extent: Extent) -> list[Tensor]:
         self.fit(extent)
         mask = four(self.mask)
         return pack_grid(unexpanded(mask), *self.blocks(extent.queries, extent.keys), extent.backward)
+
+    def tensors_in_graphs(self, extent: Extent) -> Sequence[Tensor]:
+        self.fit(extent)
+        blocks = self.blocks(extent.queries, extent.keys)
+        return torch.ops.splash.mask_bits(self.mask, *blocks, extent.backward)
 
     def keep(self, grid: Grid) -> Tensor:
         lines = [

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._values import checkable
+from .._values import checkable, compiling
 from .checks import check_device, check_tensor, shape_of
-from .opaque import free_size, operator
+from .opaque import register
 
 
 class Entries(NamedTuple):
@@ -58,11 +58,13 @@ def dense(found: Entries, rows: int, columns: int) -> Tensor:
     return mask[..., : rows * columns].unflatten(-1, (rows, columns))
 
 
-def _fake_mask(crow, col, rows, columns):
-    return col.new_empty((*col.shape[:-1], free_size(rows), free_size(columns)), dtype=torch.bool)
+@register("mask_of_csr", torch.bool)
+def _shapes(crow, col, rows, columns):
+    return [(*col.shape[:-1], rows, columns)]
 
 
-@operator("(Tensor crow, Tensor col, SymInt rows, SymInt columns) -> Tensor", _fake_mask)
-def mask_of_csr(crow, col, rows, columns):
+def mask_of_csr(crow: Tensor, col: Tensor, rows: int, columns: int) -> Tensor:
     """bool (..., rows, columns)."""
+    if compiling():
+        return torch.ops.splash.mask_of_csr(crow, col, rows, columns)
     return dense(entries(crow, col, columns), rows, columns)

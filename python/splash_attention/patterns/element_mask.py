@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -12,7 +13,7 @@ from .base import Extent, Grid, Pattern, Rows
 from .bits import pack_grid, unexpanded
 from .checks import check_broadcast, check_device, check_number, check_tensor, four, shape_of, together
 from .csr import Entries, check_csr, dense, entries
-from .tiles import EMPTY, shapes_of_tiles, tiles_of_entries, tiles_of_mask
+from .tiles import EMPTY, tiles_of_entries, tiles_of_mask
 
 
 class Csr(NamedTuple):
@@ -38,7 +39,6 @@ class ElementMask(Pattern):
     """
 
     name: ClassVar[str] = "element_mask"
-    one_operation: ClassVar[bool] = True
 
     mask: Tensor | None
     csr: Csr | None = None
@@ -77,11 +77,6 @@ class ElementMask(Pattern):
         elif (Nq, Nk) != (self.csr.Nq, self.csr.Nk):
             raise ValueError(f"mask: made for (Nq, Nk) = {(self.csr.Nq, self.csr.Nk)}, used with {(Nq, Nk)}")
 
-    @classmethod
-    def restored(cls, fields: list) -> ElementMask:
-        mask, csr = fields
-        return super().restored([mask, csr if csr is None else Csr(*csr)])
-
     def fit(self, extent: Extent) -> None:
         if extent.packed:
             raise ValueError("ElementMask: has a bit a score of the tensors, which packed sequences do not share")
@@ -90,12 +85,6 @@ class ElementMask(Pattern):
         check_device(names, given, extent.device)
         check_broadcast(names, self._lead(), (extent.batch, extent.heads), "(batch, heads)")
 
-    def shapes(self, extent: Extent) -> list[tuple[int, ...]]:
-        sizes, entries = (
-            (self.mask.shape[-2:], None) if self.csr is None else ((extent.queries, extent.keys), self.csr.col.numel())
-        )
-        return shapes_of_tiles(self._lead(), extent.queries, extent.keys, sizes, entries, extent.backward)
-
     def tensors(self, extent: Extent) -> list[Tensor]:
         self.fit(extent)
         if self.csr is None:
@@ -103,6 +92,13 @@ class ElementMask(Pattern):
         else:
             index, words = tiles_of_entries(self.csr.entries(), extent.queries, extent.keys)
         return [*pack_grid(index != EMPTY, *index.shape[2:], extent.backward), index, words]
+
+    def tensors_in_graphs(self, extent: Extent) -> Sequence[Tensor]:
+        self.fit(extent)
+        sizes = extent.queries, extent.keys, extent.backward
+        if self.csr is None:
+            return torch.ops.splash.mask_tiles(self.mask, *sizes)
+        return torch.ops.splash.csr_tiles(self.csr.crow, self.csr.col, *sizes)
 
     def keep(self, grid: Grid) -> Tensor:
         if self.csr is not None:

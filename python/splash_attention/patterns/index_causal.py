@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from .._constants import INDEX_GROUP
 from .base import Extent, Grid, Pattern
 from .checks import check_broadcast, check_device, check_tensor, four, shape_of, together
+from .opaque import register
 
 _LEAST, _MOST = -(2**31), 2**31 - 1
 _NARROW = frozenset((torch.int8, torch.int16, torch.int32, torch.uint8, torch.uint16))
@@ -30,7 +32,6 @@ class IndexCausal(Pattern):
     """
 
     name: ClassVar[str] = "index_causal"
-    one_operation: ClassVar[bool] = True
 
     q_idx: Tensor
     k_idx: Tensor
@@ -59,18 +60,16 @@ class IndexCausal(Pattern):
             check_device(name, index, extent.device)
             check_broadcast(name, _three(index).shape[:2], (extent.batch, extent.heads), "(batch, heads)")
 
-    def shapes(self, extent: Extent) -> list[tuple[int, ...]]:
-        q_lead, k_lead = _leads(_three(self.q_idx), _three(self.k_idx))
-        rows, columns = ((length + INDEX_GROUP - 1) // INDEX_GROUP for length in (extent.queries, extent.keys))
-        indices = [(*q_lead, extent.queries), (*k_lead, extent.keys)]
-        return [*indices, (*q_lead, rows, 2), (*k_lead, columns, 2)]
-
     def tensors(self, extent: Extent) -> list[Tensor]:
         self.fit(extent)
         q_idx, k_idx = comparable(_three(self.q_idx), _three(self.k_idx))
         q_idx = q_idx.expand(-1, -1, extent.queries).contiguous()
         k_idx = k_idx.expand(-1, -1, extent.keys).contiguous()
         return [q_idx, k_idx, _ranges(q_idx), _ranges(k_idx)]
+
+    def tensors_in_graphs(self, extent: Extent) -> Sequence[Tensor]:
+        self.fit(extent)
+        return torch.ops.splash.index_ranges(self.q_idx, self.k_idx, extent.queries, extent.keys)
 
     def keep(self, grid: Grid) -> Tensor:
         q_idx, rows = together(_three(self.q_idx).long(), grid.row.flatten())
@@ -104,6 +103,13 @@ def _leads(q_idx: Tensor, k_idx: Tensor) -> tuple[tuple[int, int], tuple[int, in
         return q_lead, k_lead
     lead = tuple(torch.broadcast_shapes(q_lead, k_lead))
     return (q_lead if k_lead in (lead, (1, 1)) else lead), k_lead
+
+
+@register("index_ranges")
+def _shapes(q_idx, k_idx, queries, keys):
+    q_lead, k_lead = _leads(_three(q_idx), _three(k_idx))
+    rows, columns = ((length + INDEX_GROUP - 1) // INDEX_GROUP for length in (queries, keys))
+    return [(*q_lead, queries), (*k_lead, keys), (*q_lead, rows, 2), (*k_lead, columns, 2)]
 
 
 def _ranks(values: Tensor, of: Tensor, lead: tuple[int, int], right: bool) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,9 @@ from torch import Tensor
 from .._constants import ELEMENT_TILE as TILE
 from .._values import checkable, smaller
 from .bits import pack_bits, pack_lines, shapes_of_bits
+from .checks import four
 from .csr import Entries
+from .opaque import register
 
 EMPTY, _FULL = -1, -2
 
@@ -84,6 +86,17 @@ def shapes_of_tiles(lead, Nq: int, Nk: int, sizes: tuple[int, int], entries: int
     if entries is not None:
         partial = smaller(entries, partial)
     return [*shapes_of_bits(lead, rows, columns, backward), (*lead, rows, columns), (partial, TILE, 2)]
+
+
+@register("mask_tiles")
+def _shapes_of_mask(mask, rows, columns, transpose):
+    return shapes_of_tiles(four(mask).shape[:2], rows, columns, mask.shape[-2:], None, transpose)
+
+
+@register("csr_tiles")
+def _shapes_of_csr(crow, col, rows, columns, transpose):
+    lead = (1, 1, *col.shape[:-1])[-2:]
+    return shapes_of_tiles(lead, rows, columns, (rows, columns), col.numel(), transpose)
 
 
 def _whole_tiles(lines: Tensor, Nq: int, Nk: int) -> Tensor:

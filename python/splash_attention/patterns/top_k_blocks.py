@@ -9,12 +9,12 @@ from torch import Tensor
 
 from .._checks import check_lengths, check_positions
 from .._dtypes import autocast_dtype, cast, check_one_dtype
-from .._values import smaller
+from .._values import compiling, smaller
 from .band import Causal
 from .base import Pattern
 from .block_mask import BlockMask
 from .checks import check_block, check_device, check_flag, check_number, check_tensor, four, shape_of
-from .opaque import free_size, operator
+from .opaque import register
 
 
 @torch.no_grad()
@@ -59,18 +59,17 @@ def top_k_blocks(
     return BlockMask(mask, pair) & Causal() if causal else BlockMask(mask, pair)
 
 
-def _fake_mask(q, k, lengths, kv_lengths, rows, columns, top, share_group, q_start, k_start):
-    blocks = (free_size((length + size - 1) // size) for length, size in ((q.shape[2], rows), (k.shape[2], columns)))
-    return q.new_empty((q.shape[0], q.shape[1], *blocks), dtype=torch.bool)
+@register("chosen_blocks", torch.bool)
+def _shapes(q, k, lengths, kv_lengths, rows, columns, top, share_group, q_start, k_start):
+    blocks = ((length + size - 1) // size for length, size in ((q.shape[2], rows), (k.shape[2], columns)))
+    return [(q.shape[0], q.shape[1], *blocks)]
 
 
-@operator(
-    "(Tensor q, Tensor k, Tensor? lengths, Tensor? kv_lengths, SymInt rows, SymInt columns, SymInt top, "
-    "bool share_group, SymInt? q_start, SymInt k_start) -> Tensor",
-    _fake_mask,
-)
 def _chosen_blocks(q, k, lengths, kv_lengths, rows, columns, top, share_group, q_start, k_start):
     """The mask, (B, Hq, block rows, block columns)."""
+    if compiling():
+        places = k_start + k.shape[2] - q.shape[2] if q_start is None else q_start, k_start
+        return torch.ops.splash.chosen_blocks(q, k, lengths, kv_lengths, rows, columns, top, share_group, *places)
     heads, kv_heads = q.shape[1], k.shape[1]
     Nq, Nk = q.shape[2], k.shape[2]
     offset, queries, keys = _places(q, k, q_start, k_start, lengths, kv_lengths)
@@ -120,16 +119,12 @@ def _pool(tensor: Tensor, block: int, length: Tensor | int) -> Tensor:
     N, wide = tensor.shape[2], torch.promote_types(tensor.dtype, torch.float32)
     if isinstance(length, Tensor):
         tensor = tensor.masked_fill(torch.arange(N, device=tensor.device)[:, None] >= length[:, None], 0)
-    if torch.compiler.is_compiling():  # one graph for all lengths
-        padded = torch.nn.functional.pad(tensor, (0, 0, 0, -N % block))
-        sums = padded.unflatten(2, (-1, block)).sum(3, dtype=wide)
-    else:
-        # A wide copy of the whole tensor would be the largest cost, and on the CPU a sum makes one of its input.
-        parts = tensor.split(1, 1) if tensor.device.type == "cpu" and tensor.dtype is not wide else (tensor,)
-        whole = N // block * block
-        sums = torch.cat([part[:, :, :whole].unflatten(2, (-1, block)).sum(3, dtype=wide) for part in parts], 1)
-        if whole < N:
-            sums = torch.cat([sums, tensor[:, :, whole:].sum(2, True, dtype=wide)], 2)
+    # A wide copy of the whole tensor would be the largest cost, and on the CPU a sum makes one of its input.
+    parts = tensor.split(1, 1) if tensor.device.type == "cpu" and tensor.dtype is not wide else (tensor,)
+    whole = N // block * block
+    sums = torch.cat([part[:, :, :whole].unflatten(2, (-1, block)).sum(3, dtype=wide) for part in parts], 1)
+    if whole < N:
+        sums = torch.cat([sums, tensor[:, :, whole:].sum(2, True, dtype=wide)], 2)
     begins = torch.arange(0, N, block, device=tensor.device)[:, None]
     counts = (length[:, None] if isinstance(length, Tensor) else length) - begins
     return sums / counts.clamp(1, block)
