@@ -21,6 +21,11 @@ def compiling() -> bool:
     return torch.compiler.is_compiling()
 
 
+def exporting() -> bool:
+    """Whether the graph that is made will be saved, and may run where nothing of this package is."""
+    return torch.compiler.is_exporting()
+
+
 def smaller(a: int, b: int) -> int:
     """The smaller one of two numbers, without asking which it is where a graph is to serve all of them."""
     return min(a, b) if torch.compiler.is_dynamo_compiling() else torch.sym_min(a, b)

@@ -26,6 +26,7 @@ from ._torch import (
     plain_apply,
     without_keys,
 )
+from ._values import exporting
 
 _forward = torch.ops.splash.attention_forward.default
 _backward = torch.ops.splash.attention_backward.default
@@ -129,7 +130,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem, is_direct: bool, 
     """
     try:
         if not is_direct:
-            return _forward(q, k, v, *(_for_export(problem) if torch.compiler.is_exporting() else problem))
+            return _forward(q, k, v, *(_for_export(problem) if exporting() else problem))
         if gradient:
             return _apply_forward(call_below_autograd, problem, q, k, v, *problem.normalizer_parameters)
         return call_below_autograd(_forward, q, k, v, *problem)

@@ -371,7 +371,7 @@ def test_when_values_may_be_read(transform, expected):
     assert seen_by(transform) == expected
 
 
-ASKING = {"readable", "checkable", "lasting", "tracing", "compiling", "wants_operators"}
+ASKING = {"readable", "checkable", "lasting", "tracing", "compiling", "exporting"}
 DECIDING = {
     "is_functorch_wrapped_tensor", "FakeTensor", "is_fake", "is_meta", "get_proxy_mode", "dispatch_mode",
     "count_dispatch_modes", "is_current_stream_capturing", "tracing_state", "is_exporting", "is_dynamo_compiling",
