@@ -153,7 +153,10 @@ Plan plan_forward(const Call& call, const PatternSpec& pattern) {
 }
 
 Plan plan_backward(const Call& call, const PatternSpec& pattern) {
+  // Lists are of whole rows: a part of the keys would take all of them.
+  const bool lists = call.arch != Arch::cpu && call.normalizer.lists;
   const auto runs = [&](const Scope& scope) {
+    if (lists) return false;
     const Instance* instance = find_first(candidates(call, scope.pattern, call.normalizer, call.in.normalizer));
     return instance && !misfit(call, *instance, scope.layout);
   };

@@ -118,6 +118,7 @@ struct NormalizerInfo {
   int saved_on_gpu = 0;  ///< the same where a GPU runs it
   int parameters = 0;    ///< learned tensors: (Hq,) each
   bool bias = false;     ///< the last of them is a bias by distance, (Hq, any)
+  bool lists = false;    ///< a GPU lists the keys of weight of each row in the forward, and the backward reads that
   bool merges = false;   ///< results for parts of the keys merge by the statistic
 
   int saved_on(Arch arch) const { return arch == Arch::cpu ? saved : saved_on_gpu; }

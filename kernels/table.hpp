@@ -105,7 +105,8 @@ constexpr PatternInfo pattern(std::string_view name, int ints, int tensors, bool
 template <splash::normalizers::Normalizer N>
 constexpr NormalizerInfo normalizer(NormalizerInfo info) {
   info.saved = N::kSaved;
-  info.saved_on_gpu = splash::normalizers::kListsCandidates<N> ? kListPlanes : N::kSaved;
+  info.lists = splash::normalizers::kListsCandidates<N>;
+  info.saved_on_gpu = info.lists ? kListPlanes : N::kSaved;
   info.merges = splash::normalizers::kMerges<N>;
   info.bias = splash::normalizers::kHasBias<N>;
   static_assert(splash::normalizers::kRowGradientsOf<N> + splash::normalizers::kHasBias<N> <= kMaxParameters,

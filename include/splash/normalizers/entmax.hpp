@@ -10,6 +10,10 @@ namespace normalizers {
 /// alpha = 1.5: beta = 2, and u = p^(2 - alpha) is the base itself.
 struct SquareExponent {
   static SPLASH_HD SquareExponent from(double) { return {}; }
+  template <class Use>
+  SPLASH_HD void visit(const Use& use) const {
+    use(*this);
+  }
   SPLASH_HD double alpha() const { return 1.5; }
   template <class Value>
   SPLASH_HD Value slope(Value base) const {
@@ -32,6 +36,14 @@ struct GeneralExponent {
     return {alpha, whole};
   }
   SPLASH_HD double alpha() const { return alpha_; }
+  /// use(exponent) with the simplest exponent of this alpha: a loop over scores asks once.
+  template <class Use>
+  SPLASH_HD void visit(const Use& use) const {
+    if (whole_ == 1)
+      use(SquareExponent{});
+    else
+      use(*this);
+  }
   /// base^(beta - 1) = p^(2 - alpha), 0 off the support
   template <class Value>
   SPLASH_HD Value slope(Value base) const {
@@ -127,16 +139,18 @@ struct Entmax {
           for (int r = 0; r < R; ++r) max[r] = math::max(max[r], fragment.get(r, c));
         }
       } else {
-        SPLASH_UNROLL
-        for (int c = 0; c < fragment.columns(); ++c) {
+        n.exponent.visit([&](const auto& exponent) {
           SPLASH_UNROLL
-          for (int r = 0; r < R; ++r) {
-            const Value base = n.base(fragment.get(r, c), max[r], gap[r]);
-            const Value u = n.exponent.slope(base);
-            total[r] = total[r] + base * u;
-            slope[r] = slope[r] + u;
+          for (int c = 0; c < fragment.columns(); ++c) {
+            SPLASH_UNROLL
+            for (int r = 0; r < R; ++r) {
+              const Value base = n.base(fragment.get(r, c), max[r], gap[r]);
+              const Value u = exponent.slope(base);
+              total[r] = total[r] + base * u;
+              slope[r] = slope[r] + u;
+            }
           }
-        }
+        });
       }
     }
 
@@ -169,11 +183,16 @@ struct Entmax {
 
     template <class Fragment>
     SPLASH_HD void weigh(const Entmax& n, Fragment& fragment) {
-      SPLASH_UNROLL
-      for (int c = 0; c < fragment.columns(); ++c) {
+      n.exponent.visit([&](const auto& exponent) {
         SPLASH_UNROLL
-        for (int r = 0; r < R; ++r) fragment.set(r, c, n.weight(n.base(fragment.get(r, c), max[r], gap[r])));
-      }
+        for (int c = 0; c < fragment.columns(); ++c) {
+          SPLASH_UNROLL
+          for (int r = 0; r < R; ++r) {
+            const Value base = n.base(fragment.get(r, c), max[r], gap[r]);
+            fragment.set(r, c, base * exponent.slope(base));
+          }
+        }
+      });
     }
 
     template <class Reduce>

@@ -5,22 +5,21 @@
 
 namespace splash::tuning {
 
-/// Two blocks of threads share a multiprocessor: one forms its cuts, or waits for its next piece, while the other one
-/// multiplies. A stage of values is counted, and takes no memory.
+/// Three consumer groups hide what is done with scores behind each other's products. Two blocks of threads of two
+/// groups have 96 registers a thread, for half as many buckets: no faster, and more rows have too many candidates. A
+/// stage of values is counted, and takes no memory.
 constexpr KernelSm90 candidates_sm90(int head_dim, Spans spans) {
-  KernelSm90 kernel{.tile = {.consumers = 2, .columns = 128},
-                    .pipeline = {.first_stages = 4, .second_stages = 1, .row_buffers = 2, .mask_slots = 2},
-                    .warps = {.producers = 1, .blocks_per_sm = 2}};
   const bool narrow = spans == Spans::narrow || spans == Spans::lists64;
-  if (spans == Spans::lists64) kernel.tile.consumers = 1;
-  if (narrow || head_dim > 96) kernel.tile.columns = 64;
-  if (narrow && head_dim <= 64) kernel.pipeline.first_stages = 8;
-  if (head_dim == 96) kernel.pipeline.first_stages = 2;
-  if (head_dim == 128) kernel.pipeline.row_buffers = 1;
-  if (head_dim > 128) {
-    kernel.pipeline = {.first_stages = 4, .second_stages = 1, .row_buffers = 1, .mask_slots = 2};
-    kernel.warps.blocks_per_sm = 1;
-  }
+  if (spans == Spans::lists64)
+    return {.tile = {.consumers = 1, .columns = 64},
+            .pipeline = {.first_stages = 4, .second_stages = 1, .row_buffers = head_dim <= 64 ? 2 : 1},
+            .warps = {.producers = 1, .blocks_per_sm = 2}};
+  KernelSm90 kernel{.tile = {.consumers = 3, .columns = narrow || head_dim > 128 ? 64 : 128},
+                    .pipeline = {.first_stages = 6, .second_stages = 1, .row_buffers = 2, .mask_slots = 2},
+                    .registers = {.consumer = 144, .producer = 80}};
+  if (head_dim > 64) kernel.pipeline.first_stages = 4;
+  if (head_dim > 96) kernel.pipeline.row_buffers = 1;
+  if (head_dim > 192) kernel.pipeline.first_stages = 3;
   return kernel;
 }
 

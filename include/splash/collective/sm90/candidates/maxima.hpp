@@ -13,7 +13,7 @@
 SPLASH_NAMESPACE_BEGIN
 namespace collective {
 
-inline constexpr int kBuckets = 4;  ///< of a row in a thread: four times as many in all
+inline constexpr int kBuckets = 8;  ///< of a row in a thread: four times as many in all
 
 /// As integers: -inf is the least of what is seen.
 __device__ __forceinline__ float max3_seen(float a, float b, float c) {
