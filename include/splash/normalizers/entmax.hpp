@@ -10,10 +10,6 @@ namespace normalizers {
 /// alpha = 1.5: beta = 2, and u = p^(2 - alpha) is the base itself.
 struct SquareExponent {
   static SPLASH_HD SquareExponent from(double) { return {}; }
-  template <class Use>
-  SPLASH_HD void visit(const Use& use) const {
-    use(*this);
-  }
   SPLASH_HD double alpha() const { return 1.5; }
   template <class Value>
   SPLASH_HD Value slope(Value base) const {
@@ -36,14 +32,7 @@ struct GeneralExponent {
     return {alpha, whole};
   }
   SPLASH_HD double alpha() const { return alpha_; }
-  /// use(exponent) with the simplest exponent of this alpha: a loop over scores asks once.
-  template <class Use>
-  SPLASH_HD void visit(const Use& use) const {
-    if (whole_ == 1)
-      use(SquareExponent{});
-    else
-      use(*this);
-  }
+  SPLASH_HD bool is_square() const { return whole_ == 1; }
   /// base^(beta - 1) = p^(2 - alpha), 0 off the support
   template <class Value>
   SPLASH_HD Value slope(Value base) const {
@@ -64,6 +53,14 @@ struct GeneralExponent {
     return math::Scalar<Value>(numerator / (alpha_ - 1.0));
   }
 };
+
+/// use(exponent), with the simplest exponent that is the same: a loop over scores asks once.
+template <class Exponent, class Use>
+SPLASH_HD void with_simplest(const Exponent& exponent, const Use& use) {
+  if constexpr (requires { exponent.is_square(); })
+    if (exponent.is_square()) return use(SquareExponent{});
+  use(exponent);
+}
 
 /// The statistic is tau. Saved beside it: the row maximum of the raw scores and the gap between its z and tau. Weights
 /// come from (raw - max) * factor + gap: 0 + gap at the maximum whether or not a compiler fuses the product with a sum,
@@ -139,7 +136,7 @@ struct Entmax {
           for (int r = 0; r < R; ++r) max[r] = math::max(max[r], fragment.get(r, c));
         }
       } else {
-        n.exponent.visit([&](const auto& exponent) {
+        with_simplest(n.exponent, [&](const auto& exponent) {
           SPLASH_UNROLL
           for (int c = 0; c < fragment.columns(); ++c) {
             SPLASH_UNROLL
@@ -183,7 +180,7 @@ struct Entmax {
 
     template <class Fragment>
     SPLASH_HD void weigh(const Entmax& n, Fragment& fragment) {
-      n.exponent.visit([&](const auto& exponent) {
+      with_simplest(n.exponent, [&](const auto& exponent) {
         SPLASH_UNROLL
         for (int c = 0; c < fragment.columns(); ++c) {
           SPLASH_UNROLL
