@@ -148,7 +148,8 @@ struct ForwardArguments {
   AttentionInputs in;
   TensorView out;        ///< (B, Hq, Nq, D), dtype of q
   TensorView statistic;  ///< (B, Hq, Nq) contiguous float32 (float64 for float64)
-  TensorView saved;      ///< (S, B, Hq, Nq) contiguous, S = the normalizer's kSaved, dtype of statistic
+  TensorView saved;      ///< (S, B, Hq, Nq) contiguous, dtype of statistic; S = the normalizer's kSaved, or kListPlanes
+                         ///< (core/row_lists.hpp) where a GPU lists the keys of weight of each row
   Layout layout;
   Hints hints;
   ForwardJoin join;

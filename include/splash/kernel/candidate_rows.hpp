@@ -97,9 +97,12 @@ __global__ void __launch_bounds__(RowLanes<Element, HeadDim>::kLanes* kListBlock
     } while (state.refine(normalizer, reduce));
   }
   for (int e = lane; e < count; e += kLanes) weights[e] = scores[e];
+  float factor = 0;
   if (count > 0) {
     ListFragment<kLanes> fragment{weights, count, lane};
     state.weigh(normalizer, fragment);
+    state.finish(normalizer, reduce);
+    factor = state.output_factor(normalizer, 0);
   }
   __syncwarp(Lanes::mask());
   // What has weight moves to the front, in its order.
@@ -132,6 +135,8 @@ __global__ void __launch_bounds__(RowLanes<Element, HeadDim>::kLanes* kListBlock
         if (e + i < kept) Lanes::add(sum, weights[e + i], vectors[i]);
     }
   }
+  SPLASH_UNROLL
+  for (int n = 0; n < 8; ++n) sum[n] *= factor;
   if (listed) Lanes::store(params.out.at(batch, head, row), params.head_dim, sum);
 
   if (lane == 0) kept_counts[own] = uint32_t(kept);

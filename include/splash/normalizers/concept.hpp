@@ -62,7 +62,8 @@ namespace normalizers {
 ///                                   output is there already; `counts` in one of the threads that share the row
 ///   kBias, n.bias(), n.bias_count() b[t], added to s at the distance t = i - j in [0, count). The mainloop adds it to
 ///                                   the raw scores and sums dS along the diagonals: the gradient of the last parameter
-///   kCandidates = true, Rows::cut(n, r)  after score sweeps over some of a row's keys, none of them twice: no raw score
+///   kCandidates = true, Rows::cut(n, r)  after score sweeps over some of a row's keys, none of them twice: no raw
+///   score
 ///                                   at or below it has weight in the whole row. After a sweep that wants no other
 ///                                   one it is tight
 ///   kRowGradients, Gradient::row_gradient(n, r, p)  after close(): the row's share of the gradient of parameter p of
