@@ -1,6 +1,10 @@
 // The backward of rows whose keys are listed on the host: workspace, lists, and what is not listed. For any GPU.
 #pragma once
 
+#include <algorithm>
+
+#include "splash/core/head_groups.hpp"
+#include "splash/device/launch.hpp"
 #include "splash/device/rows_of.hpp"
 #include "splash/device/schedule.hpp"
 #include "splash/device/workspace.hpp"
@@ -8,6 +12,33 @@
 
 SPLASH_NAMESPACE_BEGIN
 namespace device {
+
+template <int HeadDim, class Element, class Normalizer>
+cudaError_t launch_list_backward(const kernel::ListBackwardParams<Element, Normalizer>& params, int heads, int batches,
+                                 cudaStream_t stream) {
+  using Params = kernel::ListBackwardParams<Element, Normalizer>;
+  using Lanes = kernel::RowLanes<Element, HeadDim>;
+  constexpr int kBytes = 3 * 4 * kListBlock * kCandidates, kGroups = kernel::kListThreads / Lanes::kLanes;
+  constexpr auto kQueries = kernel::list_queries<Element, Normalizer, HeadDim>;
+  int multiprocessors = 0;
+  if (cudaError_t error = prepare_launch<kQueries>(kBytes, multiprocessors); error != cudaSuccess) return error;
+  const dim3 rows(unsigned((params.num_queries + kListBlock - 1) / kListBlock), unsigned(heads), unsigned(batches));
+  const int64_t lines = int64_t(batches) * params.key_heads, keys = lines * params.num_keys;
+  const unsigned many = unsigned(std::min<int64_t>(multiprocessors, keys));
+  kernel::count_keys<Params><<<rows, kernel::kListThreads, 0, stream>>>(params);
+  kernel::index_keys<Params><<<unsigned(lines), 1024, 0, stream>>>(params);
+  kQueries<<<rows, kListBlock * Lanes::kLanes, kBytes, stream>>>(params);
+  if (params.ordered) {
+    constexpr int kWarps = kernel::kListThreads / 32;
+    kernel::order_keys<Params>
+        <<<unsigned((keys + kWarps - 1) / kWarps), kernel::kListThreads, 0, stream>>>(params, keys);
+    kernel::order_many<Params><<<many, kernel::kListThreads, 0, stream>>>(params);
+  }
+  const unsigned blocks = unsigned(lines * ((params.num_keys + kGroups - 1) / kGroups));
+  kernel::list_keys<Element, Normalizer, HeadDim>
+      <<<blocks + many, kernel::kListThreads, 0, stream>>>(params, int(many));
+  return cudaGetLastError();
+}
 
 /// grad_q, grad_k and grad_v are written whole, but for heads that the call is not about. Workspace: for a row 256
 /// bytes and 4, twice 256 where exec.deterministic, and 12 for a key.
@@ -82,7 +113,7 @@ Status list_backward(const Pattern& pattern, const BackwardArguments& args, cons
   params.deltas = reinterpret_cast<float*>(take(rows * 4));
 
   cudaError_t error = cudaMemsetAsync(lists.counts, 0, size_t(of_keys + 8), stream);  // and what `many` begins with
-  if (error == cudaSuccess) error = kernel::launch_list_backward<HeadDim>(lists, heads, batches, stream);
+  if (error == cudaSuccess) error = launch_list_backward<HeadDim>(lists, heads, batches, stream);
   if (error != cudaSuccess) return failure(error);
 
   using Lanes = kernel::RowLanes<Element, HeadDim>;

@@ -6,7 +6,6 @@
 
 #include "splash/core/candidates.hpp"
 #include "splash/core/row_lists.hpp"
-#include "splash/device/launch.hpp"
 #include "splash/kernel/row_lanes.hpp"
 #include "splash/normalizers/concept.hpp"
 
@@ -163,20 +162,6 @@ __global__ void __launch_bounds__(RowLanes<Element, HeadDim>::kLanes* kListBlock
         params.saved[n * params.rows + at] = count > 0 ? state.saved(0, n) : 0.0f;
     }
   }
-}
-
-template <int HeadDim, class Element, class Normalizer>
-cudaError_t launch_candidate_rows(const CandidateRowsParams<Element, Normalizer>& params, int heads, int batches,
-                                  cudaStream_t stream) {
-  constexpr int kThreads = kListBlock * RowLanes<Element, HeadDim>::kLanes, kBytes = 3 * kListBlock * kCandidates * 4;
-  int multiprocessors = 0;
-  constexpr auto kFunction = candidate_rows<Element, Normalizer, HeadDim>;
-  if (heads == 0 || batches == 0 || params.num_queries == 0) return cudaSuccess;
-  if (cudaError_t error = device::prepare_launch<kFunction>(kBytes, multiprocessors); error != cudaSuccess)
-    return error;
-  const dim3 grid(unsigned((params.num_queries + kListBlock - 1) / kListBlock), unsigned(heads), unsigned(batches));
-  kFunction<<<grid, kThreads, kBytes, stream>>>(params);
-  return cudaGetLastError();
 }
 
 }  // namespace kernel

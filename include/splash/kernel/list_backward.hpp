@@ -8,11 +8,7 @@
 // Plain CUDA. Rows that are not listed are left to unlisted_backward.hpp.
 #pragma once
 
-#include <algorithm>
-
 #include "splash/core/candidates.hpp"
-#include "splash/core/head_groups.hpp"
-#include "splash/device/launch.hpp"
 #include "splash/kernel/row_lanes.hpp"
 #include "splash/normalizers/concept.hpp"
 
@@ -332,31 +328,6 @@ __global__ void __launch_bounds__(kListThreads)
     }
     __syncthreads();
   }
-}
-
-template <int HeadDim, class Element, class Normalizer>
-cudaError_t launch_list_backward(const ListBackwardParams<Element, Normalizer>& params, int heads, int batches,
-                                 cudaStream_t stream) {
-  using Params = ListBackwardParams<Element, Normalizer>;
-  using Lanes = RowLanes<Element, HeadDim>;
-  constexpr int kBytes = 3 * 4 * kListBlock * kCandidates, kGroups = kListThreads / Lanes::kLanes;
-  constexpr auto kQueries = list_queries<Element, Normalizer, HeadDim>;
-  int multiprocessors = 0;
-  if (cudaError_t error = device::prepare_launch<kQueries>(kBytes, multiprocessors); error != cudaSuccess) return error;
-  const dim3 rows(unsigned((params.num_queries + kListBlock - 1) / kListBlock), unsigned(heads), unsigned(batches));
-  const int64_t lines = int64_t(batches) * params.key_heads, keys = lines * params.num_keys;
-  const unsigned many = unsigned(std::min<int64_t>(multiprocessors, keys));
-  count_keys<Params><<<rows, kListThreads, 0, stream>>>(params);
-  index_keys<Params><<<unsigned(lines), 1024, 0, stream>>>(params);
-  kQueries<<<rows, kListBlock * Lanes::kLanes, kBytes, stream>>>(params);
-  if (params.ordered) {
-    constexpr int kWarps = kListThreads / 32;
-    order_keys<Params><<<unsigned((keys + kWarps - 1) / kWarps), kListThreads, 0, stream>>>(params, keys);
-    order_many<Params><<<many, kListThreads, 0, stream>>>(params);
-  }
-  const unsigned blocks = unsigned(lines * ((params.num_keys + kGroups - 1) / kGroups));
-  list_keys<Element, Normalizer, HeadDim><<<blocks + many, kListThreads, 0, stream>>>(params, int(many));
-  return cudaGetLastError();
 }
 
 }  // namespace kernel

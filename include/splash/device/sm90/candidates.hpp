@@ -9,6 +9,20 @@
 SPLASH_NAMESPACE_BEGIN
 namespace device {
 
+template <int HeadDim, class Element, class Normalizer>
+cudaError_t launch_candidate_rows(const kernel::CandidateRowsParams<Element, Normalizer>& params, int heads,
+                                  int batches, cudaStream_t stream) {
+  constexpr int kThreads = kListBlock * kernel::RowLanes<Element, HeadDim>::kLanes,
+                kBytes = 3 * kListBlock * kCandidates * 4;
+  int multiprocessors = 0;
+  constexpr auto kFunction = kernel::candidate_rows<Element, Normalizer, HeadDim>;
+  if (heads == 0 || batches == 0 || params.num_queries == 0) return cudaSuccess;
+  if (cudaError_t error = prepare_launch<kFunction>(kBytes, multiprocessors); error != cudaSuccess) return error;
+  const dim3 grid(unsigned((params.num_queries + kListBlock - 1) / kListBlock), unsigned(heads), unsigned(batches));
+  kFunction<<<grid, kThreads, kBytes, stream>>>(params);
+  return cudaGetLastError();
+}
+
 /// Candidates lie in `saved` until lists take their place. Workspace: 4 bytes a row, and 512 for each tile of columns
 /// and consumer group of a multiprocessor.
 template <class Pattern, class Normalizer, class Element, int HeadDim, tuning::Spans Span>
@@ -94,8 +108,8 @@ Status list_forward_sm90(const Pattern& pattern, const ForwardArguments& args, c
                                                                 .first_head = int(heads.first),
                                                                 .head_step = int(heads.step)};
   if (error == cudaSuccess)
-    error = kernel::launch_candidate_rows<HeadDim>(finish, int(heads.count > 0 ? heads.count : q.shape[1]),
-                                                   int(q.shape[0]), stream);
+    error = launch_candidate_rows<HeadDim>(finish, int(heads.count > 0 ? heads.count : q.shape[1]), int(q.shape[0]),
+                                           stream);
   if (error != cudaSuccess) return failure(error);
   return sweep_forward_sm90<Pattern, Normalizer, Element, HeadDim, Span>(pattern, args, exec, lists);
 }
