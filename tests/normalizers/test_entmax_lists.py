@@ -30,8 +30,8 @@ def inputs(kind, device, heads=2, dim=64):
     if kind == "far apart":
         q = q * 100
     if kind == "one key for all":  # its queries are more than a group of lanes adds up
-        k[:, :, 0], q[..., 0] = 0, 8
-        k[:, :, 0, 0] = 8
+        k[:, :, 0], q[..., 0] = 0, 4
+        k[:, :, 0, 0] = 4
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     return [t.to(device, dtype) for t in (q, k, v, grad)]
 
