@@ -42,7 +42,7 @@ KINDS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("alpha", [1.1, 4 / 3, 1.5, 2.0])
+@pytest.mark.parametrize("alpha", [1.1, 4 / 3, 1.5, 1.75])  # at 2 gradients jump where a key enters
 @pytest.mark.parametrize("kind", KINDS)
 def test_kinds_of_rows(device, kind, alpha):
     q, k, v, grad = inputs(kind, device)
