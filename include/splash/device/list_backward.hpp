@@ -14,7 +14,7 @@ SPLASH_NAMESPACE_BEGIN
 namespace device {
 
 template <int HeadDim, class Element, class Normalizer>
-cudaError_t launch_list_backward(const kernel::ListBackwardParams<Element, Normalizer>& params, int heads, int batches,
+cudaError_t launch_list_backward(const kernel::ListBackwardParams<Element, Normalizer>& params, int batches,
                                  cudaStream_t stream) {
   using Params = kernel::ListBackwardParams<Element, Normalizer>;
   using Lanes = kernel::RowLanes<Element, HeadDim>;
@@ -22,7 +22,7 @@ cudaError_t launch_list_backward(const kernel::ListBackwardParams<Element, Norma
   constexpr auto kQueries = kernel::list_queries<Element, Normalizer, HeadDim>;
   int multiprocessors = 0;
   if (cudaError_t error = prepare_launch<kQueries>(kBytes, multiprocessors); error != cudaSuccess) return error;
-  const dim3 rows(unsigned((params.num_queries + kListBlock - 1) / kListBlock), unsigned(heads), unsigned(batches));
+  const auto rows = unsigned(params.blocks.count(batches));
   const int64_t lines = int64_t(batches) * params.key_heads, keys = lines * params.num_keys;
   const unsigned many = unsigned(std::min<int64_t>(multiprocessors, keys));
   kernel::count_keys<Params><<<rows, kernel::kListThreads, 0, stream>>>(params);
@@ -50,6 +50,9 @@ Status list_backward(const Pattern& pattern, const BackwardArguments& args, cons
   const int batches = int(q.shape[0]), heads = int(args.layout.heads.count > 0 ? args.layout.heads.count : q.shape[1]);
   const int64_t rows = q.shape[0] * q.shape[1] * q.shape[2], keys = q.shape[0] * groups.count * k.shape[2];
   const int64_t entries = q.shape[0] * groups.count * groups.members * q.shape[2] * kListedKeys;
+  if (entries > int64_t(0xffffffff))
+    return {StatusCode::no_kernel,
+            "entmax on CUDA numbers the places of its lists by 32 bits: (B, Hq, Nq) is too large"};
   const bool orders = exec.deterministic;
   const auto padded = [](int64_t bytes) { return (bytes + 255) / 256 * 256; };
   const int64_t of_keys = padded(keys * 4), of_many = padded(keys * 4 + 8), of_entries = padded(entries * 8);
@@ -88,8 +91,8 @@ Status list_backward(const Pattern& pattern, const BackwardArguments& args, cons
                 .num_queries = int(q.shape[2]),
                 .num_keys = int(k.shape[2]),
                 .head_dim = int(q.shape[3]),
-                .first_head = int(args.layout.heads.first),
-                .head_step = int(args.layout.heads.step),
+                .blocks = {(int(q.shape[2]) + kListBlock - 1) / kListBlock, heads, int(args.layout.heads.first),
+                           int(args.layout.heads.step)},
                 .first_key_head = int(groups.first),
                 .key_head_step = int(groups.step),
                 .key_heads = int(groups.count),
@@ -113,7 +116,7 @@ Status list_backward(const Pattern& pattern, const BackwardArguments& args, cons
   params.deltas = reinterpret_cast<float*>(take(rows * 4));
 
   cudaError_t error = cudaMemsetAsync(lists.counts, 0, size_t(of_keys + 8), stream);  // and what `many` begins with
-  if (error == cudaSuccess) error = launch_list_backward<HeadDim>(lists, heads, batches, stream);
+  if (error == cudaSuccess) error = launch_list_backward<HeadDim>(lists, batches, stream);
   if (error != cudaSuccess) return failure(error);
 
   using Lanes = kernel::RowLanes<Element, HeadDim>;

@@ -23,10 +23,9 @@ struct CandidateRowsParams {
   Normalizer normalizer;
   float sign;
   int heads, group, num_queries, head_dim;
-  int first_head, head_step;
+  RowBlocks blocks;
 };
 
-/// blockIdx: rows of a head, head, batch entry.
 template <class Element, class Normalizer, int HeadDim>
 __global__ void __launch_bounds__(RowLanes<Element, HeadDim>::kLanes* kListBlock)
     candidate_rows(const __grid_constant__ CandidateRowsParams<Element, Normalizer> params) {
@@ -35,8 +34,8 @@ __global__ void __launch_bounds__(RowLanes<Element, HeadDim>::kLanes* kListBlock
   extern __shared__ float memory[];  // scores, weights, keys: (kRows, kCandidates) each
   __shared__ uint32_t kept_counts[kRows];
   const int own = int(threadIdx.x) / kLanes, lane = Lanes::lane();
-  const int row = int(blockIdx.x) * kRows + own, batch = int(blockIdx.z);
-  const int head = params.first_head + int(blockIdx.y) * params.head_step, key_head = head / params.group;
+  const auto [block, head, batch] = params.blocks.own();
+  const int row = block * kRows + own, key_head = head / params.group;
   const bool inside = row < params.num_queries;
   const int64_t at = (int64_t(batch) * params.heads + head) * params.num_queries + row;
   float* scores = memory + own * kCandidates;
@@ -142,7 +141,7 @@ __global__ void __launch_bounds__(RowLanes<Element, HeadDim>::kLanes* kListBlock
   __syncthreads();
   uint32_t begin = 0;
   for (int r = 0; r < own; ++r) begin += kept_counts[r];
-  const int in_block = min(kRows, params.num_queries - int(blockIdx.x) * kRows);
+  const int in_block = min(kRows, params.num_queries - block * kRows);
   const bool fits = listed && begin + kept <= uint32_t(in_block) * kListedKeys;
   if (!inside) return;
   const RowLists lists{reinterpret_cast<uint32_t*>(params.saved), params.rows};

@@ -38,11 +38,10 @@ struct ListBackwardParams {
   Normalizer normalizer;
   float scale;
   int heads, group, num_queries, num_keys, head_dim;
-  int first_head, head_step;                              ///< query heads of the call
+  RowBlocks blocks;                                       ///< of queries
   int first_key_head, key_head_step, key_heads, members;  ///< key heads, and query heads of the call each has
   bool adds_keys;
 
-  __device__ __forceinline__ int head() const { return first_head + int(blockIdx.y) * head_step; }
   /// Line of counts, of a query head of the call.
   __device__ __forceinline__ int64_t line_of(int batch, int head) const {
     return int64_t(batch) * key_heads + (head / group - first_key_head) / key_head_step;
@@ -52,12 +51,12 @@ struct ListBackwardParams {
   }
 };
 
-/// blockIdx: blocks of rows of a head, head, batch entry.
 template <class Params>
 __global__ void __launch_bounds__(kListThreads) count_keys(const __grid_constant__ Params params) {
   constexpr int kLanes = kListThreads / kListBlock;
   const int own = int(threadIdx.x) / kLanes, lane = int(threadIdx.x) % kLanes;
-  const int first = int(blockIdx.x) * kListBlock, row = first + own, batch = int(blockIdx.z), head = params.head();
+  const auto [block, head, batch] = params.blocks.own();
+  const int first = block * kListBlock, row = first + own;
   if (row >= params.num_queries) return;
   const int64_t line = int64_t(batch) * params.heads + head, at = line * params.num_queries + row;
   const uint32_t count = params.lists.length(at);
@@ -117,7 +116,6 @@ __device__ __forceinline__ float from_bits(uint16_t bits) {
   return float(reinterpret_cast<const Element&>(bits));
 }
 
-/// blockIdx as count_keys.
 template <class Element, class Normalizer, int HeadDim>
 __global__ void __launch_bounds__(RowLanes<Element, HeadDim>::kLanes* kListBlock)
     list_queries(const __grid_constant__ ListBackwardParams<Element, Normalizer> params) {
@@ -125,7 +123,8 @@ __global__ void __launch_bounds__(RowLanes<Element, HeadDim>::kLanes* kListBlock
   constexpr int kLanes = Lanes::kLanes, kMost = kCandidates, kAhead = 4;
   extern __shared__ float memory[];  // scores, later P; dP, later dS; keys: (kListBlock, kMost) each
   const int own = int(threadIdx.x) / kLanes, lane = Lanes::lane();
-  const int first = int(blockIdx.x) * kListBlock, row = first + own, batch = int(blockIdx.z), head = params.head();
+  const auto [block, head, batch] = params.blocks.own();
+  const int first = block * kListBlock, row = first + own;
   if (row >= params.num_queries) return;
   const int key_head = head / params.group;
   const int64_t at = (int64_t(batch) * params.heads + head) * params.num_queries + row;

@@ -21,6 +21,23 @@ struct RowsOf {
   }
 };
 
+/// Blocks of threads dealt out to blocks of rows: those of a head follow each other, then come heads, then batch
+/// entries.
+struct RowBlocks {
+  int each;                   ///< of a head
+  int heads;                  ///< of the call
+  int first_head, head_step;  ///< of all
+  struct Place {
+    int block, head, batch;
+  };
+
+  SPLASH_HD int64_t count(int batches) const { return int64_t(each) * heads * batches; }
+  __device__ __forceinline__ Place own() const {
+    const int line = int(blockIdx.x) / each, batch = line / heads;
+    return {int(blockIdx.x) - line * each, first_head + (line - batch * heads) * head_step, batch};
+  }
+};
+
 /// A lane's share of a row's numbers in shared memory, as a normalizer sees them.
 template <int Lanes>
 struct ListFragment {

@@ -16,10 +16,9 @@ cudaError_t launch_candidate_rows(const kernel::CandidateRowsParams<Element, Nor
                 kBytes = 3 * kListBlock * kCandidates * 4;
   int multiprocessors = 0;
   constexpr auto kFunction = kernel::candidate_rows<Element, Normalizer, HeadDim>;
-  if (heads == 0 || batches == 0 || params.num_queries == 0) return cudaSuccess;
+  if (params.blocks.count(batches) == 0) return cudaSuccess;
   if (cudaError_t error = prepare_launch<kFunction>(kBytes, multiprocessors); error != cudaSuccess) return error;
-  const dim3 grid(unsigned((params.num_queries + kListBlock - 1) / kListBlock), unsigned(heads), unsigned(batches));
-  kFunction<<<grid, kThreads, kBytes, stream>>>(params);
+  kFunction<<<unsigned(params.blocks.count(batches)), kThreads, kBytes, stream>>>(params);
   return cudaGetLastError();
 }
 
@@ -91,22 +90,23 @@ Status list_forward_sm90(const Pattern& pattern, const ForwardArguments& args, c
   if (grid > 0) error = launch_after(false, +kFunction, dim3(unsigned(grid)), Config::kThreads, kBytes, stream, params);
 
   const HeadRange& heads = args.layout.heads;
-  const kernel::CandidateRowsParams<Element, Normalizer> finish{.q = rows_of<const Element>(q),
-                                                                .k = rows_of<const Element>(args.in.k),
-                                                                .v = rows_of<const Element>(args.in.v),
-                                                                .out = rows_of<Element>(args.out),
-                                                                .candidates = lists,
-                                                                .statistic = static_cast<float*>(args.statistic.data),
-                                                                .saved = static_cast<float*>(args.saved.data),
-                                                                .rows = rows,
-                                                                .normalizer = normalizer,
-                                                                .sign = float(scale.sign),
-                                                                .heads = int(q.shape[1]),
-                                                                .group = geometry.group,
-                                                                .num_queries = int(q.shape[2]),
-                                                                .head_dim = int(q.shape[3]),
-                                                                .first_head = int(heads.first),
-                                                                .head_step = int(heads.step)};
+  const kernel::CandidateRowsParams<Element, Normalizer> finish{
+      .q = rows_of<const Element>(q),
+      .k = rows_of<const Element>(args.in.k),
+      .v = rows_of<const Element>(args.in.v),
+      .out = rows_of<Element>(args.out),
+      .candidates = lists,
+      .statistic = static_cast<float*>(args.statistic.data),
+      .saved = static_cast<float*>(args.saved.data),
+      .rows = rows,
+      .normalizer = normalizer,
+      .sign = float(scale.sign),
+      .heads = int(q.shape[1]),
+      .group = geometry.group,
+      .num_queries = int(q.shape[2]),
+      .head_dim = int(q.shape[3]),
+      .blocks = {(int(q.shape[2]) + kListBlock - 1) / kListBlock, int(heads.count > 0 ? heads.count : q.shape[1]),
+                 int(heads.first), int(heads.step)}};
   if (error == cudaSuccess)
     error = launch_candidate_rows<HeadDim>(finish, int(heads.count > 0 ? heads.count : q.shape[1]), int(q.shape[0]),
                                            stream);
