@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <array>
 
 #include "splash/collective/sm90/hooks.hpp"
 #include "splash/device/list_backward.hpp"
@@ -48,6 +49,18 @@ struct FloatQueries {
     return cudaGetLastError();
   }
 };
+
+/// What TMA, or loads of 16 bytes, read and write of a backward.
+inline std::array<Operand, 8> operands_of(const BackwardArguments& args) {
+  return {{{"q", &args.in.q},
+           {"k", &args.in.k},
+           {"v", &args.in.v},
+           {"out", &args.out},
+           {"grad_out", &args.grad_out},
+           {"grad_q", &args.grad_q},
+           {"grad_k", &args.grad_k},
+           {"grad_v", &args.grad_v}}};
+}
 
 /// Zeros for all rows of a tensor.
 inline cudaError_t clear_rows(const TensorView& view, cudaStream_t stream) {
@@ -106,14 +119,7 @@ Status sweep_backward_sm90(const Pattern& pattern, const BackwardArguments& args
   static_assert(Keys::kByOutput == kKernels.by_output && (!kFuses || All::kColumns == kKernels.fused_columns) &&
                 (!kCloses || Closed::kRows == kKernels.closed_rows));
   const TensorView& q = args.in.q;
-  const Operand operands[] = {{"q", &q},
-                              {"k", &args.in.k},
-                              {"v", &args.in.v},
-                              {"out", &args.out},
-                              {"grad_out", &args.grad_out},
-                              {"grad_q", &args.grad_q},
-                              {"grad_k", &args.grad_k},
-                              {"grad_v", &args.grad_v}};
+  const auto operands = operands_of(args);
   if (Fault fault = fits_backward_sm90<Pattern, Normalizer, HeadDim, Span>(operands, args.layout, false))
     return report(std::move(fault));
   if (q.shape[0] == 0 || q.shape[1] == 0) return {};
@@ -250,14 +256,7 @@ template <class Pattern, class Normalizer, class Element, int HeadDim, tuning::S
 Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, const Execution& exec) {
   if constexpr (normalizers::kListsCandidates<Normalizer>) {
     const TensorView& q = args.in.q;
-    const Operand operands[] = {{"q", &q},
-                                {"k", &args.in.k},
-                                {"v", &args.in.v},
-                                {"out", &args.out},
-                                {"grad_out", &args.grad_out},
-                                {"grad_q", &args.grad_q},
-                                {"grad_k", &args.grad_k},
-                                {"grad_v", &args.grad_v}};
+    const auto operands = operands_of(args);
     if (Fault fault = fits_backward_sm90<Pattern, Normalizer, HeadDim, Span>(operands, args.layout, false))
       return report(std::move(fault));
     if (q.shape[0] == 0 || q.shape[1] == 0) return {};
