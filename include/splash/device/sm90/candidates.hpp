@@ -10,8 +10,8 @@ SPLASH_NAMESPACE_BEGIN
 namespace device {
 
 template <int HeadDim, class Element, class Normalizer>
-cudaError_t launch_candidate_rows(const kernel::CandidateRowsParams<Element, Normalizer>& params, int heads,
-                                  int batches, cudaStream_t stream) {
+cudaError_t launch_candidate_rows(const kernel::CandidateRowsParams<Element, Normalizer>& params, int batches,
+                                  cudaStream_t stream) {
   constexpr int kThreads = kListBlock * kernel::RowLanes<Element, HeadDim>::kLanes,
                 kBytes = 3 * kListBlock * kCandidates * 4;
   int multiprocessors = 0;
@@ -57,8 +57,9 @@ Status list_forward_sm90(const Pattern& pattern, const ForwardArguments& args, c
   const int64_t rows = q.shape[0] * q.shape[1] * q.shape[2], lines = q.shape[0] * q.shape[1];
   const int64_t keys = geometry.keys_in_runs ? geometry.keys_in_runs : geometry.num_keys;
   const int64_t tiles = (keys + Config::kColumns - 1) / Config::kColumns;
-  while (tiles >> params.producer.log2_marked > tuning::kTileMarks) ++params.producer.log2_marked;
-  const int marks = int((tiles >> params.producer.log2_marked) + 1 + 7) / 8 * 8;
+  const int64_t last_tile = std::max<int64_t>(tiles - 1, 0);
+  while (last_tile >> params.producer.log2_marked >= tuning::kTileMarks) ++params.producer.log2_marked;
+  const int marks = int(last_tile >> params.producer.log2_marked) + 1;
   const int64_t bytes_of_counts = rows * kCandidateParts,
                 bytes_of_flags = lines * CandidateLists::chunks(int(q.shape[2])),
                 zeros = (bytes_of_counts + bytes_of_flags + 15) / 16 * 16 + 16,
@@ -107,9 +108,7 @@ Status list_forward_sm90(const Pattern& pattern, const ForwardArguments& args, c
       .head_dim = int(q.shape[3]),
       .blocks = {(int(q.shape[2]) + kListBlock - 1) / kListBlock, int(heads.count > 0 ? heads.count : q.shape[1]),
                  int(heads.first), int(heads.step)}};
-  if (error == cudaSuccess)
-    error = launch_candidate_rows<HeadDim>(finish, int(heads.count > 0 ? heads.count : q.shape[1]), int(q.shape[0]),
-                                           stream);
+  if (error == cudaSuccess) error = launch_candidate_rows<HeadDim>(finish, int(q.shape[0]), stream);
   if (error != cudaSuccess) return failure(error);
   return sweep_forward_sm90<Pattern, Normalizer, Element, HeadDim, Span>(pattern, args, exec, lists);
 }
