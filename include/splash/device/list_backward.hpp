@@ -56,14 +56,8 @@ Status list_backward(const Pattern& pattern, const BackwardArguments& args, cons
   const bool orders = exec.deterministic;
   const auto padded = [](int64_t bytes) { return (bytes + 255) / 256 * 256; };
   const int64_t of_keys = padded(keys * 4), of_many = padded(keys * 4 + 8), of_entries = padded(entries * 8);
-  const Workspace workspace(exec, 3 * of_keys + of_many + of_entries * (1 + orders) + rows * 4);
+  Workspace workspace(exec, 3 * of_keys + of_many + of_entries * (1 + orders) + rows * 4);
   if (workspace.missing()) return {StatusCode::cuda_error, "out of memory for the workspace of a call"};
-  char* next = workspace.data();
-  const auto take = [&](int64_t bytes) {
-    char* taken = next;
-    next += bytes;
-    return taken;
-  };
   const math::SignedScale scale = math::split_scale(args.in.scale);
   kernel::UnlistedParams<Pattern, Element, Normalizer> params{
       .lists = {.q = rows_of<const Element>(q),
@@ -77,7 +71,7 @@ Status list_backward(const Pattern& pattern, const BackwardArguments& args, cons
                 .statistic = static_cast<const float*>(args.statistic.data),
                 .saved = static_cast<const float*>(args.saved.data),
                 .grad_statistic = static_cast<const float*>(args.grad_statistic.data),
-                .counts = reinterpret_cast<uint32_t*>(take(of_keys)),
+                .counts = reinterpret_cast<uint32_t*>(workspace.take(of_keys)),
                 .cursors = nullptr,
                 .begins = nullptr,
                 .many = nullptr,
@@ -106,14 +100,14 @@ Status list_backward(const Pattern& pattern, const BackwardArguments& args, cons
       .deltas = nullptr,
       .sign = float(scale.sign)};
   auto& lists = params.lists;
-  int* many = reinterpret_cast<int*>(take(of_many));
+  int* many = reinterpret_cast<int*>(workspace.take(of_many));
   lists.any_unlisted = many;
   lists.many = reinterpret_cast<uint32_t*>(many) + 1;
-  lists.cursors = reinterpret_cast<uint32_t*>(take(of_keys));
-  lists.begins = reinterpret_cast<uint32_t*>(take(of_keys));
-  lists.entries = reinterpret_cast<kernel::KeyEntry*>(take(of_entries));
-  if (orders) lists.ordered = reinterpret_cast<kernel::KeyEntry*>(take(of_entries));
-  params.deltas = reinterpret_cast<float*>(take(rows * 4));
+  lists.cursors = reinterpret_cast<uint32_t*>(workspace.take(of_keys));
+  lists.begins = reinterpret_cast<uint32_t*>(workspace.take(of_keys));
+  lists.entries = reinterpret_cast<kernel::KeyEntry*>(workspace.take(of_entries));
+  if (orders) lists.ordered = reinterpret_cast<kernel::KeyEntry*>(workspace.take(of_entries));
+  params.deltas = reinterpret_cast<float*>(workspace.take(rows * 4));
 
   cudaError_t error = cudaMemsetAsync(lists.counts, 0, size_t(of_keys + 8), stream);  // and what `many` begins with
   if (error == cudaSuccess) error = launch_list_backward<HeadDim>(lists, batches, stream);
@@ -121,15 +115,14 @@ Status list_backward(const Pattern& pattern, const BackwardArguments& args, cons
 
   using Lanes = kernel::RowLanes<Element, HeadDim>;
   constexpr int kGroups = kernel::kListThreads / Lanes::kLanes, kBlocks = 4;
-  int device = 0, multiprocessors = 0;
-  error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  constexpr auto kQueries = kernel::unlisted_queries<Pattern, Element, Normalizer, HeadDim>;
+  int multiprocessors = 0;
+  error = prepare_launch<kQueries>(0, multiprocessors);
   if (error != cudaSuccess) return failure(error);
   const int running = multiprocessors * kBlocks;
   params.by_queries = make_schedule(args.in, args.layout, args.hints, params.queries, {kListBlock, 64, running}, false);
   params.by_keys = make_schedule(args.in, args.layout, args.hints, params.keys, {kGroups, 64, running}, false);
-  kernel::unlisted_queries<Pattern, Element, Normalizer, HeadDim>
-      <<<unsigned(running), kernel::kListThreads, 0, stream>>>(params);
+  kQueries<<<unsigned(running), kernel::kListThreads, 0, stream>>>(params);
   kernel::unlisted_keys<Pattern, Element, Normalizer, HeadDim>
       <<<unsigned(running), kernel::kListThreads, 0, stream>>>(params);
   error = cudaGetLastError();

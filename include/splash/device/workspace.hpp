@@ -30,11 +30,18 @@ class Workspace {
   Workspace& operator=(const Workspace&) = delete;
 
   char* data() const { return data_; }
+  /// The next bytes of it, from data() on.
+  char* take(int64_t bytes) {
+    char* taken = data_ + taken_;
+    taken_ += bytes;
+    return taken;
+  }
   bool missing() const { return missing_; }
 
  private:
   cudaStream_t stream_;
   char* data_ = nullptr;
+  int64_t taken_ = 0;
   bool own_ = false, missing_ = false;
 };
 
