@@ -119,16 +119,7 @@ Status sweep_backward_sm90(const Pattern& pattern, const BackwardArguments& args
   static_assert(Keys::kByOutput == kKernels.by_output && (!kFuses || All::kColumns == kKernels.fused_columns) &&
                 (!kCloses || Closed::kRows == kKernels.closed_rows));
   const TensorView& q = args.in.q;
-  const auto operands = operands_of(args);
-  if (Fault fault = fits_backward_sm90<Pattern, Normalizer, HeadDim, Span>(operands, args.layout, false))
-    return report(std::move(fault));
-  if (q.shape[0] == 0 || q.shape[1] == 0) return {};
   const auto stream = static_cast<cudaStream_t>(exec.stream);
-  if (q.shape[2] == 0 || args.in.k.shape[2] == 0) {
-    const cudaError_t cleared = args.join.first ? clear_gradients(args, stream) : cudaSuccess;
-    return cleared == cudaSuccess ? Status{} : failure(cleared);
-  }
-
   int multiprocessors = 0;
   const auto prepare = [&]<class Config>(const Config*) {
     using Kernel = kernel::BackwardSm90<Config>;
@@ -167,17 +158,11 @@ Status sweep_backward_sm90(const Pattern& pattern, const BackwardArguments& args
       {queries.workspace_floats(), keys.workspace_floats(), all.workspace_floats(), closed_all.workspace_floats()});
   constexpr int64_t kCounters = 256;  // bytes
   const int64_t sums = float_queries.bytes(), own_stats = args.join.row_stats ? 0 : rows * 8;
-  const Workspace workspace(exec, kCounters + sums + own_stats + (learns ? rows * 4 : 0) + partial * 4 + 16);
+  Workspace workspace(exec, kCounters + sums + own_stats + (learns ? rows * 4 : 0) + partial * 4 + 16);
   if (workspace.missing()) return {StatusCode::cuda_error, "out of memory for the workspace of a call"};
-  char* next = workspace.data();
-  const auto take = [&](int64_t bytes) {
-    char* taken = next;
-    next += bytes;
-    return taken;
-  };
-  int* counters = reinterpret_cast<int*>(take(kCounters));
-  auto* sums_of_queries = reinterpret_cast<float4*>(take(sums));
-  float* partials = reinterpret_cast<float*>(take((partial * 4 + 15) / 16 * 16));
+  int* counters = reinterpret_cast<int*>(workspace.take(kCounters));
+  auto* sums_of_queries = reinterpret_cast<float4*>(workspace.take(sums));
+  float* partials = reinterpret_cast<float*>(workspace.take((partial * 4 + 15) / 16 * 16));
   BackwardCall call{.args = args,
                     .stream = stream,
                     .beside = false,
@@ -186,8 +171,8 @@ Status sweep_backward_sm90(const Pattern& pattern, const BackwardArguments& args
                     .counters = counters,
                     .partial = partials,
                     .queries = sums_of_queries};
-  if (!call.row_stats) call.row_stats = reinterpret_cast<float2*>(take(own_stats));
-  if (learns) call.dots = reinterpret_cast<float*>(take(rows * 4));
+  if (!call.row_stats) call.row_stats = reinterpret_cast<float2*>(workspace.take(own_stats));
+  if (learns) call.dots = reinterpret_cast<float*>(workspace.take(rows * 4));
 
   const bool counted = queries.counted || keys.counted || all.counted || closed_all.counted;
   const bool prepares = rows > 0 && (args.join.first || !args.join.row_stats);
@@ -254,21 +239,20 @@ Status sweep_backward_sm90(const Pattern& pattern, const BackwardArguments& args
 /// Which kernels run a call: lists where the forward left them, sweeps over tiles of scores otherwise.
 template <class Pattern, class Normalizer, class Element, int HeadDim, tuning::Spans Span>
 Status backward_sm90(const Pattern& pattern, const BackwardArguments& args, const Execution& exec) {
-  if constexpr (normalizers::kListsCandidates<Normalizer>) {
-    const TensorView& q = args.in.q;
-    const auto operands = operands_of(args);
-    if (Fault fault = fits_backward_sm90<Pattern, Normalizer, HeadDim, Span>(operands, args.layout, false))
-      return report(std::move(fault));
-    if (q.shape[0] == 0 || q.shape[1] == 0) return {};
-    if (q.shape[2] == 0 || args.in.k.shape[2] == 0) {
-      const cudaError_t cleared =
-          args.join.first ? clear_gradients(args, static_cast<cudaStream_t>(exec.stream)) : cudaSuccess;
-      return cleared == cudaSuccess ? Status{} : failure(cleared);
-    }
-    return list_backward<Pattern, Normalizer, Element, HeadDim>(pattern, args, exec);
-  } else {
-    return sweep_backward_sm90<Pattern, Normalizer, Element, HeadDim, Span>(pattern, args, exec);
+  const TensorView& q = args.in.q;
+  const auto operands = operands_of(args);
+  if (Fault fault = fits_backward_sm90<Pattern, Normalizer, HeadDim, Span>(operands, args.layout, false))
+    return report(std::move(fault));
+  if (q.shape[0] == 0 || q.shape[1] == 0) return {};
+  if (q.shape[2] == 0 || args.in.k.shape[2] == 0) {
+    const cudaError_t cleared =
+        args.join.first ? clear_gradients(args, static_cast<cudaStream_t>(exec.stream)) : cudaSuccess;
+    return cleared == cudaSuccess ? Status{} : failure(cleared);
   }
+  if constexpr (normalizers::kListsCandidates<Normalizer>)
+    return list_backward<Pattern, Normalizer, Element, HeadDim>(pattern, args, exec);
+  else
+    return sweep_backward_sm90<Pattern, Normalizer, Element, HeadDim, Span>(pattern, args, exec);
 }
 
 }  // namespace device

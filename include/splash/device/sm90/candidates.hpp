@@ -23,17 +23,13 @@ cudaError_t launch_candidate_rows(const kernel::CandidateRowsParams<Element, Nor
 }
 
 /// Candidates lie in `saved` until lists take their place. Workspace: 4 bytes a row, and 512 for each tile of columns
-/// and consumer group of a multiprocessor.
+/// and consumer group of a multiprocessor. The call fits, and has rows.
 template <class Pattern, class Normalizer, class Element, int HeadDim, tuning::Spans Span>
 Status list_forward_sm90(const Pattern& pattern, const ForwardArguments& args, const Execution& exec) {
   using Config = collective::ConfigCandidatesSm90<Pattern, Normalizer, Element, HeadDim, Span>;
   constexpr int kBytes = int(sizeof(typename Config::SharedStorage));
   static_assert(kBytes <= Config::kTuning.shared_limit(), "more shared memory than a multiprocessor has");
   const TensorView& q = args.in.q;
-  const Operand operands[] = {{"q", &q}, {"k", &args.in.k}, {"v", &args.in.v}, {"out", &args.out}};
-  if (Fault fault = fits_forward_sm90<Pattern, Normalizer, HeadDim, Span>(operands, args.layout, args.join.accumulate))
-    return report(std::move(fault));
-  if (q.shape[0] == 0 || q.shape[1] == 0 || q.shape[2] == 0) return {};
   const auto stream = static_cast<cudaStream_t>(exec.stream);
   constexpr auto kFunction = kernel::candidates_sm90<Config>;
   int multiprocessors = 0;

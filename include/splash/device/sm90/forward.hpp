@@ -11,6 +11,11 @@ namespace device {
 /// first (candidates.hpp); rows that have too many are left to the sweeps that serve every normalizer.
 template <class Pattern, class Normalizer, class Element, int HeadDim, tuning::Spans Span>
 Status forward_sm90(const Pattern& pattern, const ForwardArguments& args, const Execution& exec) {
+  const TensorView& q = args.in.q;
+  const Operand operands[] = {{"q", &q}, {"k", &args.in.k}, {"v", &args.in.v}, {"out", &args.out}};
+  if (Fault fault = fits_forward_sm90<Pattern, Normalizer, HeadDim, Span>(operands, args.layout, args.join.accumulate))
+    return report(std::move(fault));
+  if (q.shape[0] == 0 || q.shape[1] == 0 || q.shape[2] == 0) return {};
   if constexpr (normalizers::kListsCandidates<Normalizer>)
     return list_forward_sm90<Pattern, Normalizer, Element, HeadDim, Span>(pattern, args, exec);
   else

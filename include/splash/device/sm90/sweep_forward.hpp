@@ -67,7 +67,7 @@ cudaError_t launch_combine(const Params& params, cudaStream_t stream) {
 }
 
 /// Launches the kernel that visits every tile of scores. selected: where it has flags, only the pieces that hold rows
-/// of them are worked on.
+/// of them are worked on. The call fits, and has rows.
 template <class Pattern, class Normalizer, class Element, int HeadDim, tuning::Spans Span>
 Status sweep_forward_sm90(const Pattern& pattern, const ForwardArguments& args, const Execution& exec,
                           const CandidateLists& selected = {}) {
@@ -76,11 +76,6 @@ Status sweep_forward_sm90(const Pattern& pattern, const ForwardArguments& args, 
   constexpr int kBytes = int(sizeof(typename Config::SharedStorage));
   static_assert(kBytes <= Config::kTuning.shared_limit(), "more shared memory than a multiprocessor has");
   const TensorView& q = args.in.q;
-  const Operand operands[] = {{"q", &q}, {"k", &args.in.k}, {"v", &args.in.v}, {"out", &args.out}};
-  if (Fault fault = fits_forward_sm90<Pattern, Normalizer, HeadDim, Span>(operands, args.layout, args.join.accumulate))
-    return report(std::move(fault));
-  if (q.shape[0] == 0 || q.shape[1] == 0 || q.shape[2] == 0) return {};
-
   const auto stream = static_cast<cudaStream_t>(exec.stream);
   int multiprocessors = 0;
   void (*function)(Params) = nullptr;
