@@ -2,25 +2,12 @@
 
 import pytest
 import torch
+from mask_inputs import blocks, draw, sparse
 
 import splash_attention as sa
 from splash_attention.patterns import Extent
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def draw(*shape):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(1)) < 0.5
-
-
-def sparse(rows):
-    """Every row keeps one or two columns."""
-    row = torch.arange(rows)
-    return torch.arange(rows + 1) * 2, torch.stack([row, row * 7 % rows], 1).flatten()
-
-
-def blocks(n):
-    return (n + 63) // 64
 
 
 def draw_qkv(n):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mask_inputs import blocks, draw, sparse
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -21,20 +22,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PACKAGE = Path(sa.__file__).parent
 LENGTHS = (130, 200, 64, 17, 333, 500, 256, 2, 77, 401)
 N = torch.export.Dim("n", min=2, max=8192)
-
-
-def draw(*shape):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(1)) < 0.5
-
-
-def sparse(rows):
-    """Every row keeps one or two columns."""
-    row = torch.arange(rows)
-    return torch.arange(rows + 1) * 2, torch.stack([row, row * 7 % rows], 1).flatten()
-
-
-def blocks(n):
-    return (n + 63) // 64
 
 
 def ends(n):
