@@ -40,8 +40,8 @@ cudaError_t launch_list_backward(const kernel::ListBackwardParams<Element, Norma
   return cudaGetLastError();
 }
 
-/// grad_q, grad_k and grad_v are written whole, but for heads that the call is not about. Workspace: for a row 256
-/// bytes and 4, twice 256 where exec.deterministic, and 12 for a key.
+/// grad_q, grad_k and grad_v are written whole, but for heads that the call is not about. Workspace: for a row
+/// kListedKeys entries and 4 bytes, twice as many entries where exec.deterministic, and 16 bytes for a key.
 template <class Pattern, class Normalizer, class Element, int HeadDim>
 Status list_backward(const Pattern& pattern, const BackwardArguments& args, const Execution& exec) {
   const TensorView &q = args.in.q, &k = args.in.k;
